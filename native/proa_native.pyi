@@ -1,0 +1,141 @@
+"""proa's native core: what happens between a request and the kernel.
+
+Failures of system calls are OSError with errno and "operation path: reason"; bad input is ValueError.
+"""
+
+from collections.abc import Sequence
+
+__version__: str
+
+# ---- keeper -------------------------------------------------------------------------------------
+
+def keeper_main(exec_root: str, *, ready_fd: int = -1) -> None:
+    """Run the keeper of `exec_root` until it is told to shut down; never runs Python again before that.
+
+    Listens on `<exec_root>/keeper.sock`; one byte goes to `ready_fd` when it does. Raises OSError
+    EADDRINUSE where another keeper holds `<exec_root>/keeper.lock`.
+    """
+
+# ---- confinement --------------------------------------------------------------------------------
+
+def compile_seccomp(profile: bytes | None, capabilities: int, *, architecture: str = "") -> bytes:
+    """A classic BPF program (8 bytes an instruction) of a Docker JSON profile; None: the built-in default.
+
+    `capabilities` (bit mask of the bounding set) and this host's kernel and architecture decide its
+    conditional rules. Raises ValueError for a malformed profile.
+    """
+
+def default_seccomp_profile() -> bytes:
+    """The built-in profile as Docker's JSON."""
+
+def cgroup_version() -> str:
+    """`1`, `2` or `hybrid`, of the hierarchies mounted at /sys/fs/cgroup."""
+
+def cgroup_controllers() -> list[str]:
+    """Controllers that can be used: memory, cpu, cpuset, pids, blkio or io, devices, freezer, ..."""
+
+def cgroup_update(path: str, resources: bytes) -> None:
+    """Write the limits (a MessagePack proa.schema.plan.Resources) of a cgroup that exists.
+
+    Memory and swap are written in the order the kernel accepts; all or nothing.
+    """
+
+def cgroup_freeze(path: str, frozen: bool) -> None:
+    """Freeze or thaw the cgroup and wait (bounded, in the kernel) until it is so."""
+
+def cgroup_pids(path: str) -> list[int]:
+    """Processes of the cgroup and the ones below it, ascending."""
+
+def cgroup_kill(path: str) -> None:
+    """SIGKILL every process of the cgroup; a frozen one is thawed. Missing cgroup: nothing to do."""
+
+def cgroup_remove(path: str) -> None:
+    """Remove the cgroup (and those below it) from every hierarchy. Missing: nothing to do."""
+
+def cgroup_list(parent: str) -> list[str]:
+    """Names of the cgroups right below `parent`, over all hierarchies: what a reconcile compares."""
+
+def cgroup_stats(path: str) -> dict[str, object]:
+    """One sample in Docker's shape: keys cpu_stats, memory_stats, pids_stats, blkio_stats as in
+    proa.schema.stats (JSON names, without precpu and networks)."""
+
+def network_stats(pid: int) -> dict[str, dict[str, int]]:
+    """rx_bytes, rx_packets, rx_errors, rx_dropped, tx_* by interface of the process's network namespace."""
+
+# ---- rootfs reads -------------------------------------------------------------------------------
+
+def read_in_layers(layers: Sequence[str], paths: Sequence[str], *, limit: int = 1 << 20) -> list[bytes | None]:
+    """Files as a container with these layer directories (top first) would see them; None where missing.
+
+    Symlinks resolve inside the root. Raises OSError EFBIG past `limit` bytes.
+    """
+
+def read_in_process_root(pid: int, paths: Sequence[str], *, limit: int = 1 << 20) -> list[bytes | None]:
+    """The same, in the root of a running process."""
+
+# ---- layers -------------------------------------------------------------------------------------
+
+class UnpackedLayer:
+    """What one pass over a layer found."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def diff_id(self) -> str: ...
+    @property
+    def compressed_size(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+
+def unpack_layer(source_fd: int, target: str, *, overlay: bool = True) -> UnpackedLayer:
+    """Unpack a layer (gzip, zstd or plain tar, told apart by content) into the empty directory `target`.
+
+    One pass, interpreter released: digest, decompress, diff_id, unpack. With `overlay`, whiteouts become
+    overlayfs's (0/0 device, trusted.overlay.opaque); without, they are applied. The fd stays the
+    caller's, may be a pipe, and is read to its end. Raises ValueError for a malformed archive, OSError
+    as the kernel had it (ENOSPC); the target is left for the caller to remove.
+    """
+
+def pack_layer(directory: str, target_fd: int, *, compression: str = "none", overlay: bool = True) -> UnpackedLayer:
+    """The reverse: a directory to a tar on `target_fd`, sorted, whiteouts from overlayfs's form.
+
+    `compression`: none, gzip or zstd.
+    """
+
+def disk_usage(directory: str) -> tuple[int, int]:
+    """(apparent bytes, inodes) below a directory, hardlinks counted once."""
+
+def remove_tree(directory: str) -> None:
+    """Remove a directory tree fd-relative, never through a symlink or a mount. Missing: nothing to do."""
+
+# ---- logs ---------------------------------------------------------------------------------------
+
+class LogReader:
+    """Reads a json-file log and its rotated files in order, following rotation.
+
+    `since_ns`/`until_ns` are Unix nanoseconds, 0 for unset; `tail` counts lines, -1 for all.
+    Chunks come ready for the wire: multiplexed frames or raw, with timestamps if asked for.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        stdout: bool,
+        stderr: bool,
+        since_ns: int = 0,
+        until_ns: int = 0,
+        tail: int = -1,
+        timestamps: bool = False,
+        multiplexed: bool = True,
+        follow: bool = False,
+    ) -> None: ...
+    def read(self, limit: int = 1 << 16) -> bytes:
+        """Up to about `limit` bytes; empty at the end of what is there now (or for good past until_ns)."""
+
+    def fileno(self) -> int:
+        """An inotify fd that is readable when there may be more (follow only)."""
+
+    def close(self) -> None: ...

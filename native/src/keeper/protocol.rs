@@ -1,0 +1,146 @@
+//! The keeper's protocol: one MessagePack map per SOCK_SEQPACKET packet, fds by SCM_RIGHTS.
+//!
+//! | from proad            | fds        | answer                          |
+//! |-----------------------|------------|---------------------------------|
+//! | hello                 |            | welcome (state of every process)|
+//! | start                 |            | started / failed                |
+//! | exec                  |            | started / failed                |
+//! | attach                | 1: client  | done / failed                   |
+//! | signal, resize, close_stdin, forget, acknowledge | | done / failed |
+//! | net_prepare           |            | net_ready / failed              |
+//! | net_release           |            | done                            |
+//! | hand_over             |            | done, then the socket closes    |
+//! | shutdown              |            | done, then the keeper exits     |
+//!
+//! Every request carries `seq`, its answer the same `seq`. Events (`exited`, `oom`) have no `seq`
+//! and may come at any time after `welcome`. One proad at a time: a new connection replaces the old.
+//! Mirror of `python/proa/schema/keeper.py`.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::plan::{Plan, Process, Stdio};
+
+pub const VERSION: u32 = 1;
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    Hello { seq: u64, version: u32 },
+    /// Start the container of `plan`.
+    Start { seq: u64, plan: Box<Plan> },
+    /// Run `process` in the running container `id`. `exec_id` is unique per container.
+    Exec { seq: u64, id: String, exec_id: String, process: Box<Process>, stdio: Stdio },
+    /// Serve a client on the fd that comes along. Before start (or exec), the client waits for it.
+    Attach(Box<Attach>),
+    Signal { seq: u64, id: String, exec_id: Option<String>, signal: i32 },
+    Resize { seq: u64, id: String, exec_id: Option<String>, rows: u16, columns: u16 },
+    CloseStdin { seq: u64, id: String, exec_id: Option<String> },
+    /// Drop waiting clients of an id that will not start, or what is kept of an exited one.
+    Forget { seq: u64, id: String, exec_id: Option<String> },
+    /// proad has stored this exit: the ledger may drop it.
+    Acknowledge { seq: u64, id: String, exec_id: Option<String> },
+    /// Make a network namespace ready: veth on `bridge`, addresses, routes, all up.
+    NetPrepare { seq: u64, key: u64, endpoint: Endpoint },
+    /// Drop a prepared namespace that no start has taken.
+    NetRelease { seq: u64, key: u64 },
+    /// Re-execute as a newer keeper: `argv` is the command line to run; state and fds are kept.
+    HandOver { seq: u64, argv: Vec<String> },
+    /// End. With `kill` every container is killed first; without it a running one is an error.
+    Shutdown { seq: u64, kill: bool },
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Attach {
+    pub seq: u64,
+    pub id: String,
+    pub exec_id: Option<String>,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    /// Replay the log before the live stream.
+    pub logs: bool,
+    /// Follow the live stream; false ends after `logs`.
+    pub stream: bool,
+    /// Docker's 8-byte stream headers; false for a tty.
+    pub multiplexed: bool,
+    /// Bytes that detach the client when typed, for a tty; empty for never.
+    pub detach_keys: ByteBuf,
+    /// Written to the client first: the HTTP response head.
+    pub preface: ByteBuf,
+    /// Input that was read from the client already.
+    pub initial_input: ByteBuf,
+}
+
+/// One network interface of a prepared namespace.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Endpoint {
+    /// Name of the host's bridge; empty for a namespace with only `lo`.
+    pub bridge: String,
+    /// Name inside: `eth0`.
+    pub interface: String,
+    /// Six bytes.
+    pub mac: ByteBuf,
+    pub mtu: u32,
+    /// `10.0.0.2/16` style, v4 and v6.
+    pub addresses: Vec<String>,
+    /// Default gateways, v4 and v6.
+    pub gateways: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Reply {
+    Welcome { seq: u64, version: u32, pid: u32, processes: Vec<ProcessState>, prepared: Vec<u64> },
+    Started { seq: u64, pid: u32, started_at_ns: u64, warnings: Vec<String> },
+    NetReady { seq: u64, key: u64, host_interface: String },
+    Done { seq: u64 },
+    Failed { seq: u64, error: Failure },
+    Exited(Exit),
+    /// The kernel killed a process of the container for want of memory.
+    Oom { id: String },
+}
+
+/// Why a request failed: the step, what it was about, and the kernel's word.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    /// `exec`, `mount`, `cgroup`, `seccomp`, ... or `not_found`, `conflict`, `invalid`.
+    pub step: String,
+    /// Path, key or message; may be empty.
+    pub subject: String,
+    /// 0 where no call failed.
+    pub errno: i32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Exit {
+    pub id: String,
+    pub exec_id: Option<String>,
+    /// 0 to 255; 128 + n for signal n.
+    pub code: i32,
+    pub reason: ExitReason,
+    /// Any process of the container was killed for want of memory.
+    pub oom: bool,
+    /// Unix time in nanoseconds.
+    pub finished_at_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitReason {
+    Exit,
+    Signal,
+    Oom,
+    Timeout,
+    EngineError,
+}
+
+/// One process the keeper knows of: running, or exited and not acknowledged.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProcessState {
+    pub id: String,
+    pub exec_id: Option<String>,
+    pub pid: u32,
+    pub started_at_ns: u64,
+    pub exit: Option<Exit>,
+}

@@ -1,0 +1,13 @@
+//! proa's native core: what happens between a request and the kernel.
+//!
+//! `process`, `child`, `mount`, `confine`, `seccomp`, `cgroup` and `netns` start and confine
+//! containers, `layer` unpacks and packs images, `keeper` supervises. `py` is the only module that
+//! knows Python.
+
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod keeper;
+pub mod plan;
+#[cfg(feature = "python")]
+mod py;

@@ -1,0 +1,206 @@
+"""What the API server needs of the engine: one narrow Protocol per group of endpoints.
+
+The engine implements these; tests give fakes. `ref` is what a client typed: a name, an id or a unique
+prefix of one. Every method raises classes of proa.errors and nothing else.
+"""
+
+from asyncio import Future
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from msgspec import Struct
+
+from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
+from proa.schema.container_state import (
+    ContainerCreateResponse,
+    ContainerInspectResponse,
+    ContainerSummary,
+    ContainerTopResponse,
+    ContainerUpdateResponse,
+    ContainerWaitResponse,
+)
+from proa.schema.exec import ExecCreateRequest, ExecInspectResponse, ExecStartRequest
+from proa.schema.image import (
+    ImageDeleteResponseItem,
+    ImageHistoryResponseItem,
+    ImageInspect,
+    ImageSummary,
+)
+from proa.schema.network import Network
+from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
+from proa.schema.stats import ContainerStatsResponse
+from proa.schema.system import EventMessage, IDResponse, SystemInfo, SystemVersion
+from proa.schema.volume import Volume, VolumeCreateOptions, VolumeListResponse
+
+Filters = Mapping[str, list[str]]
+"""Docker's `filters` parameter, decoded: key to the values asked for."""
+
+
+class LogsOptions(Struct, frozen=True, kw_only=True):
+    """Query of GET /containers/{id}/logs; times in nanoseconds, 0 for unset; tail -1 for all."""
+
+    stdout: bool = False
+    stderr: bool = False
+    follow: bool = False
+    since_ns: int = 0
+    until_ns: int = 0
+    timestamps: bool = False
+    details: bool = False
+    tail: int = -1
+
+
+class AttachOptions(Struct, frozen=True, kw_only=True):
+    """Query of POST /containers/{id}/attach."""
+
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    logs: bool = False
+    stream: bool = False
+    detach_keys: str = ""
+
+
+class HijackedConnection(Protocol):
+    """A client's connection on its way out of HTTP."""
+
+    def raw_stream_head(self, *, multiplexed: bool) -> bytes:
+        """The response head that must reach the client first: 101 UPGRADED, or 200 without Upgrade."""
+        ...
+
+    def detach(self) -> tuple[int, bytes]:
+        """Take the connection away from the server: (fd, input read already).
+
+        The caller owns the fd. For TLS it is one end of a socketpair that the server pumps.
+        Nothing has been written yet: the new owner writes the head. Called once, after every check
+        that could fail with an HTTP error.
+        """
+        ...
+
+
+class LogStream(Struct, frozen=True, kw_only=True):
+    """Log bytes ready for the wire; `tty` tells raw from multiplexed."""
+
+    tty: bool
+    chunks: AsyncIterator[bytes]
+
+
+class Containers(Protocol):
+    """The verbs of /containers."""
+
+    async def create(
+        self, name: str | None, body: ContainerCreateRequest, platform: str | None
+    ) -> ContainerCreateResponse: ...
+    async def start(self, ref: str, detach_keys: str) -> None: ...
+    async def stop(self, ref: str, signal: str | None, timeout: int | None) -> None: ...
+    async def restart(self, ref: str, signal: str | None, timeout: int | None) -> None: ...
+    async def kill(self, ref: str, signal: str | None) -> None: ...
+    async def pause(self, ref: str) -> None: ...
+    async def unpause(self, ref: str) -> None: ...
+    async def rename(self, ref: str, name: str) -> None: ...
+    async def wait(self, ref: str, condition: str) -> "Future[ContainerWaitResponse]":
+        """Register the wait; the future resolves when `condition` holds (status line goes out before)."""
+        ...
+
+    async def remove(self, ref: str, *, volumes: bool, force: bool, link: bool) -> None: ...
+    async def list(
+        self, *, all: bool, limit: int, size: bool, filters: Filters
+    ) -> list[ContainerSummary]: ...
+    async def inspect(self, ref: str, *, size: bool) -> ContainerInspectResponse: ...
+    async def logs(self, ref: str, options: LogsOptions) -> LogStream: ...
+    async def attach(self, ref: str, options: AttachOptions, connection: HijackedConnection) -> None: ...
+    async def resize(self, ref: str, rows: int, columns: int) -> None: ...
+    async def top(self, ref: str, ps_args: str) -> ContainerTopResponse: ...
+    async def stats(
+        self, ref: str, *, stream: bool, one_shot: bool
+    ) -> AsyncIterator[ContainerStatsResponse]: ...
+    async def update(self, ref: str, body: ContainerUpdateRequest) -> ContainerUpdateResponse: ...
+    async def prune(self, filters: Filters) -> ContainersPruneReport: ...
+
+
+class Execs(Protocol):
+    """The verbs of /exec."""
+
+    async def create(self, ref: str, body: ExecCreateRequest) -> IDResponse: ...
+    async def start(
+        self, exec_id: str, body: ExecStartRequest, connection: HijackedConnection | None
+    ) -> None:
+        """Start it; `connection` is None when `body.detach`."""
+        ...
+
+    async def resize(self, exec_id: str, rows: int, columns: int) -> None: ...
+    async def inspect(self, exec_id: str) -> ExecInspectResponse: ...
+
+
+class Images(Protocol):
+    """The verbs of /images that need no registry."""
+
+    async def list(
+        self, *, all: bool, filters: Filters, digests: bool, shared_size: bool
+    ) -> list[ImageSummary]: ...
+    async def inspect(self, ref: str) -> ImageInspect: ...
+    async def history(self, ref: str) -> list[ImageHistoryResponseItem]: ...
+    async def tag(self, ref: str, repo: str, tag: str) -> None: ...
+    async def remove(self, ref: str, *, force: bool, prune: bool) -> list[ImageDeleteResponseItem]: ...
+    def load(self, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream, one object a chunk."""
+        ...
+
+    async def save(self, refs: list[str]) -> AsyncIterator[bytes]:
+        """A docker archive (with an OCI layout inside) of the images; errors before the first byte."""
+        ...
+
+    def import_(
+        self, body: AsyncIterator[bytes], *, repo: str, tag: str, message: str, changes: list[str], platform: str
+    ) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream, the image id last."""
+        ...
+
+    async def pull(self, repo: str, tag: str, platform: str) -> AsyncIterator[bytes]:
+        """Not there yet: raises NotFound or NotImplemented_ in Docker's words."""
+        ...
+
+    async def prune(self, filters: Filters) -> ImagesPruneReport: ...
+
+
+class Networks(Protocol):
+    """The verbs of /networks so far: the predefined ones."""
+
+    async def list(self, filters: Filters) -> list[Network]: ...
+    async def inspect(self, ref: str) -> Network: ...
+
+
+class Volumes(Protocol):
+    """The verbs of /volumes."""
+
+    async def list(self, filters: Filters) -> VolumeListResponse: ...
+    async def create(self, body: VolumeCreateOptions) -> Volume: ...
+    async def inspect(self, name: str) -> Volume: ...
+    async def remove(self, name: str, *, force: bool) -> None: ...
+    async def prune(self, filters: Filters) -> VolumesPruneReport: ...
+
+
+class System(Protocol):
+    """The verbs of the daemon itself."""
+
+    async def version(self) -> SystemVersion: ...
+    async def info(self) -> SystemInfo: ...
+    async def events(self, since_ns: int, until_ns: int, filters: Filters) -> AsyncIterator[EventMessage]:
+        """Past events since `since_ns` (0: none), then live ones until `until_ns` (0: for ever)."""
+        ...
+
+
+class Engine(Protocol):
+    """The whole of it."""
+
+    @property
+    def containers(self) -> Containers: ...
+    @property
+    def execs(self) -> Execs: ...
+    @property
+    def images(self) -> Images: ...
+    @property
+    def networks(self) -> Networks: ...
+    @property
+    def volumes(self) -> Volumes: ...
+    @property
+    def system(self) -> System: ...

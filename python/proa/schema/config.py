@@ -1,0 +1,93 @@
+"""The daemon's configuration: /etc/proa/daemon.json with dockerd's key names, and flags over it.
+
+Everything an instance owns on the host (bridge, nft table, cgroup parent) has its name derived here, so
+that several daemons with roots of their own live side by side.
+"""
+
+from hashlib import sha256
+
+from msgspec import Struct
+
+DATA_ROOT = "/var/lib/proa"
+EXEC_ROOT = "/run/proa"
+CONFIG_FILE = "/etc/proa/daemon.json"
+SOCKET_NAME = "proad.sock"
+
+
+class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
+    """daemon.json; a key missing there has the default here."""
+
+    data_root: str = DATA_ROOT
+    exec_root: str = EXEC_ROOT
+    pidfile: str = ""
+    hosts: tuple[str, ...] = ()
+    """`unix:///path`, `tcp://host:port`; empty for the default socket below exec_root."""
+    group: str = ""
+    """Group that owns the unix socket (mode 0660); empty for root alone (0600)."""
+    tls: bool = False
+    tlsverify: bool = False
+    tlscacert: str = ""
+    tlscert: str = ""
+    tlskey: str = ""
+    debug: bool = False
+    log_level: str = "info"
+    log_driver: str = "json-file"
+    log_opts: dict[str, str] = {}
+    """`max-size` and `max-file`; unset means 20m and 5: capped by default."""
+    bridge: str = ""
+    """Name of the default bridge; empty for one derived from exec_root; `none` for no default bridge."""
+    bip: str = ""
+    """Address and prefix of the default bridge; empty picks a free range of default_address_pools."""
+    mtu: int = 0
+    default_address_pools: tuple[dict[str, str | int], ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_opts: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    ip_forward: bool = True
+    ip_masq: bool = True
+    iptables: bool = True
+    """Whether proa writes firewall rules (nftables) at all."""
+    cgroup_parent: str = ""
+    default_cgroupns_mode: str = "private"
+    default_ipc_mode: str = "private"
+    default_runtime: str = "proa"
+    default_shm_size: str = "64M"
+    default_ulimits: dict[str, dict[str, int | str]] = {}
+    init: bool = False
+    labels: tuple[str, ...] = ()
+    live_restore: bool = True
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""
+    """Path of a JSON profile, `unconfined`, or empty for the built-in default."""
+    shutdown_timeout: int = 15
+    storage_driver: str = "overlay2"
+    userns_remap: str = ""
+    registry_mirrors: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    network_pool_size: int = 16
+    """proa's own: network namespaces held ready for the default bridge."""
+
+    @property
+    def instance(self) -> str:
+        """Empty for the default exec_root, else six hex digits that mark this instance's names."""
+        return "" if self.exec_root == EXEC_ROOT else sha256(self.exec_root.encode()).hexdigest()[:6]
+
+    @property
+    def bridge_name(self) -> str:
+        """Name of the default bridge (at most 15 characters)."""
+        return self.bridge or ("proa0" if not self.instance else f"proa-{self.instance}")
+
+    @property
+    def firewall_table(self) -> str:
+        """Name of the nft table."""
+        return "proa" if not self.instance else f"proa_{self.instance}"
+
+    @property
+    def cgroup_root(self) -> str:
+        """Path of this instance's cgroup below every hierarchy's root."""
+        return self.cgroup_parent or ("/proa" if not self.instance else f"/proa-{self.instance}")
+
+    @property
+    def listen(self) -> tuple[str, ...]:
+        """Where the API is served."""
+        return self.hosts or (f"unix://{self.exec_root}/{SOCKET_NAME}",)

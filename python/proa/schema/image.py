@@ -1,0 +1,122 @@
+"""Images: inspect, list, history, delete.
+
+Source: the Docker Engine API, v1.51 (definitions of the same names).
+"""
+
+from msgspec import Struct, field
+
+from proa.schema.container import HealthConfig
+from proa.schema.container_state import DriverData, OCIDescriptor
+
+
+class ImageConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Configuration of the image. These fields are used as defaults when starting a container
+    from the image.
+    """
+
+    user: str = ""
+    exposed_ports: dict[str, dict[str, object]] | None = None
+    env: list[str] | None = None
+    cmd: list[str] | None = None
+    healthcheck: HealthConfig | None = None
+    args_escaped: bool | None = None
+    volumes: dict[str, dict[str, object]] | None = None
+    working_dir: str = ""
+    entrypoint: list[str] | None = None
+    on_build: list[str] | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str | None = None
+    shell: list[str] | None = None
+
+
+class ImageInspect(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Information about an image in the local image cache."""
+
+    id: str = ""
+    descriptor: OCIDescriptor | None = None
+    manifests: list[dict[str, object] | None] | None = None
+    repo_tags: list[str] | None = None
+    repo_digests: list[str] | None = None
+    parent: str = ""
+    comment: str = ""
+    created: str | None = None
+    docker_version: str = ""
+    author: str = ""
+    config: ImageConfig | None = None
+    architecture: str = ""
+    variant: str | None = None
+    os: str = ""
+    os_version: str | None = None
+    size: int = 0
+    graph_driver: DriverData | None = None
+    root_fs: dict[str, object] | None = field(default=None, name="RootFS")
+    metadata: dict[str, object] | None = None
+
+
+class ImageSummary(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """ImageSummary."""
+
+    id: str = ""
+    parent_id: str = ""
+    repo_tags: list[str] | None = None
+    repo_digests: list[str] | None = None
+    created: int = 0
+    size: int = 0
+    shared_size: int = 0
+    labels: dict[str, str] | None = None
+    containers: int = 0
+    manifests: list[dict[str, object] | None] | None = None
+    descriptor: OCIDescriptor | None = None
+
+
+class ImageHistoryResponseItem(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """individual image layer information in response to ImageHistory operation."""
+
+    id: str = ""
+    created: int = 0
+    created_by: str = ""
+    tags: list[str] | None = None
+    size: int = 0
+    comment: str = ""
+
+
+class ImageDeleteResponseItem(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """ImageDeleteResponseItem."""
+
+    untagged: str = ""
+    deleted: str = ""
+
+
+class ErrorDetail(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """ErrorDetail."""
+
+    code: int = field(default=0, name="code")
+    message: str = field(default="", name="message")
+
+
+class ProgressDetail(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """ProgressDetail."""
+
+    current: int = field(default=0, name="current")
+    total: int = field(default=0, name="total")
+
+
+class CreateImageInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """CreateImageInfo."""
+
+    id: str = field(default="", name="id")
+    error: str | None = field(default=None, name="error")
+    error_detail: ErrorDetail | None = field(default=None, name="errorDetail")
+    status: str = field(default="", name="status")
+    progress: str | None = field(default=None, name="progress")
+    progress_detail: ProgressDetail | None = field(default=None, name="progressDetail")
+
+
+class PushImageInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """PushImageInfo."""
+
+    error: str | None = field(default=None, name="error")
+    error_detail: ErrorDetail | None = field(default=None, name="errorDetail")
+    status: str = field(default="", name="status")
+    progress: str | None = field(default=None, name="progress")
+    progress_detail: ProgressDetail | None = field(default=None, name="progressDetail")

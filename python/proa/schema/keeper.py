@@ -1,0 +1,244 @@
+"""The keeper's protocol: one MessagePack map per SOCK_SEQPACKET packet, fds by SCM_RIGHTS.
+
+Mirror of native/src/keeper/protocol.rs, where the exchange is drawn as a table.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from proa.schema.plan import Plan, Process, Stdio
+
+VERSION = 1
+
+
+class Hello(Struct, frozen=True, kw_only=True, tag_field="type", tag="hello"):
+    """Ask for the state of every process."""
+
+    seq: int
+    version: int = VERSION
+
+
+class Start(Struct, frozen=True, kw_only=True, tag_field="type", tag="start"):
+    """Start the container of `plan`."""
+
+    seq: int
+    plan: Plan
+
+
+class Exec(Struct, frozen=True, kw_only=True, tag_field="type", tag="exec"):
+    """Run `process` in the running container `id`."""
+
+    seq: int
+    id: str
+    exec_id: str
+    process: Process
+    stdio: Stdio
+
+
+class Attach(Struct, frozen=True, kw_only=True, tag_field="type", tag="attach"):
+    """Serve a client on the fd that comes along; before start the client waits for it."""
+
+    seq: int
+    id: str
+    exec_id: str | None = None
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    logs: bool = False
+    stream: bool = True
+    multiplexed: bool = True
+    detach_keys: bytes = b""
+    preface: bytes = b""
+    initial_input: bytes = b""
+
+
+class Signal(Struct, frozen=True, kw_only=True, tag_field="type", tag="signal"):
+    """Send `signal` to the process."""
+
+    seq: int
+    id: str
+    exec_id: str | None = None
+    signal: int
+
+
+class Resize(Struct, frozen=True, kw_only=True, tag_field="type", tag="resize"):
+    """Set the tty's size."""
+
+    seq: int
+    id: str
+    exec_id: str | None = None
+    rows: int
+    columns: int
+
+
+class CloseStdin(Struct, frozen=True, kw_only=True, tag_field="type", tag="close_stdin"):
+    """Close the process's stdin."""
+
+    seq: int
+    id: str
+    exec_id: str | None = None
+
+
+class Forget(Struct, frozen=True, kw_only=True, tag_field="type", tag="forget"):
+    """Drop what is kept of an id that will not start or has exited."""
+
+    seq: int
+    id: str
+    exec_id: str | None = None
+
+
+class Acknowledge(Struct, frozen=True, kw_only=True, tag_field="type", tag="acknowledge"):
+    """This exit is stored; the ledger may drop it."""
+
+    seq: int
+    id: str
+    exec_id: str | None = None
+
+
+class KeeperEndpoint(Struct, frozen=True, kw_only=True):
+    """One interface of a prepared namespace; empty `bridge` for a namespace with only lo."""
+
+    bridge: str
+    interface: str = "eth0"
+    mac: bytes
+    mtu: int
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
+
+
+class NetPrepare(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_prepare"):
+    """Make a network namespace ready under `key`."""
+
+    seq: int
+    key: int
+    endpoint: KeeperEndpoint
+
+
+class NetRelease(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_release"):
+    """Drop a prepared namespace that no start has taken."""
+
+    seq: int
+    key: int
+
+
+class HandOver(Struct, frozen=True, kw_only=True, tag_field="type", tag="hand_over"):
+    """Re-execute as a newer keeper with this command line."""
+
+    seq: int
+    argv: tuple[str, ...]
+
+
+class Shutdown(Struct, frozen=True, kw_only=True, tag_field="type", tag="shutdown"):
+    """End; with `kill` every container first."""
+
+    seq: int
+    kill: bool = False
+
+
+Request = (
+    Hello
+    | Start
+    | Exec
+    | Attach
+    | Signal
+    | Resize
+    | CloseStdin
+    | Forget
+    | Acknowledge
+    | NetPrepare
+    | NetRelease
+    | HandOver
+    | Shutdown
+)
+
+ExitReason = Literal["exit", "signal", "oom", "timeout", "engine_error"]
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Why a request failed: step, what it was about, errno (0 where no call failed)."""
+
+    step: str
+    subject: str
+    errno: int
+
+
+class Exited(Struct, frozen=True, kw_only=True, tag_field="type", tag="exited"):
+    """A process ended and all its output is in the log."""
+
+    id: str
+    exec_id: str | None = None
+    code: int
+    reason: ExitReason
+    oom: bool
+    finished_at_ns: int
+
+
+class Oom(Struct, frozen=True, kw_only=True, tag_field="type", tag="oom"):
+    """The kernel killed a process of the container for want of memory."""
+
+    id: str
+
+
+class Exit(Struct, frozen=True, kw_only=True):
+    """An exit as `welcome` carries it: the fields of `Exited`, untagged."""
+
+    id: str
+    exec_id: str | None = None
+    code: int
+    reason: ExitReason
+    oom: bool
+    finished_at_ns: int
+
+
+class ProcessState(Struct, frozen=True, kw_only=True):
+    """A process the keeper knows of: running, or exited and not acknowledged."""
+
+    id: str
+    exec_id: str | None = None
+    pid: int
+    started_at_ns: int
+    exit: Exit | None = None
+
+
+class Welcome(Struct, frozen=True, kw_only=True, tag_field="type", tag="welcome"):
+    """The answer to hello."""
+
+    seq: int
+    version: int
+    pid: int
+    processes: tuple[ProcessState, ...]
+    prepared: tuple[int, ...]
+
+
+class Started(Struct, frozen=True, kw_only=True, tag_field="type", tag="started"):
+    """The process has been executed."""
+
+    seq: int
+    pid: int
+    started_at_ns: int
+    warnings: tuple[str, ...]
+
+
+class NetReady(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_ready"):
+    """The namespace under `key` is ready."""
+
+    seq: int
+    key: int
+    host_interface: str
+
+
+class Done(Struct, frozen=True, kw_only=True, tag_field="type", tag="done"):
+    """The request was carried out."""
+
+    seq: int
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
+    """The request failed and left nothing behind."""
+
+    seq: int
+    error: Failure
+
+
+Reply = Welcome | Started | NetReady | Done | Failed | Exited | Oom
