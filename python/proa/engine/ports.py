@@ -1,0 +1,119 @@
+"""What the engine's container verbs need of the rooms beside and below, as narrow Protocols.
+
+The database convention: a room that stores something has a module constant
+
+    SCHEMA: tuple[str, ...]      one SQL script per schema version, oldest first, never edited once landed
+
+and takes a `Database`. proa.metadata brings every room's tables up to its newest version when it opens.
+All database calls are made in the loop thread; one costs tens of microseconds.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from proa.network import NetworkWish, Sandbox
+from proa.schema.image import ImageConfig
+from proa.schema.plan import Overlay
+
+
+class Database(Protocol):
+    """The metadata store as a room sees it (proa.metadata.Metadata)."""
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a SELECT."""
+        ...
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Run one statement and commit it, unless inside `transaction()`; returns the rows changed."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All or nothing for what is executed inside; must not await inside. Nests."""
+        ...
+
+
+class ContainerImage(Protocol):
+    """An image as the engine's container verbs see it."""
+
+    @property
+    def id(self) -> str:
+        """`sha256:<hex>` of the config blob."""
+        ...
+
+    @property
+    def config(self) -> ImageConfig: ...
+    @property
+    def os(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Absolute directories of the unpacked layers, top first (the plan's `lower`)."""
+        ...
+
+
+class ImageSource(Protocol):
+    """Images by what the user typed (engine/images.py)."""
+
+    def resolve(self, ref: str) -> ContainerImage:
+        """By name, name:tag, digest, id or prefix of one. Raises NotFound `No such image: x`."""
+        ...
+
+    def used_by(self, image_id: str, container_id: str) -> None:
+        """A container of the image exists: it holds the image's layers until `released`. Idempotent."""
+        ...
+
+    def released(self, container_id: str) -> None:
+        """The container is gone. Unknown ones are no error."""
+        ...
+
+
+class Snapshots(Protocol):
+    """Writable layers by key, the container's id (proa.snapshots)."""
+
+    def prepare(self, key: str, lower: Sequence[str], *, volatile: bool = False) -> Overlay:
+        """Make the directories `fs` and `work` of a new active snapshot: a few direct system calls.
+
+        Idempotent: an existing one is given back as it is.
+        """
+        ...
+
+    async def remove(self, key: str) -> None:
+        """Remove it; the tree is deleted off the loop. Missing: nothing to do."""
+        ...
+
+    async def usage(self, key: str) -> int:
+        """Bytes of the writable layer."""
+        ...
+
+    async def sweep(self, known: Sequence[str]) -> None:
+        """Remove every active snapshot whose key is not known: half-created or half-removed ones."""
+        ...
+
+
+class ContainerNetworks(Protocol):
+    """What start and exit need of the network room (proa.network.Networking)."""
+
+    async def connect(self, container_id: str, wish: NetworkWish) -> Sandbox: ...
+    async def disconnect(self, container_id: str) -> None: ...
+    def adopt(self, container_id: str, sandbox: Sandbox) -> None: ...
+    async def keeper_changed(self, prepared: Sequence[int]) -> None: ...
+
+
+class ContainersOfImages(Protocol):
+    """What image removal and prune need of the containers (given by this engine, engine/registry.py)."""
+
+    def using_image(self, image_id: str) -> Sequence[tuple[str, bool]]:
+        """(container id, running) of every container made from the image."""
+        ...
+
+
+class EventSink(Protocol):
+    """Where image, network and volume verbs tell what they did (engine/events.py)."""
+
+    def emit(self, type_: str, action: str, actor_id: str, attributes: dict[str, str]) -> None:
+        """One event, now: `emit("image", "tag", "sha256:...", {"name": "busybox:latest"})`."""
+        ...
