@@ -9,5 +9,6 @@
 pub mod error;
 pub mod keeper;
 pub mod plan;
+pub mod process;
 #[cfg(feature = "python")]
 mod py;
