@@ -157,12 +157,26 @@ def boot(work: Path, command: list[str], memory: int, timeout: int) -> int:
 
 def run_machine(image: Path, ramdisk: Path, socket: Path, memory: int, timeout: int) -> int:
     """Run qemu, copy the console to stdout, and find the exit code in it."""
-    machine = ["qemu-system-x86_64", "-nographic", "-no-reboot", "-nic", "none", "-cpu", "max", "-smp", "2", "-m", str(memory)]
+    machine = [
+        "qemu-system-x86_64",
+        "-nographic",
+        "-no-reboot",
+        "-nic",
+        "none",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        str(memory),
+    ]
     machine += ["-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on", "-numa", "node,memdev=mem"]
     machine += ["-chardev", f"socket,id=fs,path={socket}", "-device", "vhost-user-fs-pci,chardev=fs,tag=host"]
     machine += ["-kernel", str(image), "-initrd", str(ramdisk), "-accel", "tcg,thread=multi"]
     machine += ["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all mitigations=off"]
-    process = subprocess.Popen(machine, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        machine, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert process.stdout is not None
     code = 255
     deadline = time.monotonic() + timeout
@@ -183,7 +197,9 @@ def run_machine(image: Path, ramdisk: Path, socket: Path, memory: int, timeout: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--memory", type=int, default=2048)
     parser.add_argument("--timeout", type=int, default=900)
     parser.add_argument("command", nargs=argparse.REMAINDER)

@@ -1,0 +1,126 @@
+"""A real proad on roots of its own, for tests: started, killed, started again, and counted for leaks."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import peers
+import pytest
+from peers import Engine, UnixConnection
+
+from proa.schema.config import DaemonConfig
+
+
+def require_root() -> None:
+    """Skip the test where it cannot have real namespaces."""
+    if os.geteuid():
+        pytest.skip("needs root for real namespaces")
+    if not peers.BUSYBOX:
+        pytest.skip("needs Debian's busybox-static")
+
+
+@dataclass
+class Instance:
+    """One daemon: `engine` says how to reach it."""
+
+    root: Path
+    arguments: tuple[str, ...] = ()
+    process: "subprocess.Popen[bytes] | None" = None
+    engine: Engine | None = None
+    killed: list[int] = field(default_factory=list)
+
+    def start(self) -> Engine:
+        self.process, self.engine, _ = peers.start_proad(self.root, *self.arguments)
+        return self.engine
+
+    @property
+    def config(self) -> DaemonConfig:
+        return DaemonConfig(data_root=f"{self.root}/lib", exec_root=f"{self.root}/run")
+
+    @property
+    def api(self) -> UnixConnection:
+        assert self.engine is not None
+        return self.engine.connection()
+
+    def kill_daemon(self) -> None:
+        """SIGKILL proad alone; the keeper and its containers stay."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def keeper_pid(self) -> int:
+        return next(
+            pid for pid in self.engine.pids() if b"keeper_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+
+    def run(self, *words: str, cli: str = "docker", **options: object) -> "subprocess.CompletedProcess[str]":
+        """One command of `docker` or `proa` against this daemon; stdin closed unless `input` is given."""
+        assert self.engine is not None
+        environment = {**os.environ, **self.engine.environment}
+        if cli == "docker":
+            environment |= peers.docker_cli_environment(self.engine, self.root)
+        command = [cli if cli == "docker" else self.engine.cli[0], *words]
+        options.setdefault("timeout", 60)
+        if "input" not in options:
+            options["stdin"] = subprocess.DEVNULL
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, **options
+        )
+
+    def stop(self) -> None:
+        """End proad, the keeper and every container."""
+        if self.process is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                for container in self.api.call("GET", "/containers/json?all=1"):
+                    self.api.call("DELETE", f"/containers/{container['Id']}?force=1")
+            peers.end(self.process)
+        if self.engine is not None:
+            for pid in self.engine.pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def leftovers(self) -> list[str]:
+        """What a container may leave on the host and must not: cgroups, mounts, snapshots, directories."""
+        config = self.config
+        found = [
+            str(path)
+            for hierarchy in Path("/sys/fs/cgroup").glob("*" + config.cgroup_root + "/*")
+            for path in [hierarchy]
+            if path.is_dir()
+        ]
+        found += [str(p) for p in Path("/sys/fs/cgroup" + config.cgroup_root).glob("*/") if p.is_dir()]
+        found += [
+            line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.root) in line
+        ]
+        found += [str(p) for p in Path(config.data_root, "containers").glob("*")]
+        return found
+
+
+def eventually(condition: "callable[[], bool]", seconds: float = 10) -> bool:
+    """Whether `condition` becomes true: for what the engine does behind the answer (teardown)."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@contextlib.contextmanager
+def instance(root: Path, *arguments: str) -> Iterator[Instance]:
+    """A started daemon with busybox loaded, removed whole afterwards."""
+    require_root()
+    daemon = Instance(root, arguments)
+    try:
+        engine = daemon.start()
+        peers.load(engine, peers.busybox_archive(peers.busybox_tree(root / "tree")))
+        yield daemon
+    finally:
+        daemon.stop()
+        shutil.rmtree(root, ignore_errors=True)
