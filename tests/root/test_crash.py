@@ -1,4 +1,4 @@
-"""kill -9 of proad, and apart from it of the keeper, at random points under load: nothing is lost or leaked."""
+"""kill -9 of proad, or of the keeper, at random points under load: nothing is lost or leaked."""
 
 import contextlib
 import http.client
