@@ -1,0 +1,306 @@
+"""The keeper's client: its requests as methods, and the start of a keeper where none runs.
+
+Owns the connection (wire.py) and the words for failures (failures.py); must not know containers' states or
+policy. `connect` may be called again whenever the listener was told `lost`.
+
+Source: native/src/keeper/protocol.rs.
+"""
+
+import asyncio
+import importlib.util
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from proa.errors import NotFound, Unavailable
+from proa.runtime.failures import exec_failure, failure, start_failure
+from proa.runtime.wire import Listener, Wire
+from proa.schema.keeper import (
+    VERSION,
+    Acknowledge,
+    Attach,
+    CloseStdin,
+    Exec,
+    Forget,
+    HandOver,
+    Hello,
+    KeeperEndpoint,
+    NetPrepare,
+    NetReady,
+    NetRelease,
+    Resize,
+    Shutdown,
+    Signal,
+    Start,
+    Started,
+    Welcome,
+)
+from proa.schema.plan import Plan, Process, Stdio
+
+__all__ = ["Keeper", "Listener"]
+
+log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT = 20.0
+"""Seconds a new keeper may take until it listens, and any keeper until it welcomes."""
+
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import proa_native; "
+    "proa_native.keeper_main(sys.argv[2], ready_fd=int(sys.argv[3]))"
+)
+
+
+class Keeper:
+    """The one keeper of an exec root."""
+
+    def __init__(self, exec_root: Path, listener: Listener) -> None:
+        self._exec_root = exec_root
+        self._listener = listener
+        self._wire: Wire | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        """Of the keeper that welcomed us last; 0 before."""
+
+    @property
+    def connected(self) -> bool:
+        return self._wire is not None and self._wire.open
+
+    async def connect(self) -> Welcome:
+        """Connect to the keeper, starting one where none listens, and learn what it holds.
+
+        Raises Unavailable when it cannot be started or speaks another version of the protocol.
+        """
+        self.close()
+        with ExitStack() as undo:
+            connection = _connect(self._socket_path)
+            if connection is None:
+                await self._boot()
+                connection = _connect(self._socket_path)
+            if connection is None:
+                raise Unavailable(f"keeper {self._socket_path}: started and does not listen")
+            self._wire = Wire(connection, self._listener)
+            undo.callback(self.close)
+            welcome = await self._hello(self._wire)
+            undo.pop_all()
+        self.pid = welcome.pid
+        return welcome
+
+    async def start(self, plan: Plan, started: Callable[[Started], None]) -> None:
+        """Start a container; `started` is called when its process was executed, before any later event.
+
+        Raises StartFailed, NotFound (a peer), Conflict: then nothing is left behind. Unavailable: who knows.
+        """
+
+        def arrived(answer: object) -> None:
+            assert isinstance(answer, Started)
+            started(answer)
+
+        await self._connected.request(lambda seq: Start(seq=seq, plan=plan), start_failure, arrived)
+
+    async def exec(
+        self, id_: str, exec_id: str, process: Process, stdio: Stdio, started: Callable[[Started], None]
+    ) -> None:
+        """Run a process in a running container; as `start`."""
+
+        def arrived(answer: object) -> None:
+            assert isinstance(answer, Started)
+            started(answer)
+
+        await self._connected.request(
+            lambda seq: Exec(seq=seq, id=id_, exec_id=exec_id, process=process, stdio=stdio),
+            exec_failure,
+            arrived,
+        )
+
+    async def attach(self, fd: int, attach: Attach) -> None:
+        """Let the keeper serve the client on `fd`, which stays the caller's (the keeper has a copy)."""
+        await self._connected.request(
+            lambda seq: msgspec.structs.replace(attach, seq=seq), failure, fds=(fd,)
+        )
+
+    async def signal(self, id_: str, signal: int, exec_id: str | None = None) -> None:
+        """Raises NotFound where the process is gone already."""
+        await self._connected.request(
+            lambda seq: Signal(seq=seq, id=id_, exec_id=exec_id, signal=signal), failure
+        )
+
+    async def resize(self, id_: str, rows: int, columns: int, exec_id: str | None = None) -> None:
+        """Set the size of a process's tty."""
+        await self._connected.request(
+            lambda seq: Resize(seq=seq, id=id_, exec_id=exec_id, rows=rows, columns=columns), failure
+        )
+
+    async def close_stdin(self, id_: str, exec_id: str | None = None) -> None:
+        """Let a process read end-of-file once it has read what is buffered."""
+        await self._connected.request(lambda seq: CloseStdin(seq=seq, id=id_, exec_id=exec_id), failure)
+
+    def forget(self, id_: str, exec_id: str | None = None) -> None:
+        """Drop clients that wait for a start that will not come; not waited for."""
+        if self._wire is not None:
+            self._wire.tell(lambda seq: Forget(seq=seq, id=id_, exec_id=exec_id))
+
+    def acknowledge(self, id_: str, exec_id: str | None = None) -> None:
+        """This exit is stored; not waited for, since an exit told twice is stored once."""
+        if self._wire is not None:
+            self._wire.tell(lambda seq: Acknowledge(seq=seq, id=id_, exec_id=exec_id))
+
+    async def prepare(self, key: int, endpoint: KeeperEndpoint) -> str:
+        """Make a network namespace ready under `key`; returns the host's interface."""
+        ready = await self._connected.request(
+            lambda seq: NetPrepare(seq=seq, key=key, endpoint=endpoint), failure
+        )
+        assert isinstance(ready, NetReady)
+        return ready.host_interface
+
+    async def release(self, key: int) -> None:
+        """Drop a namespace that no start has taken; an unknown key is no error."""
+        try:
+            await self._connected.request(lambda seq: NetRelease(seq=seq, key=key), failure)
+        except NotFound:
+            log.debug("namespace %d was gone already", key)
+
+    async def hand_over(self) -> Welcome:
+        """Have the keeper re-execute this proad's native module in its place; containers do not notice."""
+        await self._connected.request(lambda seq: HandOver(seq=seq, argv=self._command(-1)), failure)
+        return await self.connect()
+
+    async def shutdown(self, *, kill: bool) -> None:
+        """End the keeper; with `kill` every container first. Raises Conflict while one runs."""
+        await self._connected.request(lambda seq: Shutdown(seq=seq, kill=kill), failure)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the keeper and its containers alone; the listener is not told."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    @property
+    def _connected(self) -> Wire:
+        if self._wire is None:
+            raise Unavailable("the keeper is not there")
+        return self._wire
+
+    @property
+    def _socket_path(self) -> str:
+        return str(self._exec_root / "keeper.sock")
+
+    async def _hello(self, wire: Wire) -> Welcome:
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                welcome = await wire.request(lambda seq: Hello(seq=seq), failure)
+        except TimeoutError as exc:
+            raise Unavailable(f"keeper {self._socket_path}: does not answer") from exc
+        assert isinstance(welcome, Welcome)
+        if welcome.version != VERSION:
+            raise Unavailable(
+                f"keeper {self._socket_path}: protocol {welcome.version}, this proad speaks {VERSION}"
+            )
+        return welcome
+
+    async def _boot(self) -> None:
+        """Start a keeper in a session of its own and wait until it listens."""
+        await asyncio.get_running_loop().run_in_executor(None, self._reap)
+        with ExitStack() as stack:
+            ready, told = os.pipe()
+            stack.callback(os.close, ready)
+            with os.fdopen(told, "wb"):
+                try:
+                    self._process = self._spawn(told)
+                except OSError as exc:
+                    raise Unavailable(f"the keeper cannot be started: {exc}") from exc
+            if not await _first_byte(ready):
+                raise Unavailable(f"the keeper did not start; see {self._exec_root}/keeper.log")
+
+    def _spawn(self, ready_fd: int) -> "subprocess.Popen[bytes]":
+        with open(self._exec_root / "keeper.log", "ab", opener=_private) as output:
+            return subprocess.Popen(
+                self._command(ready_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(ready_fd,),
+                start_new_session=True,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
+            )
+
+    def _command(self, ready_fd: int) -> tuple[str, ...]:
+        return (
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _BOOT,
+            _native_directory(),
+            str(self._exec_root),
+            str(ready_fd),
+        )
+
+    def _reap(self) -> None:
+        """Collect a keeper of ours whose socket has closed: it is dead or about to be."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout=ANSWER_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            log.warning("keeper %d has closed its socket and lives on; it is killed", self._process.pid)
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def _connect(path: str) -> socket.socket | None:
+    """A connection to whoever listens at `path`, or None."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with ExitStack() as undo:
+        undo.callback(connection.close)
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError as exc:
+            raise Unavailable(f"keeper {path}: {exc.strerror}") from exc
+        connection.setblocking(False)
+        undo.pop_all()
+    return connection
+
+
+def _native_directory() -> str:
+    """The sys.path entry that holds proa_native: a bare interpreter has no site-packages."""
+    spec = importlib.util.find_spec("proa_native")
+    if spec is None or spec.origin is None:
+        raise Unavailable("the native module proa_native is not installed")
+    origin = Path(spec.origin)
+    return str(origin.parent.parent if spec.submodule_search_locations else origin.parent)
+
+
+async def _first_byte(fd: int) -> bool:
+    """Whether a byte came before the end of the pipe and the timeout."""
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _settle, readable)
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            await readable
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)
+    return bool(os.read(fd, 1))
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
