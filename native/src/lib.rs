@@ -6,9 +6,11 @@
 
 #![deny(unsafe_code)]
 
+pub mod cgroup;
 pub mod error;
 pub mod keeper;
 pub mod plan;
 pub mod process;
 #[cfg(feature = "python")]
 mod py;
+pub mod sys;

@@ -80,7 +80,9 @@ pub enum Namespace {
     New,
     Host,
     /// The namespace of another running container, by id.
-    Container { id: String },
+    Container {
+        id: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -89,9 +91,13 @@ pub enum Network {
     /// A new namespace with only `lo`, up.
     None,
     Host,
-    Container { id: String },
+    Container {
+        id: String,
+    },
     /// A namespace made ready before by `NetPrepare`, taken out of the pool by this start.
-    Prepared { key: u64 },
+    Prepared {
+        key: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -140,15 +146,28 @@ pub enum Mount {
         /// Copy what the image has at the target into the tmpfs.
         copy_up: bool,
     },
-    Proc { target: String },
+    Proc {
+        target: String,
+    },
     /// sysfs; read-only unless privileged.
-    Sysfs { target: String, readonly: bool },
+    Sysfs {
+        target: String,
+        readonly: bool,
+    },
     /// The container's own cgroup view: cgroup2, or one v1 mount per controller below a tmpfs.
-    Cgroup { target: String, readonly: bool },
-    Mqueue { target: String },
+    Cgroup {
+        target: String,
+        readonly: bool,
+    },
+    Mqueue {
+        target: String,
+    },
     /// A fresh tmpfs at /dev with the standard nodes, symlinks, devpts, /dev/shm of `shm_size` bytes
     /// and, with a tty, /dev/console. `shm_source`: bind this host directory at /dev/shm instead.
-    Dev { shm_size: u64, shm_source: Option<String> },
+    Dev {
+        shm_size: u64,
+        shm_source: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -87,7 +87,10 @@ pub struct Spawning {
 pub enum Progress {
     Pending,
     /// The program runs. Take `pidfd` out of the `Spawning` and drop the rest.
-    Started { warnings: Vec<String>, pty_master: Option<OwnedFd> },
+    Started {
+        warnings: Vec<String>,
+        pty_master: Option<OwnedFd>,
+    },
     /// It does not, and the child is reaped.
     Failed(Failure),
 }

@@ -26,28 +26,76 @@ pub const VERSION: u32 = 1;
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Request {
-    Hello { seq: u64, version: u32 },
+    Hello {
+        seq: u64,
+        version: u32,
+    },
     /// Start the container of `plan`.
-    Start { seq: u64, plan: Box<Plan> },
+    Start {
+        seq: u64,
+        plan: Box<Plan>,
+    },
     /// Run `process` in the running container `id`. `exec_id` is unique per container.
-    Exec { seq: u64, id: String, exec_id: String, process: Box<Process>, stdio: Stdio },
+    Exec {
+        seq: u64,
+        id: String,
+        exec_id: String,
+        process: Box<Process>,
+        stdio: Stdio,
+    },
     /// Serve a client on the fd that comes along. Before start (or exec), the client waits for it.
     Attach(Box<Attach>),
-    Signal { seq: u64, id: String, exec_id: Option<String>, signal: i32 },
-    Resize { seq: u64, id: String, exec_id: Option<String>, rows: u16, columns: u16 },
-    CloseStdin { seq: u64, id: String, exec_id: Option<String> },
+    Signal {
+        seq: u64,
+        id: String,
+        exec_id: Option<String>,
+        signal: i32,
+    },
+    Resize {
+        seq: u64,
+        id: String,
+        exec_id: Option<String>,
+        rows: u16,
+        columns: u16,
+    },
+    CloseStdin {
+        seq: u64,
+        id: String,
+        exec_id: Option<String>,
+    },
     /// Drop waiting clients of an id that will not start, or what is kept of an exited one.
-    Forget { seq: u64, id: String, exec_id: Option<String> },
+    Forget {
+        seq: u64,
+        id: String,
+        exec_id: Option<String>,
+    },
     /// proad has stored this exit: the ledger may drop it.
-    Acknowledge { seq: u64, id: String, exec_id: Option<String> },
+    Acknowledge {
+        seq: u64,
+        id: String,
+        exec_id: Option<String>,
+    },
     /// Make a network namespace ready: veth on `bridge`, addresses, routes, all up.
-    NetPrepare { seq: u64, key: u64, endpoint: Endpoint },
+    NetPrepare {
+        seq: u64,
+        key: u64,
+        endpoint: Endpoint,
+    },
     /// Drop a prepared namespace that no start has taken.
-    NetRelease { seq: u64, key: u64 },
+    NetRelease {
+        seq: u64,
+        key: u64,
+    },
     /// Re-execute as a newer keeper: `argv` is the command line to run; state and fds are kept.
-    HandOver { seq: u64, argv: Vec<String> },
+    HandOver {
+        seq: u64,
+        argv: Vec<String>,
+    },
     /// End. With `kill` every container is killed first; without it a running one is an error.
-    Shutdown { seq: u64, kill: bool },
+    Shutdown {
+        seq: u64,
+        kill: bool,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,14 +139,36 @@ pub struct Endpoint {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Reply {
-    Welcome { seq: u64, version: u32, pid: u32, processes: Vec<ProcessState>, prepared: Vec<u64> },
-    Started { seq: u64, pid: u32, started_at_ns: u64, warnings: Vec<String> },
-    NetReady { seq: u64, key: u64, host_interface: String },
-    Done { seq: u64 },
-    Failed { seq: u64, error: Failure },
+    Welcome {
+        seq: u64,
+        version: u32,
+        pid: u32,
+        processes: Vec<ProcessState>,
+        prepared: Vec<u64>,
+    },
+    Started {
+        seq: u64,
+        pid: u32,
+        started_at_ns: u64,
+        warnings: Vec<String>,
+    },
+    NetReady {
+        seq: u64,
+        key: u64,
+        host_interface: String,
+    },
+    Done {
+        seq: u64,
+    },
+    Failed {
+        seq: u64,
+        error: Failure,
+    },
     Exited(Exit),
     /// The kernel killed a process of the container for want of memory.
-    Oom { id: String },
+    Oom {
+        id: String,
+    },
 }
 
 /// Why a request failed: the step, what it was about, and the kernel's word.

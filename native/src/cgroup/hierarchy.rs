@@ -1,0 +1,487 @@
+//! The hierarchies mounted at /sys/fs/cgroup, and the parents of the engine's groups in them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{mkdirat, openat, Mode, OFlags, CWD};
+use rustix::io::Errno;
+
+use super::devices::Programs;
+use super::group::Group;
+use crate::error::{Error, Result};
+use crate::plan::Resources;
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Controllers that are enabled for the engine's groups on v2 where the kernel offers them.
+const ENABLED_ON_V2: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+
+/// Which interface the host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    V2,
+    /// v1 controllers and a cgroup2 mount beside them.
+    Hybrid,
+}
+
+impl Version {
+    /// `1`, `2` or `hybrid`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "1",
+            Self::V2 => "2",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+/// One mounted hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hierarchy {
+    pub mount_point: String,
+    pub unified: bool,
+    /// Empty for a named v1 hierarchy.
+    pub controllers: Vec<String>,
+    /// `systemd` of `name=systemd`.
+    pub name: Option<String>,
+}
+
+/// A v1 hierarchy as a container mounts it for itself in its cgroup namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct V1Mount {
+    /// Directory below the container's /sys/fs/cgroup: `memory`, `cpu,cpuacct`, `systemd`.
+    pub directory: String,
+    /// Parameters for `fsconfig` on a `cgroup` context: flags (`cpu`, no value) or `("name", Some(..))`.
+    pub parameters: Vec<(String, Option<String>)>,
+    /// Symlinks to make beside a co-mount: `cpu` and `cpuacct`.
+    pub links: Vec<String>,
+}
+
+/// What is shared by all groups.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub hierarchies: Vec<Hierarchy>,
+    pub programs: Programs,
+}
+
+impl Host {
+    /// Index and version of the hierarchy that has `controller`.
+    pub fn find(&self, controller: &str) -> Option<(usize, bool)> {
+        let has = |hierarchy: &Hierarchy| hierarchy.controllers.iter().any(|c| c == controller);
+        let index = self.hierarchies.iter().position(has)?;
+        Some((index, self.hierarchies[index].unified))
+    }
+
+    /// Index of the cgroup2 hierarchy; in a hybrid it may have no controller, but freezes and kills.
+    pub fn unified(&self) -> Option<usize> {
+        self.hierarchies.iter().position(|hierarchy| hierarchy.unified)
+    }
+}
+
+/// All hierarchies of this host. Cheap to keep, not to probe: one per process.
+#[derive(Debug)]
+pub struct Hierarchies {
+    host: Arc<Host>,
+    /// The last parent used; an instance has one for nearly all its groups.
+    parent: Mutex<Option<Arc<Parent>>>,
+}
+
+impl Hierarchies {
+    /// Read what is mounted at /sys/fs/cgroup.
+    pub fn probe() -> Result<Self> {
+        let path = "/proc/self/mountinfo";
+        let text = fs::read_to_string(path).map_err(|e| Error::os("read", path, e))?;
+        let mut hierarchies = parse_mountinfo(&text);
+        for hierarchy in hierarchies.iter_mut().filter(|h| h.unified) {
+            let file = format!("{}/cgroup.controllers", hierarchy.mount_point);
+            let text = fs::read_to_string(&file).map_err(|e| Error::os("read", &file, e))?;
+            hierarchy.controllers = text.split_whitespace().map(String::from).collect();
+        }
+        Self::of(hierarchies)
+    }
+
+    pub(super) fn of(hierarchies: Vec<Hierarchy>) -> Result<Self> {
+        if hierarchies.is_empty() {
+            return Err(Error::Invalid(format!("no cgroup hierarchy is mounted at {ROOT}")));
+        }
+        let host = Host { hierarchies, programs: Programs::default() };
+        Ok(Self { host: Arc::new(host), parent: Mutex::new(None) })
+    }
+
+    #[must_use]
+    pub fn version(&self) -> Version {
+        let unified = self.host.unified().is_some();
+        let v1 = self.host.hierarchies.iter().any(|h| !h.unified && !h.controllers.is_empty());
+        match (unified, v1) {
+            (true, false) => Version::V2,
+            (true, true) => Version::Hybrid,
+            (false, _) => Version::V1,
+        }
+    }
+
+    /// Controllers that can be used, of all hierarchies. What v2 does in its core is listed by its v1 names
+    /// (`devices`, `freezer`), too.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<String> {
+        let mut all: BTreeSet<String> = BTreeSet::new();
+        for hierarchy in &self.host.hierarchies {
+            all.extend(hierarchy.controllers.iter().cloned());
+            if hierarchy.unified {
+                all.insert("freezer".into());
+            }
+        }
+        if self.version() == Version::V2 {
+            all.insert("devices".into());
+        }
+        all.into_iter().collect()
+    }
+
+    /// The v1 hierarchies, for the cgroup mount inside a container. Empty on v2.
+    #[must_use]
+    pub fn v1_mounts(&self) -> Vec<V1Mount> {
+        self.host.hierarchies.iter().filter(|h| !h.unified).map(v1_mount).collect()
+    }
+
+    /// Directory name of the cgroup2 mount of a hybrid, below /sys/fs/cgroup (`unified`); `None` on pure v1;
+    /// empty on pure v2, where it is /sys/fs/cgroup itself.
+    #[must_use]
+    pub fn v2_mount(&self) -> Option<&str> {
+        let mount = &self.host.hierarchies[self.host.unified()?].mount_point;
+        Some(mount.strip_prefix(ROOT).unwrap_or(mount).trim_start_matches('/'))
+    }
+
+    /// Make the group `path` (absolute, below every hierarchy's root) and write its limits.
+    ///
+    /// Parents are made as needed and stay. An empty leftover of the same name is taken over. On failure
+    /// everything of this group is removed again.
+    pub fn create(&self, path: &str, resources: &Resources) -> Result<Group> {
+        let (parent, name) = self.parent_of(path, true)?;
+        match Group::create(parent, name, resources) {
+            // The cached parent was removed behind our back: its fds are of dead directories.
+            Err(error) if error.errno() == Errno::NOENT.raw_os_error() => {
+                *self.parent.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                let (parent, name) = self.parent_of(path, true)?;
+                Group::create(parent, name, resources)
+            }
+            made => made,
+        }
+    }
+
+    /// The group `path`, which exists already: after a hand-over, or for a look at it.
+    pub fn open(&self, path: &str) -> Result<Group> {
+        let (parent, name) = self.parent_of(path, false)?;
+        Group::open(parent, name)
+    }
+
+    /// Names of the groups right below `parent`, over all hierarchies. A missing parent has none.
+    pub fn list(&self, parent: &str) -> Result<Vec<String>> {
+        let relative = checked(parent)?;
+        let mut names = BTreeSet::new();
+        for hierarchy in &self.host.hierarchies {
+            let directory = Path::new(&hierarchy.mount_point).join(relative);
+            names.extend(subdirectories(&directory)?);
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// The parent directory of `path` in every hierarchy, made if `make`, and the last name of `path`.
+    fn parent_of<'p>(&self, path: &'p str, make: bool) -> Result<(Arc<Parent>, &'p str)> {
+        let relative = checked(path)?;
+        let (directory, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+        if name.is_empty() {
+            return Err(Error::Invalid(format!("cgroup path {path:?} has no name")));
+        }
+        let mut cached = self.parent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parent) = cached.as_ref().filter(|parent| parent.path == directory) {
+            return Ok((parent.clone(), name));
+        }
+        let parent = Arc::new(Parent::open(self.host.clone(), directory, make)?);
+        if parent.directories.iter().all(Option::is_some) {
+            *cached = Some(parent.clone());
+        }
+        Ok((parent, name))
+    }
+}
+
+/// The directory that holds groups, in every hierarchy.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub host: Arc<Host>,
+    /// Relative to the hierarchies' roots, no slash at either end.
+    path: String,
+    /// In the order of `host.hierarchies`; `None` where it does not exist.
+    directories: Vec<Option<OwnedFd>>,
+    /// Index of the v1 cpuset hierarchy, where the kernel does not copy CPUs into a new group by itself.
+    pub copy_cpuset: Option<usize>,
+}
+
+impl Parent {
+    fn open(host: Arc<Host>, path: &str, make: bool) -> Result<Self> {
+        let mut directories = Vec::with_capacity(host.hierarchies.len());
+        for hierarchy in &host.hierarchies {
+            directories.push(open_parent(hierarchy, path, make)?);
+        }
+        let mut parent = Self { host, path: path.to_string(), directories, copy_cpuset: None };
+        if let Some((index, false)) = parent.host.find("cpuset") {
+            let cloned = parent
+                .directory(index)
+                .is_ok_and(|fd| read_at(fd, "cgroup.clone_children").is_ok_and(|text| text.trim() == "1"));
+            parent.copy_cpuset = (!cloned).then_some(index);
+        }
+        Ok(parent)
+    }
+
+    /// The parent's directory in hierarchy `index`.
+    pub fn directory(&self, index: usize) -> Result<BorrowedFd<'_>> {
+        let fd = self.directories[index].as_ref();
+        fd.map(AsFd::as_fd).ok_or_else(|| Error::os("open", self.shown(index, ""), Errno::NOENT))
+    }
+
+    /// The absolute path of `relative`, for messages.
+    pub fn shown(&self, index: usize, relative: &str) -> String {
+        let root = &self.host.hierarchies[index].mount_point;
+        let path = format!("{root}/{}/{relative}", self.path);
+        path.replace("//", "/").trim_end_matches('/').to_string()
+    }
+}
+
+/// Open (or make, level by level) `path` below one hierarchy's root.
+fn open_parent(hierarchy: &Hierarchy, path: &str, make: bool) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut shown = hierarchy.mount_point.clone();
+    let mut fd = openat(CWD, &shown, flags, Mode::empty()).map_err(|e| Error::os("open", &shown, e))?;
+    prepare_parent(hierarchy, fd.as_fd(), &shown, make)?;
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        shown = format!("{shown}/{name}");
+        let fresh = match make.then(|| mkdirat(&fd, name, Mode::from_raw_mode(0o755))) {
+            None | Some(Err(Errno::EXIST)) => false,
+            Some(result) => result.map(|()| true).map_err(|e| Error::os("mkdir", &shown, e))?,
+        };
+        let child = match openat(&fd, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) if !make => return Ok(None),
+            other => other.map_err(|e| Error::os("open", &shown, e))?,
+        };
+        if fresh && !hierarchy.unified && hierarchy.controllers.iter().any(|c| c == "cpuset") {
+            inherit_cpuset(fd.as_fd(), child.as_fd(), &shown)?;
+        }
+        fd = child;
+        prepare_parent(hierarchy, fd.as_fd(), &shown, make)?;
+    }
+    Ok(Some(fd))
+}
+
+/// On v2, let the groups below have the controllers.
+fn prepare_parent(hierarchy: &Hierarchy, fd: BorrowedFd<'_>, shown: &str, make: bool) -> Result<()> {
+    if !make || !hierarchy.unified {
+        return Ok(());
+    }
+    let has = |wanted: &&str| hierarchy.controllers.iter().any(|c| c == wanted);
+    let enabled = read_at(fd, "cgroup.subtree_control").unwrap_or_default();
+    let missing: Vec<String> = ENABLED_ON_V2
+        .iter()
+        .filter(|c| has(c) && !enabled.split_whitespace().any(|e| e == **c))
+        .map(|c| format!("+{c}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let value = missing.join(" ");
+    write_at(fd, "cgroup.subtree_control", &value)
+        .map_err(|e| Error::os(format!("write {value} to"), format!("{shown}/cgroup.subtree_control"), e))
+}
+
+/// Copy CPUs and memory nodes into a new v1 cpuset, which has none and would take no process.
+///
+/// With `clone_children` the kernel does it at every mkdir below, so that a group costs nothing extra.
+pub(super) fn inherit_cpuset(parent: BorrowedFd<'_>, child: BorrowedFd<'_>, shown: &str) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let value = read_at(parent, file).map_err(|e| Error::os("read", format!("{shown}/../{file}"), e))?;
+        let value = value.trim();
+        write_at(child, file, value)
+            .map_err(|e| Error::os(format!("write {value} to"), format!("{shown}/{file}"), e))?;
+    }
+    let file = "cgroup.clone_children";
+    write_at(child, file, "1").map_err(|e| Error::os("write 1 to", format!("{shown}/{file}"), e))
+}
+
+/// Write a whole value in one call, as the kernel's files want it.
+pub(super) fn write_at(directory: BorrowedFd<'_>, file: &str, value: &str) -> rustix::io::Result<()> {
+    let fd = openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&fd, value.as_bytes()).map(drop)
+}
+
+/// Read a whole file; the kernel's are short.
+pub(super) fn read_at(directory: BorrowedFd<'_>, file: &str) -> rustix::io::Result<String> {
+    let fd = openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::with_capacity(4096);
+    while rustix::io::read(&fd, rustix::buffer::spare_capacity(&mut text))? > 0 {
+        text.reserve(4096);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Mount a private named v1 hierarchy with `favordynmods` on `directory`, which exists.
+///
+/// It turns off the grace period that the first write to `cgroup.procs` waits for otherwise (6 to 15 ms),
+/// for all hierarchies, as long as it is mounted. Call it in a mount namespace of one's own that is
+/// private. False where the kernel does not know the option (before 6.0): starts are slower then.
+pub fn favor_dynamic_modifications(directory: &Path, name: &str) -> Result<bool> {
+    use rustix::mount::{mount, MountFlags};
+    let options = std::ffi::CString::new(format!("none,name={name},favordynmods"))
+        .map_err(|_| Error::Invalid(format!("cgroup hierarchy name {name:?} holds a NUL")))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    match mount("cgroup", directory, "cgroup", flags, options.as_c_str()) {
+        Ok(()) => Ok(true),
+        // EINVAL: unknown option; ENODEV: a kernel without v1, where clone3 enters the group at birth.
+        Err(Errno::INVAL | Errno::NODEV) => Ok(false),
+        Err(error) => Err(Error::os("mount cgroup at", directory.display().to_string(), error)),
+    }
+}
+
+/// `path` without its leading slash; refuses anything that could leave the hierarchy.
+fn checked(path: &str) -> Result<&str> {
+    let relative = path.trim_matches('/');
+    if relative.split('/').any(|part| part == ".." || part == ".") || path.contains('\0') {
+        return Err(Error::Invalid(format!("bad cgroup path {path:?}")));
+    }
+    Ok(relative)
+}
+
+/// Names of the directories in `directory`; none where it does not exist.
+pub(super) fn subdirectories(directory: &Path) -> Result<Vec<String>> {
+    let shown = || directory.display().to_string();
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::os("read", shown(), error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::os("read", shown(), e))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn v1_mount(hierarchy: &Hierarchy) -> V1Mount {
+    let mount_point = Path::new(&hierarchy.mount_point);
+    let directory = mount_point.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let named = hierarchy.name.iter().map(|name| ("name".to_string(), Some(name.clone())));
+    let parameters = hierarchy.controllers.iter().map(|c| (c.clone(), None)).chain(named).collect();
+    let links = match hierarchy.controllers.as_slice() {
+        [_, _, ..] => hierarchy.controllers.iter().filter(|c| **c != directory).cloned().collect(),
+        _ => Vec::new(),
+    };
+    V1Mount { directory, parameters, links }
+}
+
+/// The cgroup mounts at or below /sys/fs/cgroup; the first mount of a hierarchy counts. v2's controllers are
+/// not in here.
+fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in text.lines() {
+        if let Some(hierarchy) = parse_mount(line) {
+            let same = |h: &Hierarchy| {
+                h.unified == hierarchy.unified
+                    && h.controllers == hierarchy.controllers
+                    && h.name == hierarchy.name
+            };
+            if !found.iter().any(same) {
+                found.push(hierarchy);
+            }
+        }
+    }
+    found
+}
+
+/// `proc_pid_mountinfo(5)`: `32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu`.
+fn parse_mount(line: &str) -> Option<Hierarchy> {
+    let (left, right) = line.split_once(" - ")?;
+    let mount_point = left.split(' ').nth(4)?;
+    let mut right = right.split(' ');
+    let kind = right.next()?;
+    let options = right.nth(1)?;
+    let below_root = mount_point == ROOT || mount_point.starts_with("/sys/fs/cgroup/");
+    if !below_root || !matches!(kind, "cgroup" | "cgroup2") {
+        return None;
+    }
+    let mut hierarchy = Hierarchy {
+        mount_point: mount_point.to_string(),
+        unified: kind == "cgroup2",
+        controllers: Vec::new(),
+        name: None,
+    };
+    if !hierarchy.unified {
+        for option in options.split(',') {
+            match option.split_once('=') {
+                Some(("name", name)) => hierarchy.name = Some(name.to_string()),
+                None if !NOT_CONTROLLERS.contains(&option) => hierarchy.controllers.push(option.to_string()),
+                _ => {}
+            }
+        }
+    }
+    Some(hierarchy)
+}
+
+/// Super-block options of a v1 mount that name no controller.
+const NOT_CONTROLLERS: [&str; 9] =
+    ["rw", "ro", "none", "all", "clone_children", "noprefix", "xattr", "cpuset_v2_mode", "favordynmods"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+37 31 0:34 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
+50 31 0:34 / /sys/fs/cgroup/again rw,relatime - cgroup cgroup rw,freezer
+51 31 0:39 / /run/private rw,relatime - cgroup cgroup rw,name=proa-x,favordynmods
+";
+
+    #[test]
+    fn a_hybrid_is_read_from_mountinfo() {
+        let host = Hierarchies::of(parse_mountinfo(HYBRID)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(host.version(), Version::Hybrid);
+        assert_eq!(host.controllers(), ["cpu", "cpuacct", "freezer"]);
+        assert_eq!(host.v2_mount(), Some("unified"));
+        let mounts = host.v1_mounts();
+        assert_eq!(mounts.len(), 3);
+        assert_eq!(mounts[0].directory, "cpu,cpuacct");
+        assert_eq!(mounts[0].links, ["cpu", "cpuacct"]);
+        assert_eq!(mounts[0].parameters, [("cpu".into(), None), ("cpuacct".into(), None)]);
+        assert_eq!(mounts[2].parameters, [("name".into(), Some("systemd".into()))]);
+    }
+
+    #[test]
+    fn pure_v2_is_the_root_itself() {
+        let text = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        let host = Hierarchies::of(parse_mountinfo(text)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(host.version(), Version::V2);
+        assert_eq!(host.v2_mount(), Some(""));
+        assert!(host.v1_mounts().is_empty());
+        assert!(host.controllers().contains(&"devices".to_string()));
+    }
+
+    #[test]
+    fn a_path_that_leaves_the_hierarchy_is_refused() {
+        for path in ["/proa/../x", "..", "/proa/./x", "/a\0b"] {
+            assert!(checked(path).is_err(), "{path:?}");
+        }
+        assert_eq!(checked("/proa/x/").ok(), Some("proa/x"));
+    }
+
+    #[test]
+    fn no_hierarchy_is_an_error() {
+        assert!(Hierarchies::of(parse_mountinfo("")).is_err());
+    }
+}

@@ -1,0 +1,5 @@
+//! Raw system calls that no safe crate offers.
+
+#![allow(unsafe_code)]
+
+pub mod bpf;
