@@ -150,7 +150,14 @@ class Images(Protocol):
         ...
 
     def import_(
-        self, body: AsyncIterator[bytes], *, repo: str, tag: str, message: str, changes: Sequence[str], platform: str
+        self,
+        body: AsyncIterator[bytes],
+        *,
+        repo: str,
+        tag: str,
+        message: str,
+        changes: Sequence[str],
+        platform: str,
     ) -> AsyncIterator[bytes]:
         """Progress as Docker's JSON stream, the image id last."""
         ...

@@ -80,19 +80,6 @@ class OCIPlatform(Struct, frozen=True, kw_only=True, rename="pascal"):
     variant: str = field(default="", name="variant")
 
 
-class OCIPlatform(Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Describes the platform which the image in the manifest runs on, as defined in the [OCI
-    Image Index Specification](https://github.com/opencontainers/image-spec/blob/v1.0.1/image-
-    index.md).
-    """
-
-    architecture: str = field(default="", name="architecture")
-    os: str = field(default="", name="os")
-    os_version: str = field(default="", name="os.version")
-    os_features: list[str] | None = field(default=None, name="os.features")
-    variant: str = field(default="", name="variant")
-
-
 class OCIDescriptor(Struct, frozen=True, kw_only=True, rename="pascal"):
     """A descriptor struct containing digest, media type, and size, as defined in the [OCI
     Content Descriptors Specification](https://github.com/opencontainers/image-

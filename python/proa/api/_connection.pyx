@@ -1,0 +1,713 @@
+# cython: language_level=3, boundscheck=False, initializedcheck=False
+"""One client's connection: HTTP/1.1 bytes in, one handler at a time, HTTP/1.1 bytes out.
+
+Owns framing, keep-alive, pipelining, flow control, deadlines and the hand-over of the socket (hijack). It
+must not know a route or an error class: the service it is built with resolves and answers requests.
+
+The parser is its own and not httptools': Docker's clients send `Upgrade: tcp` together with a body that
+belongs to the request (exec start) and expect the bytes after that body untouched, while httptools ends the
+message at the head when it sees Upgrade and cannot stop at a message's end without it. The tests hold the
+two parsers against each other. It is strict: CRLF only, no folding, no ambiguous length.
+
+    HEAD -> FIXED ----------------------------> COMPLETE -> HEAD   (COMPLETE while the handler runs on)
+         -> CHUNK_SIZE <-> CHUNK_DATA/CHUNK_END
+            CHUNK_SIZE -> TRAILERS -----------> COMPLETE
+
+Source: RFC 9112.
+"""
+
+import asyncio
+import os
+import time
+from collections import deque
+from email.utils import formatdate
+
+from libc.string cimport memchr
+
+cdef enum State:
+    HEAD, FIXED, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILERS, COMPLETE, CLOSED
+
+cdef enum:
+    PIPELINE_BYTES = 65536      # read ahead of a running handler before reading stops
+    BODY_HIGH = 1048576         # bytes of a streamed body held before reading stops
+    BODY_LOW = 262144
+    CHUNK_LINE = 1024           # a chunk's size line with its extensions
+    DISCARD_BYTES = 67108864    # what is read of a body nobody wants, so that its client sees the answer
+
+cdef double FOREVER = float("inf")
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# RFC 9110 5.6.2: the characters of a token.
+cdef bint[256] TOKEN
+for _byte in range(256):
+    TOKEN[_byte] = chr(_byte) in "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+cdef long long date_second = 0
+cdef bytes date_line = b""
+
+
+cdef bytes current_date():
+    """The Date header's line, made once a second."""
+    global date_second, date_line
+    cdef long long now = <long long>time.time()
+    if now != date_second:
+        date_second = now
+        date_line = b"Date: " + formatdate(now, usegmt=True).encode() + b"\r\n"
+    return date_line
+
+
+class HttpError(Exception):
+    """The bytes are no acceptable HTTP: answered with `status`, then the connection closes."""
+
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+cdef class Request:
+    """A request's head, and its body once the route said how to read it."""
+
+    cdef readonly str method
+    cdef readonly str path
+    cdef readonly str query
+    cdef readonly dict headers
+    cdef readonly object route
+    cdef readonly str name
+    cdef readonly int minor
+    cdef readonly object body
+    cdef readonly Connection connection
+    cdef readonly bint keep_alive
+    cdef readonly bint chunked
+    cdef readonly long long length
+    cdef readonly bint http10
+    cdef bint expects_continue
+
+
+cdef Request parse_request(bytes head):
+    """Parse a head without its last empty line; raises HttpError."""
+    cdef const char* data = head
+    cdef Py_ssize_t size = len(head)
+    cdef Py_ssize_t line_end, start, colon, i, first, last
+    cdef const char* found
+    cdef Request request = Request.__new__(Request)
+    cdef str key, value
+    cdef dict headers = {}
+    found = <const char*>memchr(data, 13, size)
+    line_end = size if found == NULL else found - data
+    parse_request_line(request, head[:line_end])
+    start = line_end + 2
+    while start < size:
+        if data[start - 1] != 10:
+            raise HttpError(400, "malformed header line")
+        found = <const char*>memchr(data + start, 13, size - start)
+        line_end = size if found == NULL else found - data
+        found = <const char*>memchr(data + start, 58, line_end - start)
+        if found == NULL or found == data + start:
+            raise HttpError(400, "malformed header line")
+        colon = found - data
+        for i in range(start, colon):
+            if not TOKEN[<unsigned char>data[i]]:
+                raise HttpError(400, "invalid header name")
+        first, last = colon + 1, line_end
+        while first < last and (data[first] == 32 or data[first] == 9):
+            first += 1
+        while last > first and (data[last - 1] == 32 or data[last - 1] == 9):
+            last -= 1
+        for i in range(first, last):
+            if (<unsigned char>data[i] < 32 and data[i] != 9) or data[i] == 127:
+                raise HttpError(400, "invalid header value")
+        key = data[start:colon].decode("latin-1").lower()
+        value = data[first:last].decode("latin-1")
+        if key in headers:
+            if key == "content-length" or key == "transfer-encoding" or key == "host":
+                raise HttpError(400, f"repeated header: {key}")
+            value = headers[key] + ", " + value
+        headers[key] = value
+        start = line_end + 2
+    request.headers = headers
+    frame(request)
+    return request
+
+
+cdef void parse_request_line(Request request, bytes line) except *:
+    cdef list parts = line.split(b" ")
+    cdef bytes method, target, version
+    if len(parts) != 3:
+        raise HttpError(400, "malformed request line")
+    method, target, version = parts
+    if version == b"HTTP/1.1":
+        request.http10 = False
+    elif version == b"HTTP/1.0":
+        request.http10 = True
+    else:
+        raise HttpError(505 if version.startswith(b"HTTP/") else 400, "unsupported HTTP version")
+    if not method.isalpha() or not target.startswith(b"/"):
+        raise HttpError(400, "malformed request line")
+    try:
+        text = target.decode()
+    except UnicodeDecodeError:
+        raise HttpError(400, "malformed request target") from None
+    if not text.isprintable():
+        raise HttpError(400, "malformed request target")
+    request.method = method.decode("ascii")
+    request.path, _, request.query = text.partition("?")
+
+
+cdef void frame(Request request) except *:
+    """Find out how the body is framed and whether the connection outlives the request."""
+    cdef dict headers = request.headers
+    cdef str connection = headers.get("connection", "").lower()
+    length = headers.get("content-length")
+    coding = headers.get("transfer-encoding")
+    if coding is not None:
+        if length is not None or request.http10:
+            raise HttpError(400, "ambiguous body length")
+        if coding.lower() != "chunked":
+            raise HttpError(501, f"unsupported transfer encoding: {coding}")
+        request.chunked = True
+    elif length is not None:
+        if not (length.isascii() and length.isdigit()) or len(length) > 18:
+            raise HttpError(400, "invalid Content-Length")
+        request.length = int(length)
+    if not request.http10 and "host" not in headers:
+        raise HttpError(400, "missing required Host header")
+    if request.http10:
+        request.keep_alive = "keep-alive" in connection
+    else:
+        request.keep_alive = "close" not in connection
+        request.expects_continue = headers.get("expect", "").lower() == "100-continue"
+
+
+def parse_head(bytes head):
+    """Parse one request head that ends with its empty line (for tests and fuzzing)."""
+    if not head.endswith(b"\r\n\r\n"):
+        raise HttpError(400, "incomplete head")
+    return parse_request(head[:-4])
+
+
+cdef class BodyStream:
+    """A request's body as it arrives; reading stops while its consumer is slow."""
+
+    cdef Connection _connection
+    cdef object _chunks
+    cdef Py_ssize_t _held
+    cdef object _waiter
+    cdef object _error
+    cdef bint _ended
+
+    def __cinit__(self, Connection connection):
+        self._connection = connection
+        self._chunks = deque()
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._connection.want_body()
+            self._waiter = self._connection._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        chunk = self._chunks.popleft()
+        self._held -= len(chunk)
+        if self._held < BODY_LOW:
+            self._connection.resume_reading()
+        return chunk
+
+    cdef void feed(self, bytes chunk):
+        self._chunks.append(chunk)
+        self._held += len(chunk)
+        self.wake()
+        if self._held > BODY_HIGH:
+            self._connection.pause_reading()
+
+    cdef void finish(self, object error):
+        if not self._ended and self._error is None:
+            self._error = error
+            self._ended = error is None
+        self.wake()
+
+    cdef void wake(self):
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+cdef class Connection:
+    """The asyncio protocol of one client."""
+
+    cdef object _service
+    cdef object _loop
+    cdef object _transport
+    cdef object _task
+    cdef object _timer
+    cdef object _drained
+    cdef bytearray _buffer
+    cdef bytearray _collected
+    cdef Request _request
+    cdef BodyStream _stream
+    cdef long long _remaining
+    cdef long long _discarded
+    cdef Py_ssize_t _scanned
+    cdef State _state
+    cdef double _deadline
+    cdef bint _reading_paused
+    cdef bint _writing_paused
+    cdef bint _discarding
+    cdef bint _continued
+    cdef bint _responding
+    cdef bint _close_after
+    cdef bint _eof
+    cdef bint _detached
+    cdef object __weakref__
+
+    def __init__(self, service, loop):
+        self._service = service
+        self._loop = loop
+        self._buffer = bytearray()
+        self._state = HEAD
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------------
+
+    def connection_made(self, transport):
+        self._transport = transport
+        refusal = self._service.admit(self, transport)
+        if refusal is not None:
+            self._close_after = True
+            self._write_reply(refusal, False)
+            self._close()
+            return
+        self._deadline = self._loop.time() + self._service.limits.head_timeout
+        self._timer = self._loop.call_later(self._service.limits.head_timeout, self._check_deadline)
+
+    def data_received(self, data):
+        if self._state == CLOSED:
+            return
+        if self._state == HEAD:
+            if not self._buffer:
+                self._deadline = self._loop.time() + self._service.limits.head_timeout
+        elif self._stream is not None and self._state != COMPLETE:
+            self._deadline = self._loop.time() + self._service.limits.body_timeout
+        self._buffer += data
+        self._advance()
+
+    def eof_received(self):
+        """Half-closed by the client: a plain answer still goes out, a streamed one ends."""
+        self._eof = True
+        self._fail_body()
+        if self._task is None:
+            return False
+        if self._responding:
+            self._task.cancel()
+        return True
+
+    def connection_lost(self, exc):
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        streams_body = self._stream is not None
+        self._fail_body()
+        self._state = CLOSED
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self._task is not None and not self._detached and (self._responding or streams_body):
+            self._task.cancel()
+        self._service.forget(self)
+
+    def pause_writing(self):
+        self._writing_paused = True
+
+    def resume_writing(self):
+        self._writing_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    cdef void _advance(self) except *:
+        cdef bint more = True
+        while more:
+            try:
+                more = self._step()
+            except HttpError as error:
+                self._refuse(error)
+        if self._state == COMPLETE and len(self._buffer) > PIPELINE_BYTES:
+            self.pause_reading()
+
+    cdef bint _step(self) except *:
+        """Read the next part of a message; False when more bytes or the handler must come first."""
+        if self._state == HEAD:
+            return self._read_head()
+        if self._state == FIXED or self._state == CHUNK_DATA:
+            return self._read_body()
+        if self._state == CHUNK_SIZE:
+            return self._read_chunk_size()
+        if self._state == CHUNK_END:
+            return self._read_chunk_end()
+        if self._state == TRAILERS:
+            return self._read_trailer()
+        return False
+
+    cdef bint _read_head(self) except *:
+        cdef Py_ssize_t end
+        while self._buffer.startswith(b"\r\n"):    # RFC 9112 2.2: empty lines before a request
+            del self._buffer[:2]
+            self._scanned = 0
+        end = self._buffer.find(b"\r\n\r\n", self._scanned)
+        if end < 0:
+            if len(self._buffer) > self._service.limits.head_bytes:
+                raise HttpError(431, "request header too large")
+            self._scanned = max(0, len(self._buffer) - 3)
+            return False
+        if end > self._service.limits.head_bytes:
+            raise HttpError(431, "request header too large")
+        self._scanned = 0
+        self._request = parse_request(bytes(self._buffer[:end]))
+        del self._buffer[:end + 4]
+        self._begin(self._request)
+        return True
+
+    cdef void _begin(self, Request request) except *:
+        """Route the request and get ready for its body."""
+        request.connection = self
+        request.route, request.name, request.minor = self._service.resolve(request.method, request.path)
+        self._continued = False
+        self._discarding = False
+        self._discarded = 0
+        self._stream = None
+        self._collected = bytearray()
+        if not request.chunked and request.length == 0:
+            request.body = b""
+            self._complete()
+            return
+        self._remaining = request.length
+        self._state = CHUNK_SIZE if request.chunked else FIXED
+        self._deadline = self._loop.time() + self._service.limits.body_timeout
+        if request.route.streams_body:
+            self._stream = BodyStream.__new__(BodyStream, self)
+            request.body = self._stream
+            self._dispatch()
+            return
+        if request.length > self._service.limits.body_bytes:
+            self._discarding = True
+            raise HttpError(413, "request body too large")
+        self.want_body()
+
+    cdef bint _read_body(self) except *:
+        cdef Py_ssize_t size = len(self._buffer)
+        cdef bytes chunk
+        if size == 0:
+            return False
+        if size > self._remaining:
+            size = <Py_ssize_t>self._remaining
+            chunk = bytes(self._buffer[:size])
+            del self._buffer[:size]
+        else:
+            chunk = bytes(self._buffer)
+            self._buffer.clear()
+        self._remaining -= size
+        self._take(chunk)
+        if self._remaining == 0:
+            if self._state == FIXED:
+                self._complete()
+            else:
+                self._state = CHUNK_END
+        return self._state != CLOSED
+
+    cdef void _take(self, bytes chunk) except *:
+        if self._discarding:
+            self._discarded += len(chunk)
+            if self._discarded > DISCARD_BYTES:
+                self._close()
+        elif self._stream is not None:
+            self._stream.feed(chunk)
+        else:
+            self._collected += chunk
+            if len(self._collected) > self._service.limits.body_bytes:
+                self._discarding = True
+                raise HttpError(413, "request body too large")
+
+    cdef bint _read_chunk_size(self) except *:
+        cdef Py_ssize_t end = self._buffer.find(b"\r\n")
+        if end < 0:
+            if len(self._buffer) > CHUNK_LINE:
+                raise HttpError(400, "invalid chunk")
+            return False
+        text = bytes(self._buffer[:end]).partition(b";")[0].rstrip(b" \t")
+        del self._buffer[:end + 2]
+        if end > CHUNK_LINE or not 0 < len(text) <= 15 or not all(c in b"0123456789abcdefABCDEF" for c in text):
+            raise HttpError(400, "invalid chunk")
+        self._remaining = int(text, 16)
+        self._state = CHUNK_DATA if self._remaining else TRAILERS
+        return True
+
+    cdef bint _read_chunk_end(self) except *:
+        if len(self._buffer) < 2:
+            return False
+        if not self._buffer.startswith(b"\r\n"):
+            raise HttpError(400, "invalid chunk")
+        del self._buffer[:2]
+        self._state = CHUNK_SIZE
+        return True
+
+    cdef bint _read_trailer(self) except *:
+        """Skip one trailer line; the empty one ends the message."""
+        cdef Py_ssize_t end = self._buffer.find(b"\r\n")
+        if end < 0:
+            if len(self._buffer) > self._service.limits.head_bytes:
+                raise HttpError(431, "request trailer too large")
+            return False
+        del self._buffer[:end + 2]
+        self._discarded += end
+        if self._discarded > self._service.limits.head_bytes and not self._discarding:
+            raise HttpError(431, "request trailer too large")
+        if end == 0:
+            self._complete()
+        return True
+
+    cdef void _complete(self) except *:
+        """The message is read; dispatch it unless its handler runs already."""
+        self._state = COMPLETE
+        self._deadline = FOREVER
+        if self._stream is not None:
+            self._stream.finish(None)
+            if self._task is None:
+                self._next()
+        elif self._discarding:
+            self._next()
+        else:
+            if self._collected:
+                self._request.body = bytes(self._collected)
+                self._collected = bytearray()
+            elif self._request.body is None:
+                self._request.body = b""
+            self._dispatch()
+
+    cdef void _dispatch(self) except *:
+        if self._request.route.hijacks:
+            self.pause_reading()
+        self._task = self._loop.create_task(self._run(self._request))
+
+    cdef void want_body(self):
+        """The body is about to be read: tell a client that waits for leave to send it."""
+        if self._request.expects_continue and not self._continued and self._transport is not None:
+            self._continued = True
+            self._transport.write(CONTINUE)
+
+    cdef void _fail_body(self):
+        """No more bytes come: an unfinished body has failed."""
+        if self._stream is not None and self._state != COMPLETE:
+            self._stream.finish(self._service.body_cut_short())
+
+    cdef void pause_reading(self):
+        if not self._reading_paused and self._transport is not None and self._state != CLOSED:
+            self._reading_paused = True
+            self._transport.pause_reading()
+            if self._state != COMPLETE:
+                self._deadline = FOREVER
+
+    cdef void resume_reading(self):
+        if self._reading_paused and self._transport is not None and self._state != CLOSED:
+            self._reading_paused = False
+            if self._state != COMPLETE:
+                self._deadline = self._loop.time() + self._service.limits.body_timeout
+            self._transport.resume_reading()
+
+    # --- answering --------------------------------------------------------------------------------------
+
+    async def _run(self, Request request):
+        """Answer one request; never raises but for cancellation."""
+        try:
+            response = await self._service.answer(request)
+            if self._detached or self._transport is None:
+                await self._service.discard(response)
+            elif response.chunks is None:
+                self._write_reply(response, request.method == "HEAD")
+            else:
+                await self._write_stream(response)
+        except asyncio.CancelledError:
+            self._close_after = True
+            raise
+        except BaseException as error:
+            self._service.report(request, error)
+            self._abort()
+        finally:
+            self._task = None
+            self._responding = False
+            self._end_response(request)
+
+    cdef void _end_response(self, Request request) except *:
+        if self._detached or self._transport is None:
+            return
+        if self._state == COMPLETE:
+            self._next()
+        elif self._eof or self._state == CLOSED or (request.expects_continue and not self._continued):
+            self._close()     # of a client told nothing it is unknown whether the body follows
+        else:
+            self._discarding = True
+            self._stream = None
+            self.resume_reading()
+            self._deadline = self._loop.time() + self._service.limits.body_timeout
+
+    cdef void _next(self) except *:
+        """The exchange is over: on to the next one, or close."""
+        if self._close_after or self._eof or not self._request.keep_alive:
+            self._close()
+            return
+        self._request = None
+        self._stream = None
+        self._state = HEAD
+        self._deadline = self._loop.time() + self._service.limits.idle_timeout
+        self.resume_reading()
+        if self._buffer:
+            self._loop.call_soon(self._resume)
+
+    def _resume(self):
+        """Take up what a client sent ahead (pipelining)."""
+        if self._state == HEAD and self._transport is not None:
+            self._advance()
+
+    cdef bint _keeps_alive(self):
+        return not (self._close_after or self._eof) and self._request is not None and self._request.keep_alive
+
+    cdef bytes _head_end(self):
+        """The headers that the connection itself answers for."""
+        if not self._keeps_alive():
+            return current_date() + b"Connection: close\r\n"
+        if self._request.http10:
+            return current_date() + b"Connection: keep-alive\r\n"
+        return current_date()
+
+    cdef void _write_reply(self, response, bint headless) except *:
+        cdef bytes body = response.body
+        cdef bytes end = self._head_end()
+        if response.bodyless:
+            self._transport.write(response.head + end + b"\r\n")
+        elif headless:
+            self._transport.write(b"%b%bContent-Length: %d\r\n\r\n" % (response.head, end, len(body)))
+        else:
+            self._transport.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (response.head, end, len(body), body))
+
+    async def _write_stream(self, response):
+        """Send a streamed response; its source is closed whatever happens."""
+        cdef bint chunked = not self._request.http10
+        chunks = response.chunks
+        try:
+            if self._eof:
+                self._close_after = True
+                return
+            self._responding = True
+            if chunked:
+                self._transport.write(response.head + self._head_end() + b"Transfer-Encoding: chunked\r\n\r\n")
+            else:
+                self._close_after = True
+                self._transport.write(response.head + self._head_end() + b"\r\n")
+            async for chunk in chunks:
+                if self._transport is None:
+                    return
+                if chunk:
+                    self._write_chunk(chunk, chunked)
+                if self._writing_paused:
+                    await self._drain()
+            if chunked and self._transport is not None:
+                self._transport.write(b"0\r\n\r\n")
+        finally:
+            close = getattr(chunks, "aclose", None)
+            if close is not None:
+                await close()
+
+    cdef void _write_chunk(self, bytes chunk, bint chunked) except *:
+        if not chunked:
+            self._transport.write(chunk)
+        elif len(chunk) < 16384:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        else:
+            self._transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+
+    async def _drain(self):
+        self._drained = self._loop.create_future()
+        try:
+            await self._drained
+        finally:
+            self._drained = None
+
+    # --- closing ----------------------------------------------------------------------------------------
+
+    cdef void _refuse(self, error) except *:
+        """Answer a malformed request and close."""
+        if self._stream is not None:
+            self._stream.finish(self._service.body_malformed(str(error)))
+            self._close_after = True
+            self._state = CLOSED
+            return
+        self._close_after = True
+        if self._transport is not None:
+            self._write_reply(self._service.malformed(error.status, str(error)), False)
+        if self._discarding and not self._request.expects_continue:
+            self._deadline = self._loop.time() + self._service.limits.head_timeout
+        else:
+            self._close()
+
+    cdef void _close(self):
+        self._state = CLOSED
+        if self._transport is not None:
+            self._transport.close()
+
+    cdef void _abort(self):
+        self._state = CLOSED
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _check_deadline(self):
+        """Close an idle or slow client; otherwise look again when the next deadline is due."""
+        cdef double now = self._loop.time()
+        cdef double left = self._deadline - now
+        if left <= 0:
+            self._timer = None
+            self._fail_body()
+            self._abort()
+            return
+        if left == FOREVER:
+            left = self._service.limits.idle_timeout
+        self._timer = self._loop.call_later(left, self._check_deadline)
+
+    def shut_down(self):
+        """The server closes: let a plain answer finish, end everything else. Idempotent."""
+        self._close_after = True
+        if self._task is None:
+            self._close()
+        elif self._responding:
+            self._task.cancel()
+        return self._task
+
+    # --- hijack -----------------------------------------------------------------------------------------
+
+    @property
+    def detached(self):
+        """Whether the socket has been handed over."""
+        return self._detached
+
+    def detach(self):
+        """Give the socket away: (fd, input read already); the server forgets the connection.
+
+        The fd is a duplicate, non-blocking, and the caller's. The transport closes without a shutdown.
+        """
+        if self._task is None or self._detached or self._transport is None:
+            raise ConnectionResetError("the client is gone")
+        cdef bytes rest = bytes(self._buffer)
+        transport = self._transport
+        splice = getattr(transport, "splice", None)
+        fd = os.dup(transport.get_extra_info("socket").fileno()) if splice is None else splice()
+        self._detached = True
+        self._state = CLOSED
+        self._buffer.clear()
+        if splice is None:
+            transport.abort()
+        return fd, rest

@@ -1,0 +1,54 @@
+"""The endpoints below /exec, and /containers/{id}/exec.
+
+Source: the Docker Engine API v1.51; moby daemon/server/router/container/exec.go.
+"""
+
+from msgspec.structs import replace
+
+from proa.api._connection import Request
+from proa.api.bodies import Body
+from proa.api.hijack import Hijack
+from proa.api.ports import Engine
+from proa.api.query import Query
+from proa.api.responses import EMPTY, Response, created_reply, json_reply
+from proa.api.routes import Route
+from proa.errors import InvalidParameter
+from proa.schema.exec import ExecCreateRequest, ExecStartRequest
+
+_create_body = Body(ExecCreateRequest)
+_start_body = Body(ExecStartRequest)
+
+
+async def create(engine: Engine, request: Request) -> Response:
+    body = _create_body.read(request)
+    if not body.cmd:
+        raise InvalidParameter("No exec command specified")
+    if request.minor < 42:
+        body = replace(body, console_size=None)
+    return created_reply(await engine.execs.create(request.name, body))
+
+
+async def start(engine: Engine, request: Request) -> Response:
+    body = _start_body.read(request)
+    if request.minor < 42 or not body.tty:
+        body = replace(body, console_size=None)
+    await engine.execs.start(request.name, body, None if body.detach else Hijack(request))
+    return EMPTY
+
+
+async def resize(engine: Engine, request: Request) -> Response:
+    query = Query(request.query)
+    await engine.execs.resize(request.name, query.size("h", "height"), query.size("w", "width"))
+    return EMPTY
+
+
+async def inspect(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.execs.inspect(request.name))
+
+
+ROUTES = (
+    Route("POST", "/containers/{name}/exec", create),
+    Route("POST", "/exec/{name}/start", start, hijacks=True),
+    Route("POST", "/exec/{name}/resize", resize),
+    Route("GET", "/exec/{name}/json", inspect),
+)

@@ -1,0 +1,28 @@
+"""A client's connection on its way out of HTTP: what attach and exec hand to the engine.
+
+Source: moby daemon/server/router/container/container_routes.go (postContainersAttach) and exec.go.
+"""
+
+from proa.api._connection import Request
+from proa.api.responses import MULTIPLEXED_STREAM, RAW_STREAM
+
+
+class Hijack:
+    """HijackedConnection over an HTTP connection of this server."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def raw_stream_head(self, *, multiplexed: bool) -> bytes:
+        """101 UPGRADED where the client asked for an upgrade, else 200 (clients before 1.20)."""
+        if "upgrade" not in self._request.headers:
+            return f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n\r\n".encode()
+        content_type = MULTIPLEXED_STREAM if multiplexed and self._request.minor >= 42 else RAW_STREAM
+        return (
+            f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\n"
+            "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        ).encode()
+
+    def detach(self) -> tuple[int, bytes]:
+        """(fd, input read already); raises ConnectionResetError when the client is gone."""
+        return self._request.connection.detach()

@@ -1,0 +1,100 @@
+"""The endpoints below /images.
+
+Source: the Docker Engine API v1.51; moby daemon/server/router/image.
+"""
+
+from proa.api._connection import Request
+from proa.api.ports import Engine
+from proa.api.query import Query
+from proa.api.responses import CREATED, TAR, Response, Stream, json_reply
+from proa.api.routes import Route
+from proa.api.streams import progress
+from proa.errors import InvalidParameter, NotImplemented_
+
+
+async def list_(engine: Engine, request: Request) -> Response:
+    query = Query(request.query)
+    return json_reply(
+        await engine.images.list(
+            all=query.flag("all"),
+            filters=query.filters(),
+            digests=query.flag("digests"),
+            shared_size=request.minor >= 42 and query.flag("shared-size"),
+        )
+    )
+
+
+async def inspect(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.images.inspect(request.name))
+
+
+async def history(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.images.history(request.name))
+
+
+async def tag(engine: Engine, request: Request) -> Response:
+    query = Query(request.query)
+    await engine.images.tag(request.name, query.text("repo"), query.text("tag"))
+    return CREATED
+
+
+async def remove(engine: Engine, request: Request) -> Response:
+    query = Query(request.query)
+    return json_reply(
+        await engine.images.remove(request.name, force=query.flag("force"), prune=not query.flag("noprune"))
+    )
+
+
+async def load(engine: Engine, request: Request) -> Response:
+    quiet = Query(request.query).flag("quiet", True)
+    return Stream(await progress(engine.images.load(request.body, quiet=quiet)))
+
+
+async def save_one(engine: Engine, request: Request) -> Response:
+    return Stream(await engine.images.save([request.name]), TAR)
+
+
+async def save(engine: Engine, request: Request) -> Response:
+    names = [name for value in Query(request.query).texts("names") for name in value.split(",") if name]
+    if not names:
+        raise InvalidParameter("no image name given")
+    return Stream(await engine.images.save(names), TAR)
+
+
+async def create(engine: Engine, request: Request) -> Response:
+    """Pull (fromImage) or import (fromSrc)."""
+    query = Query(request.query)
+    platform = query.text("platform")
+    if image := query.text("fromImage"):
+        pulling = await engine.images.pull(image.removesuffix(":"), query.text("tag"), platform)
+        return Stream(await progress(pulling))
+    source = query.text("fromSrc")
+    if source != "-":
+        raise NotImplemented_("importing from a URL is not supported: send the archive itself (fromSrc=-)")
+    importing = engine.images.import_(
+        request.body,
+        repo=query.text("repo"),
+        tag=query.text("tag"),
+        message=query.text("message") or "Imported from -",
+        changes=query.texts("changes"),
+        platform=platform,
+    )
+    return Stream(await progress(importing))
+
+
+async def prune(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.images.prune(Query(request.query).filters()))
+
+
+ROUTES = (
+    Route("GET", "/images/json", list_),
+    Route("GET", "/images/get", save),
+    Route("POST", "/images/load", load, streams_body=True),
+    Route("POST", "/images/create", create, streams_body=True),
+    Route("POST", "/images/prune", prune),
+    Route("GET", "/images/{name}/json", inspect),
+    Route("GET", "/images/{name}/history", history),
+    Route("GET", "/images/{name}/get", save_one),
+    Route("POST", "/images/{name}/tag", tag),
+    Route("DELETE", "/images/{name}", remove),
+)

@@ -1,0 +1,25 @@
+"""The endpoints below /networks so far: the predefined ones are listed and inspected.
+
+Source: the Docker Engine API v1.51; moby daemon/server/router/network.
+"""
+
+from proa.api._connection import Request
+from proa.api.ports import Engine
+from proa.api.query import Query
+from proa.api.responses import Response, json_reply
+from proa.api.routes import Route
+
+
+async def list_(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.networks.list(Query(request.query).filters()))
+
+
+async def inspect(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.networks.inspect(request.name))
+
+
+ROUTES = (
+    Route("GET", "/networks", list_),
+    Route("GET", "/networks/", list_),
+    Route("GET", "/networks/{name}", inspect),
+)

@@ -1,0 +1,44 @@
+"""The endpoints below /volumes.
+
+Source: the Docker Engine API v1.51; moby daemon/server/router/volume.
+"""
+
+from proa.api._connection import Request
+from proa.api.bodies import Body
+from proa.api.ports import Engine
+from proa.api.query import Query
+from proa.api.responses import NO_CONTENT, Response, created_reply, json_reply
+from proa.api.routes import Route
+from proa.schema.volume import VolumeCreateOptions
+
+_create_body = Body(VolumeCreateOptions)
+
+
+async def list_(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.volumes.list(Query(request.query).filters()))
+
+
+async def create(engine: Engine, request: Request) -> Response:
+    return created_reply(await engine.volumes.create(_create_body.read(request)))
+
+
+async def inspect(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.volumes.inspect(request.name))
+
+
+async def remove(engine: Engine, request: Request) -> Response:
+    await engine.volumes.remove(request.name, force=Query(request.query).flag("force"))
+    return NO_CONTENT
+
+
+async def prune(engine: Engine, request: Request) -> Response:
+    return json_reply(await engine.volumes.prune(Query(request.query).filters()))
+
+
+ROUTES = (
+    Route("GET", "/volumes", list_),
+    Route("POST", "/volumes/create", create),
+    Route("POST", "/volumes/prune", prune),
+    Route("GET", "/volumes/{name}", inspect),
+    Route("DELETE", "/volumes/{name}", remove),
+)
