@@ -18,6 +18,7 @@ from proa.schema.plan import Plan
 class Host(Struct, frozen=True, kw_only=True):
     """What this machine offers; read once at daemon start by `host.read_host`."""
 
+    hostname: str
     cpus: int
     """Processors that containers may use (online ones)."""
     memory: int
@@ -37,7 +38,6 @@ class Host(Struct, frozen=True, kw_only=True):
     """Memory plus swap can be limited."""
     cpuset_cpus: str
     cpuset_mems: str
-    sysctls_root: str = "/proc/sys"
     devices_root: str = "/dev"
 
 

@@ -1,0 +1,44 @@
+"""The last touches that only a start can give a plan: its directories, its network, its peers.
+
+A start is on the clock: these replace fields of a frozen struct and do nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from proa.engine.resolve import capabilities, identity, process
+from proa.engine.resolve.model import Resolved
+from proa.schema.plan import Dev, Network, Overlay, Plan
+
+
+def ready(plan: Plan, *, rootfs: Overlay, net: Network, shm_source: str | None = None) -> Plan:
+    """The plan as the keeper takes it.
+
+    `shm_source` is the /dev/shm of the container whose IPC namespace is joined
+    (`/proc/<pid>/root/dev/shm`); None leaves what create decided.
+    """
+    mounts = plan.mounts
+    if shm_source is not None:
+        mounts = tuple(
+            Dev(shm_size=m.shm_size, shm_source=shm_source) if isinstance(m, Dev) else m for m in mounts
+        )
+    spaces = msgspec.structs.replace(plan.namespaces, net=net)
+    return msgspec.structs.replace(plan, rootfs=rootfs, namespaces=spaces, mounts=mounts)
+
+
+def with_identity(resolved: Resolved, read: Callable[[Sequence[str]], Sequence[bytes | None]]) -> Plan:
+    """The plan with its user looked up again, for a restart after the container changed its own passwd."""
+    config, plan = resolved.config, resolved.plan
+    who = identity.identify(config.user, resolved.host_config.group_add or (), read)
+    return msgspec.structs.replace(
+        plan,
+        process=msgspec.structs.replace(
+            plan.process,
+            uid=who.uid,
+            gid=who.gid,
+            groups=who.groups,
+            env=process.environment(config, who.home, tty=config.tty),
+            capabilities=capabilities.of_process(plan.process.capabilities.bounding, who.uid),
+        ),
+    )
