@@ -1,0 +1,127 @@
+"""Start the local daemon when nothing listens on its socket: the embedded default.
+
+Command lines that race hold one lock: the first starts the daemon, the others find it running.
+"""
+
+import os
+import sys
+
+from proa.cli.failure import ConnectionFailed
+from proa.cli.transport import unix_socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LOG_NAME = "proad.log"
+LOCK_NAME = "start.lock"
+
+# How often, and how many milliseconds apart, to look for a daemon that something else is starting.
+ATTEMPTS = 40
+PAUSE_MS = 50
+
+
+def start_and_connect(path: str) -> "Any":
+    """A connection to the daemon that was started. Raises ConnectionFailed with the reason it did not start."""
+    if os.geteuid() != 0:
+        raise ConnectionFailed(
+            f"Cannot connect to the Docker daemon at unix://{path}. Only root can start it: rootless mode is not "
+            "available yet"
+        )
+    exec_root = os.path.dirname(path)
+    try:
+        os.makedirs(exec_root, mode=0o700, exist_ok=True)
+        lock = os.open(f"{exec_root}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise ConnectionFailed(f"Cannot start the proa daemon: {exc.strerror}: {exc.filename}") from exc
+    try:
+        return _start_locked(path, exec_root, lock)
+    finally:
+        os.close(lock)
+
+
+def _start_locked(path: str, exec_root: str, lock: int) -> "Any":
+    import fcntl
+
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        return unix_socket(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        pass
+    log = os.open(f"{exec_root}/{LOG_NAME}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        before = os.fstat(log).st_size
+        ready = _spawn(log)
+    finally:
+        os.close(log)
+    try:
+        return unix_socket(path) if ready else _look_again(path)
+    except OSError as exc:
+        reason = _last_line(f"{exec_root}/{LOG_NAME}", before)
+        text = f"Cannot connect to the Docker daemon at unix://{path}: the daemon did not start"
+        raise ConnectionFailed(f"{text}: {reason}" if reason else text) from exc
+
+
+def _spawn(log: int) -> bool:
+    """Start the daemon in a session of its own; whether it said that it is ready."""
+    import _signal
+
+    reader, writer = os.pipe()
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    # The number that the daemon sees must not be one that the file actions replace.
+    os.set_inheritable(writer, True)
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            _command(writer),
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setsid=True,
+            setsigdef=[_signal.SIGINT, _signal.SIGPIPE],
+        )
+    finally:
+        os.close(writer)
+        os.close(null)
+    try:
+        ready = bool(os.read(reader, 1))
+    finally:
+        os.close(reader)
+    # A daemon that detaches leaves its first process behind; one that failed is done as well.
+    os.waitpid(pid, os.WNOHANG)
+    return ready
+
+
+def _command(ready_fd: int) -> list[str]:
+    # -P: nothing in the caller's working directory may shadow a module of a process that runs as root.
+    command = [sys.executable, "-P", "-m", "proa.daemon", "--detach", "--ready-fd", str(ready_fd)]
+    for name, option in (("PROA_EXEC_ROOT", "--exec-root"), ("PROA_DATA_ROOT", "--data-root")):
+        if os.environ.get(name):
+            command += [option, os.environ[name]]
+    return command
+
+
+def _look_again(path: str) -> "Any":
+    """Another daemon may be coming up (a service manager's): give it a moment. Raises OSError."""
+    import select
+
+    for _ in range(ATTEMPTS):
+        try:
+            return unix_socket(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            select.poll().poll(PAUSE_MS)
+    return unix_socket(path)
+
+
+def _last_line(log: str, before: int) -> str:
+    """The last thing that the daemon wrote since it was started."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(before)
+            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line), "")

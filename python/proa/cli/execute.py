@@ -1,0 +1,111 @@
+"""`exec`: another process in a running container.
+
+Source: the Docker Engine API, v1.51, ExecCreate and ExecStart; the observed requests of docker 28.
+"""
+
+from proa.cli.failure import DaemonError, Failure
+from proa.cli.flags import Command, Parsed
+from proa.cli.jsontext import encode
+from proa.cli.run import check_tty, converse, resize
+from proa.cli.transport import UPGRADE, Client, client
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_FLAGS = (
+    ("detach", "d", "bool", "", "Detached mode: run command in the background"),
+    ("detach-keys", "", "string", "", "Override the key sequence for detaching a container"),
+    ("env", "e", "list:env", "", "Set environment variables"),
+    ("env-file", "", "list", "", "Read in a file of environment variables"),
+    ("interactive", "i", "bool", "", "Keep STDIN open even if not attached"),
+    ("privileged", "", "bool", "", "Give extended privileges to the command"),
+    ("tty", "t", "bool", "", "Allocate a pseudo-TTY"),
+    ("user", "u", "string", "", 'Username or UID (format: "<name|uid>[:<group|gid>]")'),
+    ("workdir", "w", "string", "", "Working directory inside the container"),
+)
+
+_KEYS = {"privileged": "Privileged", "tty": "Tty", "user": "User", "workdir": "WorkingDir"}
+
+
+def execute(parsed: Parsed) -> int:
+    """`proa exec`: create the exec, start it attached, return its exit code."""
+    body = exec_body(parsed)
+    detached = parsed.flag("detach")
+    if not detached:
+        check_tty(bool(body.get("AttachStdin")), bool(body.get("Tty")))
+    if keys := parsed.get("detach-keys"):
+        from proa.cli.conversation import detach_sequence
+
+        detach_sequence(keys)
+    api = client(parsed.options)
+    exec_id = api.call("POST", f"/containers/{parsed.args[0]}/exec", body)["Id"]
+    start = {"Detach": detached, "Tty": bool(body.get("Tty"))}
+    if "ConsoleSize" in body:
+        start["ConsoleSize"] = body["ConsoleSize"]
+    if detached:
+        api.call("POST", f"/exec/{exec_id}/start", start)
+        return 0
+    return _attached(api, exec_id, body, start, keys)
+
+
+def exec_body(parsed: Parsed) -> "dict[str, Any]":
+    """The body of POST /containers/{id}/exec."""
+    body: dict[str, Any] = {"Cmd": parsed.args[1:]}
+    for name, key in _KEYS.items():
+        if parsed.get(name):
+            body[key] = parsed.get(name)
+    if "env" in parsed.values or "env-file" in parsed.values:
+        from proa.cli.create_body import environment
+
+        body["Env"] = environment(parsed.get("env-file", []), parsed.get("env", []))
+    if parsed.get("detach-keys"):
+        body["DetachKeys"] = parsed.get("detach-keys")
+    if not parsed.flag("detach"):
+        body["AttachStdout"] = body["AttachStderr"] = True
+        if parsed.flag("interactive"):
+            body["AttachStdin"] = True
+    if body.get("Tty"):
+        from proa.cli.terminal import size
+
+        rows, columns = size()
+        if rows or columns:
+            body["ConsoleSize"] = [rows, columns]
+    return body
+
+
+def _attached(api: Client, exec_id: str, body: "dict[str, Any]", start: "dict[str, Any]", keys: str) -> int:
+    connection = api.send("POST", f"/exec/{exec_id}/start", encode(start), UPGRADE)
+    api.receive(connection)
+    tty = bool(body.get("Tty"))
+    if tty:
+        import os
+
+        if os.isatty(0):
+            from proa.cli.terminal import follow_size
+
+            follow_size(lambda rows, columns: resize(api, f"/exec/{exec_id}", rows, columns))
+    stdin = 0 if body.get("AttachStdin") else None
+    if converse(connection, tty, stdin, 1, 2, keys):
+        raise Failure("read escape sequence")
+    try:
+        return int(api.call("GET", f"/exec/{exec_id}/json").get("ExitCode") or 0)
+    except DaemonError:
+        raise
+    except Failure:
+        # The daemon went away: nobody knows.
+        return -1
+
+
+COMMANDS = {
+    "exec": Command(
+        "exec",
+        "[OPTIONS] CONTAINER COMMAND [ARG...]",
+        "Execute a command in a running container",
+        execute,
+        _FLAGS,
+        minimum=2,
+        interspersed=False,
+        aliases="container exec, exec",
+    ),
+}
