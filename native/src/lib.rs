@@ -9,6 +9,8 @@
 pub mod cgroup;
 pub mod error;
 pub mod keeper;
+pub mod netlink;
+pub mod netns;
 pub mod plan;
 pub mod process;
 #[cfg(feature = "python")]

@@ -100,7 +100,7 @@ struct Attach {
 struct Query {
     target: u32,
     kind: u32,
-    query_flags: u32,
+    flags: u32,
     attach_flags: u32,
     ids: u64,
     count: u32,
