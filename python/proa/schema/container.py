@@ -6,6 +6,7 @@ Source: the Docker Engine API, v1.51 (definitions of the same names).
 from msgspec import Struct, field
 
 from proa.schema.network import NetworkingConfig, PortBinding
+from proa.schema.presence import SHOWN_BOOL, SHOWN_INT, SHOWN_NULL, SHOWN_STR
 
 
 class DeviceMapping(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -41,7 +42,7 @@ class Ulimit(Struct, frozen=True, kw_only=True, rename="pascal"):
     hard: int = 0
 
 
-class MountBindOptions(Struct, frozen=True, kw_only=True, rename="pascal"):
+class MountBindOptions(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Optional configuration for the bind type."""
 
     propagation: str = ""
@@ -51,14 +52,14 @@ class MountBindOptions(Struct, frozen=True, kw_only=True, rename="pascal"):
     read_only_force_recursive: bool = False
 
 
-class MountVolumeDriverConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
+class MountVolumeDriverConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Map of driver specific options."""
 
     name: str = ""
     options: dict[str, str] | None = None
 
 
-class MountVolumeOptions(Struct, frozen=True, kw_only=True, rename="pascal"):
+class MountVolumeOptions(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Optional configuration for the volume type."""
 
     no_copy: bool = False
@@ -67,13 +68,13 @@ class MountVolumeOptions(Struct, frozen=True, kw_only=True, rename="pascal"):
     subpath: str = ""
 
 
-class MountImageOptions(Struct, frozen=True, kw_only=True, rename="pascal"):
+class MountImageOptions(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Optional configuration for the image type."""
 
     subpath: str = ""
 
 
-class MountTmpfsOptions(Struct, frozen=True, kw_only=True, rename="pascal"):
+class MountTmpfsOptions(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Optional configuration for the tmpfs type."""
 
     size_bytes: int = 0
@@ -81,7 +82,7 @@ class MountTmpfsOptions(Struct, frozen=True, kw_only=True, rename="pascal"):
     options: list[list[str] | None] | None = None
 
 
-class Mount(Struct, frozen=True, kw_only=True, rename="pascal"):
+class Mount(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Mount."""
 
     target: str = ""
@@ -109,7 +110,7 @@ class LogConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
     config: dict[str, str] | None = None
 
 
-class HealthConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
+class HealthConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """A test to perform to check that the container is healthy. Healthcheck commands should be
     side-effect free.
     """
@@ -122,114 +123,114 @@ class HealthConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
     start_interval: int = 0
 
 
-class HostConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
+class HostConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Container configuration that depends on the host we are running on."""
 
-    cpu_shares: int = 0
-    memory: int = 0
-    cgroup_parent: str = ""
-    blkio_weight: int = 0
-    blkio_weight_device: list[dict[str, object] | None] | None = None
-    blkio_device_read_bps: list[ThrottleDevice] | None = None
-    blkio_device_write_bps: list[ThrottleDevice] | None = None
+    cpu_shares: int = SHOWN_INT
+    memory: int = SHOWN_INT
+    cgroup_parent: str = SHOWN_STR
+    blkio_weight: int = SHOWN_INT
+    blkio_weight_device: list[dict[str, object] | None] | None = SHOWN_NULL
+    blkio_device_read_bps: list[ThrottleDevice] | None = SHOWN_NULL
+    blkio_device_write_bps: list[ThrottleDevice] | None = SHOWN_NULL
     blkio_device_read_iops: list[ThrottleDevice] | None = field(
-        default=None, name="BlkioDeviceReadIOps"
+        default_factory=type(None), name="BlkioDeviceReadIOps"
     )
     blkio_device_write_iops: list[ThrottleDevice] | None = field(
-        default=None, name="BlkioDeviceWriteIOps"
+        default_factory=type(None), name="BlkioDeviceWriteIOps"
     )
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpu_realtime_period: int = 0
-    cpu_realtime_runtime: int = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
-    devices: list[DeviceMapping] | None = None
-    device_cgroup_rules: list[str] | None = None
-    device_requests: list[DeviceRequest] | None = None
+    cpu_period: int = SHOWN_INT
+    cpu_quota: int = SHOWN_INT
+    cpu_realtime_period: int = SHOWN_INT
+    cpu_realtime_runtime: int = SHOWN_INT
+    cpuset_cpus: str = SHOWN_STR
+    cpuset_mems: str = SHOWN_STR
+    devices: list[DeviceMapping] | None = SHOWN_NULL
+    device_cgroup_rules: list[str] | None = SHOWN_NULL
+    device_requests: list[DeviceRequest] | None = SHOWN_NULL
     kernel_memory_tcp: int = field(default=0, name="KernelMemoryTCP")
-    memory_reservation: int = 0
-    memory_swap: int = 0
-    memory_swappiness: int | None = None
-    nano_cpus: int = 0
-    oom_kill_disable: bool | None = None
+    memory_reservation: int = SHOWN_INT
+    memory_swap: int = SHOWN_INT
+    memory_swappiness: int | None = SHOWN_NULL
+    nano_cpus: int = SHOWN_INT
+    oom_kill_disable: bool | None = SHOWN_NULL
     init: bool | None = None
-    pids_limit: int | None = None
-    ulimits: list[Ulimit] | None = None
-    cpu_count: int = 0
-    cpu_percent: int = 0
-    io_maximum_iops: int = field(default=0, name="IOMaximumIOps")
-    io_maximum_bandwidth: int = field(default=0, name="IOMaximumBandwidth")
-    binds: list[str] | None = None
-    container_id_file: str = field(default="", name="ContainerIDFile")
-    log_config: LogConfig | None = None
-    network_mode: str = ""
-    port_bindings: dict[str, list[PortBinding] | None] | None = None
-    restart_policy: RestartPolicy | None = None
-    auto_remove: bool = False
-    volume_driver: str = ""
-    volumes_from: list[str] | None = None
+    pids_limit: int | None = SHOWN_NULL
+    ulimits: list[Ulimit] | None = SHOWN_NULL
+    cpu_count: int = SHOWN_INT
+    cpu_percent: int = SHOWN_INT
+    io_maximum_iops: int = field(default_factory=int, name="IOMaximumIOps")
+    io_maximum_bandwidth: int = field(default_factory=int, name="IOMaximumBandwidth")
+    binds: list[str] | None = SHOWN_NULL
+    container_id_file: str = field(default_factory=str, name="ContainerIDFile")
+    log_config: LogConfig | None = field(default_factory=LogConfig)
+    network_mode: str = SHOWN_STR
+    port_bindings: dict[str, list[PortBinding] | None] | None = SHOWN_NULL
+    restart_policy: RestartPolicy | None = field(default_factory=RestartPolicy)
+    auto_remove: bool = SHOWN_BOOL
+    volume_driver: str = SHOWN_STR
+    volumes_from: list[str] | None = SHOWN_NULL
     mounts: list[Mount] | None = None
-    console_size: list[int] | None = None
+    console_size: list[int] | None = field(default_factory=lambda: [0, 0])
     annotations: dict[str, str] | None = None
-    cap_add: list[str] | None = None
-    cap_drop: list[str] | None = None
-    cgroupns_mode: str = ""
-    dns: list[str] | None = None
-    dns_options: list[str] | None = None
-    dns_search: list[str] | None = None
-    extra_hosts: list[str] | None = None
-    group_add: list[str] | None = None
-    ipc_mode: str = ""
-    cgroup: str = ""
-    links: list[str] | None = None
-    oom_score_adj: int = 0
-    pid_mode: str = ""
-    privileged: bool = False
-    publish_all_ports: bool = False
-    readonly_rootfs: bool = False
-    security_opt: list[str] | None = None
+    cap_add: list[str] | None = SHOWN_NULL
+    cap_drop: list[str] | None = SHOWN_NULL
+    cgroupns_mode: str = SHOWN_STR
+    dns: list[str] | None = SHOWN_NULL
+    dns_options: list[str] | None = SHOWN_NULL
+    dns_search: list[str] | None = SHOWN_NULL
+    extra_hosts: list[str] | None = SHOWN_NULL
+    group_add: list[str] | None = SHOWN_NULL
+    ipc_mode: str = SHOWN_STR
+    cgroup: str = SHOWN_STR
+    links: list[str] | None = SHOWN_NULL
+    oom_score_adj: int = SHOWN_INT
+    pid_mode: str = SHOWN_STR
+    privileged: bool = SHOWN_BOOL
+    publish_all_ports: bool = SHOWN_BOOL
+    readonly_rootfs: bool = SHOWN_BOOL
+    security_opt: list[str] | None = SHOWN_NULL
     storage_opt: dict[str, str] | None = None
     tmpfs: dict[str, str] | None = None
-    uts_mode: str = field(default="", name="UTSMode")
-    userns_mode: str = ""
-    shm_size: int = 0
+    uts_mode: str = field(default_factory=str, name="UTSMode")
+    userns_mode: str = SHOWN_STR
+    shm_size: int = SHOWN_INT
     sysctls: dict[str, str] | None = None
     runtime: str | None = None
-    isolation: str = ""
-    masked_paths: list[str] | None = None
-    readonly_paths: list[str] | None = None
+    isolation: str = SHOWN_STR
+    masked_paths: list[str] | None = SHOWN_NULL
+    readonly_paths: list[str] | None = SHOWN_NULL
     proa_rootfs: str = ""
     """proa's own: absolute host directory to run from, through an ephemeral overlay (no image)."""
     proa_timeout: int = 0
     """proa's own: nanoseconds after which the container is killed, 0 for never."""
 
 
-class ContainerConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
+class ContainerConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Configuration for a container that is portable between hosts."""
 
-    hostname: str = ""
-    domainname: str = ""
-    user: str = ""
-    attach_stdin: bool = False
-    attach_stdout: bool = False
-    attach_stderr: bool = False
+    hostname: str = SHOWN_STR
+    domainname: str = SHOWN_STR
+    user: str = SHOWN_STR
+    attach_stdin: bool = SHOWN_BOOL
+    attach_stdout: bool = SHOWN_BOOL
+    attach_stderr: bool = SHOWN_BOOL
     exposed_ports: dict[str, dict[str, object] | None] | None = None
-    tty: bool = False
-    open_stdin: bool = False
-    stdin_once: bool = False
-    env: list[str] | None = None
-    cmd: list[str] | None = None
+    tty: bool = SHOWN_BOOL
+    open_stdin: bool = SHOWN_BOOL
+    stdin_once: bool = SHOWN_BOOL
+    env: list[str] | None = SHOWN_NULL
+    cmd: list[str] | None = SHOWN_NULL
     healthcheck: HealthConfig | None = None
     args_escaped: bool | None = None
-    image: str = ""
-    volumes: dict[str, dict[str, object] | None] | None = None
-    working_dir: str = ""
-    entrypoint: list[str] | None = None
+    image: str = SHOWN_STR
+    volumes: dict[str, dict[str, object] | None] | None = SHOWN_NULL
+    working_dir: str = SHOWN_STR
+    entrypoint: list[str] | None = SHOWN_NULL
     network_disabled: bool | None = None
     mac_address: str | None = None
-    on_build: list[str] | None = None
-    labels: dict[str, str] | None = None
+    on_build: list[str] | None = SHOWN_NULL
+    labels: dict[str, str] | None = SHOWN_NULL
     stop_signal: str | None = None
     stop_timeout: int | None = None
     shell: list[str] | None = None

@@ -7,9 +7,10 @@ from msgspec import Struct, field
 
 from proa.schema.container import HealthConfig
 from proa.schema.container_state import DriverData, OCIDescriptor
+from proa.schema.presence import SHOWN_INT, SHOWN_NULL, SHOWN_STR
 
 
-class ImageConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
+class ImageConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Configuration of the image. These fields are used as defaults when starting a container
     from the image.
     """
@@ -29,42 +30,42 @@ class ImageConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
     shell: list[str] | None = None
 
 
-class ImageInspect(Struct, frozen=True, kw_only=True, rename="pascal"):
+class ImageInspect(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Information about an image in the local image cache."""
 
-    id: str = ""
+    id: str = SHOWN_STR
     descriptor: OCIDescriptor | None = None
     manifests: list[dict[str, object] | None] | None = None
-    repo_tags: list[str] | None = None
-    repo_digests: list[str] | None = None
-    parent: str = ""
-    comment: str = ""
+    repo_tags: list[str] | None = SHOWN_NULL
+    repo_digests: list[str] | None = SHOWN_NULL
+    parent: str = SHOWN_STR
+    comment: str = SHOWN_STR
     created: str | None = None
-    docker_version: str = ""
-    author: str = ""
-    config: ImageConfig | None = None
-    architecture: str = ""
+    docker_version: str = SHOWN_STR
+    author: str = SHOWN_STR
+    config: ImageConfig | None = SHOWN_NULL
+    architecture: str = SHOWN_STR
     variant: str | None = None
-    os: str = ""
+    os: str = SHOWN_STR
     os_version: str | None = None
-    size: int = 0
-    graph_driver: DriverData | None = None
-    root_fs: dict[str, object] | None = field(default=None, name="RootFS")
-    metadata: dict[str, object] | None = None
+    size: int = SHOWN_INT
+    graph_driver: DriverData | None = SHOWN_NULL
+    root_fs: dict[str, object] | None = field(default_factory=type(None), name="RootFS")
+    metadata: dict[str, object] | None = SHOWN_NULL
 
 
-class ImageSummary(Struct, frozen=True, kw_only=True, rename="pascal"):
+class ImageSummary(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """ImageSummary."""
 
-    id: str = ""
-    parent_id: str = ""
-    repo_tags: list[str] | None = None
-    repo_digests: list[str] | None = None
-    created: int = 0
-    size: int = 0
-    shared_size: int = 0
-    labels: dict[str, str] | None = None
-    containers: int = 0
+    id: str = SHOWN_STR
+    parent_id: str = SHOWN_STR
+    repo_tags: list[str] | None = SHOWN_NULL
+    repo_digests: list[str] | None = SHOWN_NULL
+    created: int = SHOWN_INT
+    size: int = SHOWN_INT
+    shared_size: int = SHOWN_INT
+    labels: dict[str, str] | None = SHOWN_NULL
+    containers: int = SHOWN_INT
     manifests: list[dict[str, object] | None] | None = None
     descriptor: OCIDescriptor | None = None
 
@@ -80,28 +81,28 @@ class ImageHistoryResponseItem(Struct, frozen=True, kw_only=True, rename="pascal
     comment: str = ""
 
 
-class ImageDeleteResponseItem(Struct, frozen=True, kw_only=True, rename="pascal"):
+class ImageDeleteResponseItem(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """ImageDeleteResponseItem."""
 
     untagged: str = ""
     deleted: str = ""
 
 
-class ErrorDetail(Struct, frozen=True, kw_only=True, rename="pascal"):
+class ErrorDetail(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """ErrorDetail."""
 
     code: int = field(default=0, name="code")
     message: str = field(default="", name="message")
 
 
-class ProgressDetail(Struct, frozen=True, kw_only=True, rename="pascal"):
+class ProgressDetail(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """ProgressDetail."""
 
     current: int = field(default=0, name="current")
     total: int = field(default=0, name="total")
 
 
-class CreateImageInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
+class CreateImageInfo(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """CreateImageInfo."""
 
     id: str = field(default="", name="id")
@@ -112,7 +113,7 @@ class CreateImageInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
     progress_detail: ProgressDetail | None = field(default=None, name="progressDetail")
 
 
-class PushImageInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
+class PushImageInfo(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """PushImageInfo."""
 
     error: str | None = field(default=None, name="error")

@@ -5,6 +5,8 @@ Source: the Docker Engine API, v1.51 (definitions of the same names).
 
 from msgspec import Struct, field
 
+from proa.schema.presence import SHOWN_BOOL, SHOWN_NULL, SHOWN_STR
+
 
 class PortBinding(Struct, frozen=True, kw_only=True, rename="pascal"):
     """PortBinding represents a binding between a host IP address and a host port."""
@@ -13,7 +15,7 @@ class PortBinding(Struct, frozen=True, kw_only=True, rename="pascal"):
     host_port: str = ""
 
 
-class IPAMConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
+class IPAMConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """IPAMConfig."""
 
     subnet: str = ""
@@ -53,25 +55,25 @@ class PeerInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
     ip: str = field(default="", name="IP")
 
 
-class Network(Struct, frozen=True, kw_only=True, rename="pascal"):
+class Network(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Network."""
 
-    name: str = ""
-    id: str = ""
-    created: str = ""
-    scope: str = ""
-    driver: str = ""
-    enable_i_pv4: bool = False
-    enable_i_pv6: bool = False
-    ipam: IPAM | None = field(default=None, name="IPAM")
-    internal: bool = False
-    attachable: bool = False
-    ingress: bool = False
-    config_from: ConfigReference | None = None
-    config_only: bool = False
-    containers: dict[str, NetworkContainer | None] | None = None
-    options: dict[str, str] | None = None
-    labels: dict[str, str] | None = None
+    name: str = SHOWN_STR
+    id: str = SHOWN_STR
+    created: str = SHOWN_STR
+    scope: str = SHOWN_STR
+    driver: str = SHOWN_STR
+    enable_i_pv4: bool = SHOWN_BOOL
+    enable_i_pv6: bool = SHOWN_BOOL
+    ipam: IPAM | None = field(default_factory=type(None), name="IPAM")
+    internal: bool = SHOWN_BOOL
+    attachable: bool = SHOWN_BOOL
+    ingress: bool = SHOWN_BOOL
+    config_from: ConfigReference | None = SHOWN_NULL
+    config_only: bool = SHOWN_BOOL
+    containers: dict[str, NetworkContainer | None] | None = SHOWN_NULL
+    options: dict[str, str] | None = SHOWN_NULL
+    labels: dict[str, str] | None = SHOWN_NULL
     peers: list[PeerInfo] | None = None
 
 
@@ -82,7 +84,7 @@ class NetworkCreateResponse(Struct, frozen=True, kw_only=True, rename="pascal"):
     warning: str = ""
 
 
-class EndpointIPAMConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
+class EndpointIPAMConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """EndpointIPAMConfig represents an endpoint's IPAM configuration."""
 
     i_pv4_address: str = ""

@@ -5,6 +5,8 @@ Source: the Docker Engine API, v1.51 (definitions of the same names).
 
 from msgspec import Struct, field
 
+from proa.schema.presence import SHOWN_BOOL, SHOWN_INT, SHOWN_NULL, SHOWN_STR
+
 
 class ErrorResponse(Struct, frozen=True, kw_only=True, rename="pascal"):
     """Represents an error."""
@@ -18,18 +20,18 @@ class IDResponse(Struct, frozen=True, kw_only=True, rename="pascal"):
     id: str = ""
 
 
-class SystemVersion(Struct, frozen=True, kw_only=True, rename="pascal"):
+class SystemVersion(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Response of Engine API: GET '/version'."""
 
-    platform: dict[str, object] | None = None
+    platform: dict[str, object] | None = field(default_factory=lambda: {"Name": ""})
     components: list[dict[str, object] | None] | None = None
-    version: str = ""
-    api_version: str = ""
+    version: str = SHOWN_STR
+    api_version: str = SHOWN_STR
     min_api_version: str = field(default="", name="MinAPIVersion")
-    git_commit: str = ""
-    go_version: str = ""
-    os: str = ""
-    arch: str = ""
+    git_commit: str = SHOWN_STR
+    go_version: str = SHOWN_STR
+    os: str = SHOWN_STR
+    arch: str = SHOWN_STR
     kernel_version: str = ""
     experimental: bool = False
     build_time: str = ""
@@ -44,7 +46,7 @@ class PluginsInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
     log: list[str] | None = None
 
 
-class Runtime(Struct, frozen=True, kw_only=True, rename="pascal"):
+class Runtime(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Runtime describes an [OCI compliant](https://github.com/opencontainers/runtime-spec)
     runtime.
     """
@@ -79,15 +81,15 @@ class RegistryServiceConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
     mirrors: list[str] | None = None
 
 
-class SwarmInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
+class SwarmInfo(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Represents generic information about swarm."""
 
-    node_id: str = field(default="", name="NodeID")
-    node_addr: str = ""
-    local_node_state: str = ""
-    control_available: bool = False
-    error: str = ""
-    remote_managers: list[dict[str, object] | None] | None = None
+    node_id: str = field(default_factory=str, name="NodeID")
+    node_addr: str = SHOWN_STR
+    local_node_state: str = SHOWN_STR
+    control_available: bool = SHOWN_BOOL
+    error: str = SHOWN_STR
+    remote_managers: list[dict[str, object] | None] | None = SHOWN_NULL
     nodes: int | None = None
     managers: int | None = None
     cluster: dict[str, object] | None = None
@@ -109,70 +111,70 @@ class FirewallInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
     info: list[list[str] | None] | None = None
 
 
-class SystemInfo(Struct, frozen=True, kw_only=True, rename="pascal"):
+class SystemInfo(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """SystemInfo."""
 
-    id: str = field(default="", name="ID")
-    containers: int = 0
-    containers_running: int = 0
-    containers_paused: int = 0
-    containers_stopped: int = 0
-    images: int = 0
-    driver: str = ""
-    driver_status: list[list[str] | None] | None = None
-    docker_root_dir: str = ""
-    plugins: PluginsInfo | None = None
-    memory_limit: bool = False
-    swap_limit: bool = False
+    id: str = field(default_factory=str, name="ID")
+    containers: int = SHOWN_INT
+    containers_running: int = SHOWN_INT
+    containers_paused: int = SHOWN_INT
+    containers_stopped: int = SHOWN_INT
+    images: int = SHOWN_INT
+    driver: str = SHOWN_STR
+    driver_status: list[list[str] | None] | None = SHOWN_NULL
+    docker_root_dir: str = SHOWN_STR
+    plugins: PluginsInfo | None = field(default_factory=PluginsInfo)
+    memory_limit: bool = SHOWN_BOOL
+    swap_limit: bool = SHOWN_BOOL
     kernel_memory_tcp: bool = field(default=False, name="KernelMemoryTCP")
-    cpu_cfs_period: bool = False
-    cpu_cfs_quota: bool = False
-    cpu_shares: bool = field(default=False, name="CPUShares")
-    cpu_set: bool = field(default=False, name="CPUSet")
-    pids_limit: bool = False
-    oom_kill_disable: bool = False
-    i_pv4_forwarding: bool = False
-    debug: bool = False
-    n_fd: int = 0
-    n_goroutines: int = 0
-    system_time: str = ""
-    logging_driver: str = ""
-    cgroup_driver: str = ""
+    cpu_cfs_period: bool = SHOWN_BOOL
+    cpu_cfs_quota: bool = SHOWN_BOOL
+    cpu_shares: bool = field(default_factory=bool, name="CPUShares")
+    cpu_set: bool = field(default_factory=bool, name="CPUSet")
+    pids_limit: bool = SHOWN_BOOL
+    oom_kill_disable: bool = SHOWN_BOOL
+    i_pv4_forwarding: bool = SHOWN_BOOL
+    debug: bool = SHOWN_BOOL
+    n_fd: int = SHOWN_INT
+    n_goroutines: int = SHOWN_INT
+    system_time: str = SHOWN_STR
+    logging_driver: str = SHOWN_STR
+    cgroup_driver: str = SHOWN_STR
     cgroup_version: str = ""
-    n_events_listener: int = 0
-    kernel_version: str = ""
-    operating_system: str = ""
-    os_version: str = field(default="", name="OSVersion")
-    os_type: str = field(default="", name="OSType")
-    architecture: str = ""
-    ncpu: int = field(default=0, name="NCPU")
-    mem_total: int = 0
-    index_server_address: str = ""
-    registry_config: RegistryServiceConfig | None = None
-    generic_resources: list[dict[str, object] | None] | None = None
-    http_proxy: str = ""
-    https_proxy: str = ""
-    no_proxy: str = ""
-    name: str = ""
-    labels: list[str] | None = None
-    experimental_build: bool = False
-    server_version: str = ""
-    runtimes: dict[str, Runtime | None] | None = None
-    default_runtime: str = ""
-    swarm: SwarmInfo | None = None
-    live_restore_enabled: bool = False
-    isolation: str = ""
-    init_binary: str = ""
-    containerd_commit: Commit | None = None
-    runc_commit: Commit | None = None
-    init_commit: Commit | None = None
-    security_options: list[str] | None = None
+    n_events_listener: int = SHOWN_INT
+    kernel_version: str = SHOWN_STR
+    operating_system: str = SHOWN_STR
+    os_version: str = field(default_factory=str, name="OSVersion")
+    os_type: str = field(default_factory=str, name="OSType")
+    architecture: str = SHOWN_STR
+    ncpu: int = field(default_factory=int, name="NCPU")
+    mem_total: int = SHOWN_INT
+    index_server_address: str = SHOWN_STR
+    registry_config: RegistryServiceConfig | None = SHOWN_NULL
+    generic_resources: list[dict[str, object] | None] | None = SHOWN_NULL
+    http_proxy: str = SHOWN_STR
+    https_proxy: str = SHOWN_STR
+    no_proxy: str = SHOWN_STR
+    name: str = SHOWN_STR
+    labels: list[str] | None = SHOWN_NULL
+    experimental_build: bool = SHOWN_BOOL
+    server_version: str = SHOWN_STR
+    runtimes: dict[str, Runtime | None] | None = SHOWN_NULL
+    default_runtime: str = SHOWN_STR
+    swarm: SwarmInfo | None = field(default_factory=SwarmInfo)
+    live_restore_enabled: bool = SHOWN_BOOL
+    isolation: str = SHOWN_STR
+    init_binary: str = SHOWN_STR
+    containerd_commit: Commit | None = field(default_factory=Commit)
+    runc_commit: Commit | None = field(default_factory=Commit)
+    init_commit: Commit | None = field(default_factory=Commit)
+    security_options: list[str] | None = SHOWN_NULL
     product_license: str = ""
     default_address_pools: list[dict[str, object] | None] | None = None
     firewall_backend: FirewallInfo | None = None
     discovered_devices: list[dict[str, object] | None] | None = None
-    warnings: list[str] | None = None
-    cdi_spec_dirs: list[str] | None = field(default=None, name="CDISpecDirs")
+    warnings: list[str] | None = SHOWN_NULL
+    cdi_spec_dirs: list[str] | None = field(default_factory=type(None), name="CDISpecDirs")
     containerd: ContainerdInfo | None = None
 
 

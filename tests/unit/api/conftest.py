@@ -1,0 +1,90 @@
+"""The API server over a fake engine, on a real unix socket."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import uvloop
+from fake_engine import FakeEngine
+from raw_client import RawClient
+
+from proa.api.server import Limits, Server, serve
+from proa.schema.config import DaemonConfig
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The tests run on the loop that the daemon runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+@pytest.fixture
+async def server(engine: FakeEngine, limits: Limits, address: Path) -> AsyncIterator[Server]:
+    """A server in the test's own loop."""
+    server = await serve(engine, DaemonConfig(hosts=(f"unix://{address}",)), limits)
+    yield server
+    await server.close()
+
+
+@pytest.fixture
+async def connect(server: Server, address: Path) -> AsyncIterator[Callable[[], RawClient]]:
+    """Opens raw connections to the server."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(contextlib.closing(RawClient(address)))
+
+
+class ServerThread:
+    """A server on a loop of its own thread, for clients that block."""
+
+    def __init__(self, address: Path) -> None:
+        self.engine: FakeEngine
+        self.url = f"unix://{address}"
+        self._address = address
+        self._stop: Callable[[], object]
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._main()))
+
+    async def _main(self) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._stop = lambda: loop.call_soon_threadsafe(stop.set)
+        self.engine = FakeEngine()
+        server = await serve(self.engine, DaemonConfig(hosts=(self.url,)))
+        self._ready.set_result(None)
+        await stop.wait()
+        await server.close()
+
+    def __enter__(self) -> "ServerThread":
+        self._thread.start()
+        self._ready.result(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop()
+        self._thread.join()
+
+
+@pytest.fixture
+def threaded(address: Path) -> Iterator[ServerThread]:
+    with ServerThread(address) as running:
+        yield running
