@@ -134,7 +134,7 @@ class FakeDaemon:
             return None
         method, target, _ = line.decode().split(" ", 2)
         headers: dict[str, str] = {}
-        while (line := reader.readline().strip()):
+        while line := reader.readline().strip():
             name, _, value = line.decode().partition(":")
             headers[name.lower()] = value.strip()
         if headers.get("transfer-encoding") == "chunked":
@@ -242,7 +242,9 @@ class RunScript:
                 exited.set()
             return Answer(204)
 
-        kind = "application/vnd.docker.raw-stream" if self.tty else "application/vnd.docker.multiplexed-stream"
+        kind = (
+            "application/vnd.docker.raw-stream" if self.tty else "application/vnd.docker.multiplexed-stream"
+        )
         container = "/containers/[^/]+"
         daemon.on("POST", "/containers/create", Answer(201, {"Id": CONTAINER_ID, "Warnings": []}))
         daemon.on("POST", f"{container}/attach", Answer(stream=attach, content_type=kind))
@@ -250,7 +252,11 @@ class RunScript:
         daemon.on("POST", f"{container}/start", start)
         daemon.on("POST", f"{container}/kill", kill)
         daemon.on("POST", f"{container}/resize", Answer(200))
-        inspected = {"Id": CONTAINER_ID, "Config": {"Tty": self.tty, "OpenStdin": True}, "State": {"Running": True}}
+        inspected = {
+            "Id": CONTAINER_ID,
+            "Config": {"Tty": self.tty, "OpenStdin": True},
+            "State": {"Running": True},
+        }
         daemon.on("GET", f"{container}/json", Answer(200, inspected))
 
 
@@ -261,12 +267,21 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     path.unlink(missing_ok=True)
     server = FakeDaemon(path)
-    RunScript(output=frame(1, b"hello\n"), exit_code=int(sys.argv[2]) if len(sys.argv) > 2 else 0).install(server)
+    RunScript(output=frame(1, b"hello\n"), exit_code=int(sys.argv[2]) if len(sys.argv) > 2 else 0).install(
+        server
+    )
     try:
         while True:
             time.sleep(0.2)
             while server.requests:
                 request = server.requests.pop(0)
-                print(request.method, request.path, request.query, request.headers, request.body.decode(), flush=True)
+                print(
+                    request.method,
+                    request.path,
+                    request.query,
+                    request.headers,
+                    request.body.decode(),
+                    flush=True,
+                )
     except KeyboardInterrupt:
         os._exit(0)
