@@ -12,7 +12,8 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::net::{
     accept_with, bind, listen, recvmsg, sendmsg, socket_with, sockopt, AddressFamily, RecvAncillaryBuffer,
-    RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 
 use super::poll::{Flags, Poll, Source, Watched};
@@ -30,10 +31,12 @@ const BURST: usize = 64;
 
 /// Make `<exec_root>/keeper.sock`, mode 0600.
 pub fn listen_at(path: &Path) -> Result<OwnedFd> {
-    let failed = |operation: &'static str| move |error: Errno| Error::os(operation, path.to_string_lossy(), error);
+    let failed =
+        |operation: &'static str| move |error: Errno| Error::os(operation, path.to_string_lossy(), error);
     let address = SocketAddrUnix::new(path).map_err(failed("address"))?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed("socket"))?;
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(failed("socket"))?;
     // The lock is held, so a socket that is there belongs to a dead keeper.
     match rustix::fs::unlink(path) {
         Ok(()) | Err(Errno::NOENT) => {}

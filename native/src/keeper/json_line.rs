@@ -218,7 +218,8 @@ mod tests {
 
     fn log_of(text: &[u8]) -> String {
         let line = line(text);
-        line["{\"log\":\"".len()..line.len() - "\\n\",\"stream\":\"stdout\",\"time\":\"T\"}\n".len()].to_owned()
+        line["{\"log\":\"".len()..line.len() - "\\n\",\"stream\":\"stdout\",\"time\":\"T\"}\n".len()]
+            .to_owned()
     }
 
     #[test]

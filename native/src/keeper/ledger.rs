@@ -128,7 +128,8 @@ impl Ledger {
     /// Write the pending exits to a new file and put it in place of the old one.
     fn rewrite(&mut self) {
         let fresh = self.path.with_extension("new");
-        let bytes: Vec<u8> = self.entries.iter().flat_map(|entry| encode(&Record::Exit(entry.clone()))).collect();
+        let bytes: Vec<u8> =
+            self.entries.iter().flat_map(|entry| encode(&Record::Exit(entry.clone()))).collect();
         let written = fs::remove_file(&fresh)
             .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
             .map_err(|error| Error::os("remove", fresh.to_string_lossy(), error))

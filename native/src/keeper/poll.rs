@@ -47,7 +47,9 @@ impl Source {
         match self {
             Self::Listener => 0,
             Self::Peer => 1,
-            Self::Client(process, client) => u64::from(process) << 32 | u64::from(client & 0xff_ffff) << 8 | 2,
+            Self::Client(process, client) => {
+                u64::from(process) << 32 | u64::from(client & 0xff_ffff) << 8 | 2
+            }
             Self::Process(process, part) => u64::from(process) << 32 | (part as u64 + 3),
         }
     }
@@ -64,7 +66,7 @@ impl Source {
 }
 
 /// The epoll set.
-#[derive(Debug)]
+#[allow(missing_debug_implementations)] // The kernel's event record has none.
 pub struct Poll {
     epoll: Rc<OwnedFd>,
     ready: Vec<epoll::Event>,
@@ -72,14 +74,21 @@ pub struct Poll {
 
 impl Poll {
     pub fn new() -> Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| Error::os("create", "epoll", error))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|error| Error::os("create", "epoll", error))?;
         Ok(Self { epoll: Rc::new(epoll), ready: Vec::with_capacity(128) })
     }
 
     /// Take `fd` into keeping; it is not waited for yet.
     #[must_use]
     pub fn watch(&self, fd: OwnedFd, source: Source) -> Watched {
-        Watched { epoll: Rc::clone(&self.epoll), fd, source, wanted: None }
+        Watched { fd, registration: self.registration(source) }
+    }
+
+    /// A place for a fd that something else owns; it is not waited for yet.
+    #[must_use]
+    pub fn registration(&self, source: Source) -> Registration {
+        Registration { epoll: Rc::clone(&self.epoll), source, wanted: None }
     }
 
     /// Wait until a fd is ready or `timeout_ns` has passed (`None`: for ever; 0: only look).
@@ -100,27 +109,28 @@ impl Poll {
     }
 }
 
-/// An owned fd and its place in the epoll set; dropping it takes it out.
+/// The place of one fd in the epoll set. The fd is somebody else's, who takes it out before closing it:
+/// closing alone is not enough where a duplicate of the open file lives on (a client's fd in proad,
+/// anything in a child that has not executed yet).
 #[derive(Debug)]
-pub struct Watched {
+pub struct Registration {
     epoll: Rc<OwnedFd>,
-    fd: OwnedFd,
     source: Source,
     /// `None`: not in the set.
     wanted: Option<Flags>,
 }
 
-impl Watched {
-    /// Wait for `flags` (hang-ups come anyway); `None` takes the fd out of the set.
-    pub fn want(&mut self, flags: Option<Flags>) {
+impl Registration {
+    /// Wait for `flags` of `fd`, which is the same at every call (hang-ups come anyway); `None` takes it out.
+    pub fn want(&mut self, fd: impl AsFd, flags: Option<Flags>) {
         if self.wanted == flags {
             return;
         }
         let data = epoll::EventData::new_u64(self.source.token());
         let result = match (self.wanted, flags) {
-            (None, Some(flags)) => epoll::add(&*self.epoll, &self.fd, data, flags),
-            (Some(_), Some(flags)) => epoll::modify(&*self.epoll, &self.fd, data, flags),
-            (_, None) => epoll::delete(&*self.epoll, &self.fd),
+            (None, Some(flags)) => epoll::add(&*self.epoll, fd, data, flags),
+            (Some(_), Some(flags)) => epoll::modify(&*self.epoll, fd, data, flags),
+            (_, None) => epoll::delete(&*self.epoll, fd),
         };
         match result {
             Ok(()) => self.wanted = flags,
@@ -129,8 +139,21 @@ impl Watched {
     }
 }
 
+/// An owned fd and its place in the epoll set; dropping it takes it out.
+#[derive(Debug)]
+pub struct Watched {
+    fd: OwnedFd,
+    registration: Registration,
+}
+
+impl Watched {
+    /// Wait for `flags` (hang-ups come anyway); `None` takes the fd out of the set.
+    pub fn want(&mut self, flags: Option<Flags>) {
+        self.registration.want(&self.fd, flags);
+    }
+}
+
 impl Drop for Watched {
-    /// Closing is not enough where a duplicate of the open file lives on: a client's fd in proad.
     fn drop(&mut self) {
         self.want(None);
     }

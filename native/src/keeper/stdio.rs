@@ -1,0 +1,463 @@
+//! A process's standard streams: its pipes or pty, its log, its attached clients.
+//!
+//! Output goes to the log first and to every client then. A client that does not keep up stops the
+//! reading of the streams it wants (never those of another process), so that the process blocks as it
+//! would at a slow terminal. Input is read from a client only while the process takes it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::termios::{tcsetwinsize, Winsize};
+
+use super::client::{Client, Typed};
+use super::json_line::Stream;
+use super::log_reader::{LogReader, Query};
+use super::log_writer::LogWriter;
+use super::poll::{Flags, Part, Poll, Source, Watched};
+use crate::error::{Error, Result};
+
+/// Bytes read from a pipe at a time.
+pub const READ_SIZE: usize = 64 * 1024;
+/// Reads of one stream before other fds get their turn.
+const READS: usize = 4;
+/// Reads of one stream at a time once the process has ended: a pipe holds at most 1 MiB.
+const FINAL_READS: usize = 32;
+
+/// Buffers shared by all processes.
+#[derive(Debug)]
+pub struct Scratch {
+    pub read: Vec<u8>,
+    /// Encoded log lines; empty between uses.
+    pub encode: Vec<u8>,
+}
+
+impl Scratch {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { read: vec![0; READ_SIZE], encode: Vec::new() }
+    }
+}
+
+/// The two ends of a process's pipes; the child's are closed after the clone.
+#[derive(Debug)]
+pub struct Pipes {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    pub child_stdin: OwnedFd,
+    pub child_stdout: OwnedFd,
+    pub child_stderr: OwnedFd,
+}
+
+impl Pipes {
+    /// `owner`: the host's uid of the process, so that it may open /dev/stdout again.
+    pub fn new(open_stdin: bool, owner: u32) -> Result<Self> {
+        let (stdout, child_stdout) = pipe("stdout", owner, End::Read)?;
+        let (stderr, child_stderr) = pipe("stderr", owner, End::Read)?;
+        let (child_stdin, stdin) = if open_stdin {
+            let (read, write) = pipe("stdin", owner, End::Write)?;
+            (read, Some(write))
+        } else {
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+            let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
+            (null.map_err(|error| Error::os("open", "/dev/null", error))?, None)
+        };
+        Ok(Self { stdin, stdout, stderr, child_stdin, child_stdout, child_stderr })
+    }
+}
+
+/// Which end of a pipe is the keeper's.
+enum End {
+    Read,
+    Write,
+}
+
+fn pipe(name: &str, owner: u32, ours: End) -> Result<(OwnedFd, OwnedFd)> {
+    let failed = |error: Errno| Error::os("make pipe for", name, error);
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+    let own = if matches!(ours, End::Read) { &read } else { &write };
+    rustix::io::ioctl_fionbio(own, true).map_err(failed)?;
+    if owner != 0 {
+        rustix::fs::fchown(&write, Some(rustix::fs::Uid::from_raw(owner)), None).map_err(failed)?;
+    }
+    Ok((read, write))
+}
+
+/// How the process reads and writes.
+#[derive(Debug)]
+enum Channel {
+    /// Not started yet.
+    None,
+    Pipes {
+        stdin: Option<Watched>,
+        outputs: [Option<Watched>; 2],
+    },
+    /// `None` once it has hung up.
+    Tty(Option<Watched>),
+}
+
+#[derive(Debug)]
+pub struct Stdio {
+    /// The process's number, for the epoll set.
+    process: u32,
+    channel: Channel,
+    stdin_once: bool,
+    /// Input that the process has not taken yet.
+    input: Vec<u8>,
+    /// Close stdin when `input` is written.
+    input_ends: bool,
+    log: Option<LogWriter>,
+    clients: Vec<Client>,
+    next_client: u32,
+    /// Rows and columns asked for before there was a tty.
+    size: Option<(u16, u16)>,
+}
+
+impl Stdio {
+    /// Streams of a process that has not started: clients may wait for it.
+    #[must_use]
+    pub fn new(process: u32) -> Self {
+        Self {
+            process,
+            channel: Channel::None,
+            stdin_once: false,
+            input: Vec::new(),
+            input_ends: false,
+            log: None,
+            clients: Vec::new(),
+            next_client: 0,
+            size: None,
+        }
+    }
+
+    /// The log is open: what the process will write goes there.
+    pub fn set_log(&mut self, log: Option<LogWriter>) {
+        self.log = log;
+    }
+
+    /// The process runs with pipes (the child's ends are closed already).
+    pub fn open_pipes(
+        &mut self,
+        poll: &Poll,
+        stdin: Option<OwnedFd>,
+        outputs: [OwnedFd; 2],
+        stdin_once: bool,
+    ) {
+        let watch = |fd, part| poll.watch(fd, Source::Process(self.process, part));
+        let [stdout, stderr] = outputs;
+        self.channel = Channel::Pipes {
+            stdin: stdin.map(|fd| watch(fd, Part::Stdin)),
+            outputs: [Some(watch(stdout, Part::Stdout)), Some(watch(stderr, Part::Stderr))],
+        };
+        self.stdin_once = stdin_once;
+        self.connect_waiting();
+    }
+
+    /// The process runs with a terminal.
+    pub fn open_tty(&mut self, poll: &Poll, master: OwnedFd, stdin_once: bool) -> Result<()> {
+        rustix::io::ioctl_fionbio(&master, true).map_err(|error| Error::os("set up", "pty", error))?;
+        self.channel = Channel::Tty(Some(poll.watch(master, Source::Process(self.process, Part::Tty))));
+        self.stdin_once = stdin_once;
+        if let Some((rows, columns)) = self.size {
+            self.resize(rows, columns)?;
+        }
+        self.connect_waiting();
+        Ok(())
+    }
+
+    /// The process runs: it is not waited for any more.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !matches!(self.channel, Channel::None)
+    }
+
+    #[must_use]
+    pub fn has_clients(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
+    /// All output has been read to its end.
+    #[must_use]
+    pub fn outputs_ended(&self) -> bool {
+        match &self.channel {
+            Channel::None => true,
+            Channel::Pipes { outputs, .. } => outputs.iter().all(Option::is_none),
+            Channel::Tty(master) => master.is_none(),
+        }
+    }
+
+    /// A number for a new client of this process.
+    pub fn client_number(&mut self) -> u32 {
+        self.next_client = (self.next_client + 1) & 0xff_ffff;
+        self.next_client
+    }
+
+    /// Serve `client`, now or once the process runs.
+    pub fn attach(&mut self, mut client: Client) {
+        if self.is_open() {
+            self.connect(&mut client);
+        }
+        self.clients.push(client);
+        self.settle();
+    }
+
+    fn connect_waiting(&mut self) {
+        let mut clients = std::mem::take(&mut self.clients);
+        for client in &mut clients {
+            self.connect(client);
+        }
+        self.clients = clients;
+        self.settle();
+    }
+
+    /// Start the log's replay and hand on the input that came with the request.
+    fn connect(&mut self, client: &mut Client) {
+        if client.options().logs {
+            self.start_replay(client);
+        } else if !client.options().stream {
+            client.finish();
+        }
+        let initial = client.take_initial_input();
+        if client.reads() && !initial.is_empty() {
+            let typed = client.filter(&initial);
+            self.take_input(client, typed);
+        }
+    }
+
+    fn start_replay(&self, client: &mut Client) {
+        let Some(log) = &self.log else { return };
+        let options = client.options();
+        let [stdout, stderr] = options.outputs;
+        match LogReader::open(log.path(), Query::all(stdout, stderr, options.multiplexed)) {
+            Ok(reader) => client.replay(reader),
+            Err(error) => eprintln!("keeper: replay: {error}"),
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            // Output that is not in the file yet.
+            if !log.unfinished(stream).is_empty() {
+                client.write(stream, log.unfinished(stream));
+            }
+        }
+        client.flush();
+    }
+
+    /// A stream of the process is ready.
+    pub fn on_ready(&mut self, part: Part, flags: Flags, now_ns: u64, scratch: &mut Scratch) {
+        if part == Part::Stdin || flags.contains(Flags::OUT) {
+            self.write_input();
+        }
+        if flags.intersects(Flags::IN | Flags::HUP | Flags::ERR) {
+            match part {
+                Part::Stdout | Part::Tty => self.read_output(Stream::Stdout, READS, now_ns, scratch),
+                Part::Stderr => self.read_output(Stream::Stderr, READS, now_ns, scratch),
+                _ => {}
+            }
+        }
+        self.settle();
+    }
+
+    /// The process has ended: read what its pipes still hold, whether clients keep up or not.
+    pub fn drain(&mut self, now_ns: u64, scratch: &mut Scratch) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.read_output(stream, FINAL_READS, now_ns, scratch);
+        }
+        self.settle();
+    }
+
+    /// The last output is read: end the log and the clients, close everything.
+    pub fn finish(&mut self, now_ns: u64, scratch: &mut Scratch) {
+        if let Some(mut log) = self.log.take() {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                log.finish(stream, now_ns, &mut scratch.encode);
+            }
+        }
+        self.channel = Channel::None;
+        self.input = Vec::new();
+        for client in &mut self.clients {
+            client.finish();
+        }
+        self.settle();
+    }
+
+    fn output(&self, stream: Stream) -> Option<&Watched> {
+        match &self.channel {
+            Channel::None => None,
+            Channel::Pipes { outputs, .. } => outputs[stream.index()].as_ref(),
+            Channel::Tty(master) => master.as_ref().filter(|_| stream == Stream::Stdout),
+        }
+    }
+
+    fn read_output(&mut self, stream: Stream, reads: usize, now_ns: u64, scratch: &mut Scratch) {
+        for _ in 0..reads {
+            let Some(fd) = self.output(stream) else { return };
+            match rustix::io::read(fd, &mut scratch.read[..]) {
+                Ok(0) => return self.output_ended(stream, now_ns, scratch),
+                Ok(count) => self.pass_on(stream, count, now_ns, scratch),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                // A pty's EIO: no process has it open any more.
+                Err(_) => return self.output_ended(stream, now_ns, scratch),
+            }
+            if reads == READS && self.congested(stream) {
+                return;
+            }
+        }
+    }
+
+    fn pass_on(&mut self, stream: Stream, count: usize, now_ns: u64, scratch: &mut Scratch) {
+        let Scratch { read, encode } = scratch;
+        if let Some(log) = &mut self.log {
+            log.append(stream, &read[..count], now_ns, encode);
+        }
+        for client in &mut self.clients {
+            client.write(stream, &read[..count]);
+        }
+    }
+
+    fn output_ended(&mut self, stream: Stream, now_ns: u64, scratch: &mut Scratch) {
+        if let Some(log) = &mut self.log {
+            log.finish(stream, now_ns, &mut scratch.encode);
+        }
+        match &mut self.channel {
+            Channel::None => {}
+            Channel::Pipes { outputs, .. } => outputs[stream.index()] = None,
+            Channel::Tty(master) => *master = None,
+        }
+    }
+
+    fn congested(&self, stream: Stream) -> bool {
+        self.clients.iter().any(|client| client.congests(stream))
+    }
+
+    /// A client's socket is ready.
+    pub fn on_client(&mut self, number: u32, flags: Flags, scratch: &mut Scratch) {
+        let takes_input = self.takes_input();
+        let Some(at) = self.clients.iter().position(|client| client.number() == number) else { return };
+        let mut client = self.clients.swap_remove(at);
+        client.on_ready(flags, &mut scratch.read);
+        if takes_input && client.reads() && flags.intersects(Flags::IN | Flags::HUP | Flags::ERR) {
+            let typed = client.read(&mut scratch.read);
+            self.take_input(&mut client, typed);
+        }
+        self.clients.push(client);
+        self.settle();
+    }
+
+    fn take_input(&mut self, client: &mut Client, typed: Typed) {
+        match typed {
+            Typed::Nothing => {}
+            Typed::Bytes(bytes) => self.push_input(&bytes),
+            Typed::Detach(bytes) => {
+                self.push_input(&bytes);
+                client.close_input();
+                client.finish();
+            }
+            Typed::End if self.stdin_once && !matches!(self.channel, Channel::Tty(_)) => self.close_stdin(),
+            // As Docker does: without stdin_once the end of a client's input is the end of the client.
+            Typed::End => client.finish(),
+        }
+    }
+
+    /// The process has room for input (or none is asked for, when it is of no use).
+    fn takes_input(&self) -> bool {
+        self.input.is_empty() && self.stdin().is_some()
+    }
+
+    fn stdin(&self) -> Option<&Watched> {
+        match &self.channel {
+            Channel::None => None,
+            Channel::Pipes { stdin, .. } => stdin.as_ref(),
+            Channel::Tty(master) => master.as_ref(),
+        }
+    }
+
+    fn push_input(&mut self, bytes: &[u8]) {
+        if self.stdin().is_some() && !self.input_ends {
+            self.input.extend_from_slice(bytes);
+            self.write_input();
+        }
+    }
+
+    fn write_input(&mut self) {
+        let mut written = 0;
+        while written < self.input.len() {
+            let Some(fd) = self.stdin() else { break };
+            match rustix::io::write(fd, &self.input[written..]) {
+                Ok(count) => written += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                // The process has closed its stdin; what is typed from now on is of no use.
+                Err(_) => return self.drop_stdin(),
+            }
+        }
+        self.input.drain(..written);
+        if self.input.is_empty() {
+            self.input = Vec::new();
+            if self.input_ends {
+                self.drop_stdin();
+            }
+        }
+    }
+
+    /// Close the process's stdin once all input is written. A tty has no end of input.
+    pub fn close_stdin(&mut self) {
+        if matches!(self.channel, Channel::Tty(_)) {
+            return;
+        }
+        self.input_ends = true;
+        self.write_input();
+        self.settle();
+    }
+
+    fn drop_stdin(&mut self) {
+        self.input = Vec::new();
+        if let Channel::Pipes { stdin, .. } = &mut self.channel {
+            *stdin = None;
+        }
+    }
+
+    /// Set the tty's size, at once or when there is one.
+    pub fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
+        self.size = Some((rows, columns));
+        let Channel::Tty(Some(master)) = &self.channel else { return Ok(()) };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(master, size).map_err(|error| Error::os("resize", "tty", error))
+    }
+
+    /// Clients that only wait for the other side to close are not waited for any longer.
+    pub fn drop_lingering(&mut self) {
+        self.clients.retain(|client| !client.lingers());
+    }
+
+    /// Drop the clients that are gone, and wait for exactly what can be done next.
+    fn settle(&mut self) {
+        self.clients.retain(|client| !client.gone());
+        let takes_input = self.takes_input();
+        for client in &mut self.clients {
+            client.update(takes_input);
+        }
+        let reads = [Stream::Stdout, Stream::Stderr].map(|stream| !self.congested(stream));
+        let writes = !self.input.is_empty();
+        match &mut self.channel {
+            Channel::None => {}
+            Channel::Pipes { stdin, outputs } => {
+                for (output, reads) in outputs.iter_mut().zip(reads) {
+                    if let Some(output) = output {
+                        output.want(reads.then_some(Flags::IN));
+                    }
+                }
+                if let Some(stdin) = stdin {
+                    stdin.want(writes.then_some(Flags::OUT));
+                }
+            }
+            Channel::Tty(Some(master)) => {
+                let mut flags = Flags::empty();
+                flags.set(Flags::IN, reads[0]);
+                flags.set(Flags::OUT, writes);
+                master.want((!flags.is_empty()).then_some(flags));
+            }
+            Channel::Tty(None) => {}
+        }
+    }
+}
