@@ -432,6 +432,9 @@ impl Stdio {
 
     /// Drop the clients that are gone, and wait for exactly what can be done next.
     fn settle(&mut self) {
+        if self.is_open() && self.stdin().is_none() {
+            self.clients.iter_mut().for_each(Client::close_input);
+        }
         self.clients.retain(|client| !client.gone());
         let takes_input = self.takes_input();
         for client in &mut self.clients {

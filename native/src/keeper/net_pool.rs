@@ -1,0 +1,47 @@
+//! Network namespaces made ready before any start wants them, held by fd and by nothing else.
+
+use std::collections::HashMap;
+
+use crate::error::Result;
+use crate::keeper::protocol::Endpoint;
+use crate::netns::{HostNetwork, Prepared};
+
+#[derive(Debug)]
+pub struct NetPool {
+    host: HostNetwork,
+    prepared: HashMap<u64, Prepared>,
+}
+
+impl NetPool {
+    /// A pool for the network namespace of the calling thread.
+    pub fn new() -> Result<Self> {
+        Ok(Self { host: HostNetwork::open()?, prepared: HashMap::new() })
+    }
+
+    /// Make a namespace ready under `key`; answers the host's end of its veth.
+    pub fn prepare(&mut self, key: u64, endpoint: &Endpoint) -> Result<String> {
+        let prepared = self.host.prepare(endpoint)?;
+        let host_interface = prepared.host_interface.clone();
+        self.insert(key, prepared);
+        Ok(host_interface)
+    }
+
+    /// Keep a namespace that is ready already.
+    pub fn insert(&mut self, key: u64, prepared: Prepared) {
+        self.prepared.insert(key, prepared);
+    }
+
+    #[must_use]
+    pub fn contains(&self, key: u64) -> bool {
+        self.prepared.contains_key(&key)
+    }
+
+    /// Out of the pool; dropping it lets the kernel take the namespace down in its own time.
+    pub fn take(&mut self, key: u64) -> Option<Prepared> {
+        self.prepared.remove(&key)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Prepared)> {
+        self.prepared.iter().map(|(key, prepared)| (*key, prepared))
+    }
+}

@@ -1,0 +1,48 @@
+//! What the keeper needs of the kernel and safe crates do not offer: any signal by number, signals ignored
+//! for good, and descriptors that are known by number across an execve.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+/// Ignore a signal for good. <https://man7.org/linux/man-pages/man2/sigaction.2.html>
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler, so no code runs in a signal context.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Send any signal, real-time ones too. <https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html>
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    let no_info: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: a null siginfo is allowed; nothing else is a pointer.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0) };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+}
+
+/// Own a descriptor that was handed to this process by number; `None` where it is not open.
+///
+/// Each number may be adopted once, by whoever was told of it: a second owner would close it twice.
+#[must_use]
+pub fn adopt(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD touches no memory.
+    if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, and by the contract above nothing else owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A mount namespace of this process's own. <https://man7.org/linux/man-pages/man2/unshare.2.html>
+pub fn unshare_mounts() -> Result<(), Errno> {
+    // SAFETY: only the view of mounts changes; no memory or descriptor is unshared. CLONE_NEWNS takes
+    // the fs context (cwd, umask) apart from other threads, of which the keeper has none.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+}
