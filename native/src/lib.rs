@@ -9,6 +9,7 @@
 pub mod cgroup;
 pub mod error;
 pub mod keeper;
+pub mod layer;
 pub mod netlink;
 pub mod netns;
 pub mod plan;

@@ -1,0 +1,61 @@
+//! Layers: one streaming pass from compressed tar to a directory, and the reverse.
+//!
+//! ```text
+//! fd -> digest -> decompress -> diff_id -> tar -> files     stream, tar + sparse, unpack + whiteout
+//! directory -> tar -> diff_id -> compress -> digest -> fd   pack
+//! ```
+//! `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart. Nothing
+//! here knows about images. Everything an archive says is untrusted; `limits` says how much of it is
+//! believed.
+//!
+//! Source: OCI image specification, layer.md.
+
+mod archive;
+mod limits;
+mod pack;
+mod sparse;
+mod stream;
+mod tar;
+mod tree;
+mod unpack;
+mod whiteout;
+
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+pub use archive::{split_archive, Member, MemberKind};
+pub use limits::Limits;
+pub use pack::{pack_layer, PackCompression};
+pub use stream::Digests;
+pub use tree::{disk_usage, remove_tree};
+
+use crate::error::Result;
+
+/// What one pass over a layer found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    pub digests: Digests,
+    /// Entries of the archive.
+    pub entries: u64,
+}
+
+/// Unpack a layer from `source`, read to its end, into the directory `target`. With `overlay` whiteouts take
+/// overlayfs's form; without, they are applied to what is in `target`. The bytes as read go to `copy` too.
+/// On failure what was written stays for the caller to remove.
+pub fn unpack_layer(
+    source: impl AsFd,
+    target: &str,
+    overlay: bool,
+    copy: Option<&OwnedFd>,
+    limits: &Limits,
+) -> Result<Layer> {
+    let root = tree::open_root(target)?;
+    let (entries, digests) = stream::run(source.as_fd(), copy, limits, |stream| {
+        let mut unpacker = unpack::Unpacker::new(root, limits, overlay);
+        unpacker.archive(stream)?;
+        Ok(unpacker.entries)
+    })?;
+    Ok(Layer { digests, entries })
+}

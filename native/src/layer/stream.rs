@@ -1,0 +1,387 @@
+//! The pipeline's first half: read, digest, decompress, diff_id — on a thread of its own, since
+//! inflating costs as much as creating the files does.
+//!
+//! ```text
+//! source fd --read--> sha256 (digest) --> gunzip | unzstd | as it is --> sha256 (diff_id)
+//!                       `--> copy fd                                        |  bounded channel
+//!                                                         Stream  <---------'  of 256 KiB chunks
+//! ```
+//! Memory is bounded by the channel; spent chunks go back to be filled again.
+
+use std::io::{self, BufRead, Read};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TryRecvError};
+
+use sha2::{Digest as _, Sha256};
+
+use super::limits::Limits;
+use crate::error::{Error, Result};
+
+/// Bytes of one chunk: large enough that a hand-over costs nothing beside its work.
+const CHUNK: usize = 256 << 10;
+/// Chunks on their way; with those being filled and read, about 2.5 MiB.
+const DEPTH: usize = 8;
+
+/// What went through the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digests {
+    /// `sha256:...` of the bytes as they came.
+    pub digest: String,
+    /// `sha256:...` of the bytes uncompressed.
+    pub diff_id: String,
+    pub compressed_size: u64,
+    pub size: u64,
+}
+
+/// `sha256:` and 64 hex digits.
+pub(super) fn digest_text(hash: Sha256) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(71);
+    text.push_str("sha256:");
+    for byte in hash.finalize() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// The uncompressed bytes, on the reading side.
+#[derive(Debug)]
+pub struct Stream {
+    chunks: Receiver<Vec<u8>>,
+    spare: SyncSender<Vec<u8>>,
+    chunk: Vec<u8>,
+    position: usize,
+}
+
+impl Stream {
+    /// What is there now, at least one byte, or empty at the end.
+    pub fn fill(&mut self) -> &[u8] {
+        while self.position == self.chunk.len() {
+            let Ok(next) = self.chunks.recv() else { return &[] };
+            let spent = std::mem::replace(&mut self.chunk, next);
+            self.position = 0;
+            let _ = self.spare.try_send(spent);
+        }
+        &self.chunk[self.position..]
+    }
+
+    /// Take `count` bytes that `fill` gave.
+    pub fn consume(&mut self, count: usize) {
+        self.position += count;
+    }
+
+    /// Fill the whole buffer; false at a clean end before its first byte.
+    pub fn read_exact(&mut self, buffer: &mut [u8]) -> Result<bool> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let available = self.fill();
+            if available.is_empty() {
+                return if done == 0 { Ok(false) } else { Err(truncated()) };
+            }
+            let count = available.len().min(buffer.len() - done);
+            buffer[done..done + count].copy_from_slice(&available[..count]);
+            self.consume(count);
+            done += count;
+        }
+        Ok(true)
+    }
+
+    /// Pass over `count` bytes.
+    pub fn skip(&mut self, mut count: u64) -> Result<()> {
+        while count > 0 {
+            let available = self.fill().len();
+            if available == 0 {
+                return Err(truncated());
+            }
+            let step = available.min(usize::try_from(count).unwrap_or(usize::MAX));
+            self.consume(step);
+            count -= step as u64;
+        }
+        Ok(())
+    }
+
+    /// Move `length` bytes to `offset` of a file called `name`.
+    pub fn write_to(&mut self, file: &OwnedFd, mut offset: u64, length: u64, name: &[u8]) -> Result<()> {
+        let mut left = length;
+        while left > 0 {
+            let available = self.fill();
+            if available.is_empty() {
+                return Err(truncated());
+            }
+            let step = available.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            match rustix::io::pwrite(file, &available[..step], offset) {
+                Ok(count) => {
+                    self.consume(count);
+                    offset += count as u64;
+                    left -= count as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(Error::os("write", String::from_utf8_lossy(name), errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Read to the end: what follows the archive belongs to the diff_id.
+    pub fn drain(&mut self) {
+        loop {
+            let available = self.fill().len();
+            if available == 0 {
+                return;
+            }
+            self.consume(available);
+        }
+    }
+}
+
+pub(super) fn truncated() -> Error {
+    Error::Invalid("malformed archive: unexpected end".into())
+}
+
+/// Run `consume` over the uncompressed bytes of `source`; both halves have ended when this returns.
+///
+/// The bytes as read are also written to `copy`. A failure of the producing half is the cause of whatever the
+/// consuming half made of it, so it is the one reported.
+pub fn run<T>(
+    source: BorrowedFd<'_>,
+    copy: Option<&OwnedFd>,
+    limits: &Limits,
+    consume: impl FnOnce(&mut Stream) -> Result<T>,
+) -> Result<(T, Digests)> {
+    let (chunk_sender, chunks) = sync_channel(DEPTH);
+    let (spare, spare_receiver) = sync_channel(DEPTH + 2);
+    std::thread::scope(|scope| {
+        let producer = std::thread::Builder::new()
+            .name("proa-inflate".into())
+            .spawn_scoped(scope, move || produce(source, copy, limits, &chunk_sender, &spare_receiver))
+            .map_err(|error| Error::os("start a thread for", "layer", error))?;
+        let mut stream = Stream { chunks, spare, chunk: Vec::new(), position: 0 };
+        let consumed = consume(&mut stream);
+        if consumed.is_ok() {
+            stream.drain();
+        }
+        drop(stream);
+        let produced = producer.join().unwrap_or_else(|_| Err(Error::Invalid("malformed archive".into())));
+        match (produced, consumed) {
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(Some(digests)), Ok(value)) => Ok((value, digests)),
+            (Ok(None), Ok(_)) => Err(truncated()),
+        }
+    })
+}
+
+/// The producing half; `None` where the consumer gave up first.
+fn produce(
+    source: BorrowedFd<'_>,
+    copy: Option<&OwnedFd>,
+    limits: &Limits,
+    chunks: &SyncSender<Vec<u8>>,
+    spare: &Receiver<Vec<u8>>,
+) -> Result<Option<Digests>> {
+    let mut source = Source::new(source, copy);
+    let compression = source.compression()?;
+    let mut diff = Sha256::new();
+    let mut size = 0;
+    let mut decoder = Decoder::new(compression, &mut source)?;
+    loop {
+        let mut chunk = match spare.try_recv() {
+            Ok(chunk) => chunk,
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Vec::new(),
+        };
+        chunk.resize(CHUNK, 0);
+        let count = decoder.fill(&mut chunk)?;
+        if count == 0 {
+            break;
+        }
+        chunk.truncate(count);
+        size += count as u64;
+        let compressed = decoder.source().size;
+        if size > limits.free_output && size / limits.ratio > compressed {
+            return Err(Error::Invalid(format!(
+                "malformed archive: {compressed} bytes expand to more than {} times that",
+                limits.ratio
+            )));
+        }
+        if compression != Compression::None {
+            diff.update(&chunk);
+        }
+        if chunks.send(chunk).is_err() {
+            return Ok(None);
+        }
+    }
+    drop(decoder);
+    source.drain()?;
+    let Source { hash, size: compressed_size, .. } = source;
+    let digest = digest_text(hash);
+    let diff_id = if compression == Compression::None { digest.clone() } else { digest_text(diff) };
+    Ok(Some(Digests { digest, diff_id, compressed_size, size }))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// The compressed side: reads the fd, hashes and counts what came, copies it on.
+struct Source<'a> {
+    fd: BorrowedFd<'a>,
+    copy: Option<&'a OwnedFd>,
+    hash: Sha256,
+    size: u64,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    failure: Option<Error>,
+}
+
+impl<'a> Source<'a> {
+    fn new(fd: BorrowedFd<'a>, copy: Option<&'a OwnedFd>) -> Self {
+        Self { fd, copy, hash: Sha256::new(), size: 0, buffer: vec![0; CHUNK], start: 0, end: 0, failure: None }
+    }
+
+    /// One read into the free part of the buffer; false at the end.
+    fn read_more(&mut self) -> Result<bool> {
+        let count = loop {
+            match rustix::io::read(self.fd, &mut self.buffer[self.end..]) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other.map_err(|errno| Error::os("read", "layer", errno))?,
+            }
+        };
+        let fresh = &self.buffer[self.end..self.end + count];
+        self.hash.update(fresh);
+        if let Some(copy) = self.copy {
+            write_all(copy, fresh)?;
+        }
+        self.end += count;
+        self.size += count as u64;
+        Ok(count > 0)
+    }
+
+    /// Told by the first bytes, as every engine does: media types lie.
+    fn compression(&mut self) -> Result<Compression> {
+        while self.end < 4 && self.read_more()? {}
+        Ok(match self.buffer[..self.end] {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            // A zstd frame, or a skippable one (as zstd:chunked writes).
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+            [b'B', b'Z', b'h', ..] => return Err(unsupported("bzip2")),
+            [0xfd, b'7', b'z', b'X', ..] => return Err(unsupported("xz")),
+            _ => Compression::None,
+        })
+    }
+
+    /// Digest covers the whole source, even what the decoder had no use for.
+    fn drain(&mut self) -> Result<()> {
+        self.start = 0;
+        self.end = 0;
+        while self.read_more()? {
+            self.end = 0;
+        }
+        Ok(())
+    }
+}
+
+fn unsupported(name: &str) -> Error {
+    Error::Invalid(format!("malformed archive: {name} compression is not one of gzip, zstd and none"))
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let count = available.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&available[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Source<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            if let Err(error) = self.read_more() {
+                self.failure = Some(error);
+                return Err(io::Error::other("source failed"));
+            }
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+    }
+}
+
+enum Decoder<'s, 'a> {
+    None(&'s mut Source<'a>),
+    Gzip(flate2::bufread::MultiGzDecoder<&'s mut Source<'a>>),
+    Zstd(zstd::stream::read::Decoder<'static, &'s mut Source<'a>>),
+}
+
+impl<'s, 'a> Decoder<'s, 'a> {
+    fn new(compression: Compression, source: &'s mut Source<'a>) -> Result<Self> {
+        Ok(match compression {
+            Compression::None => Self::None(source),
+            Compression::Gzip => Self::Gzip(flate2::bufread::MultiGzDecoder::new(source)),
+            Compression::Zstd => Self::Zstd(
+                zstd::stream::read::Decoder::with_buffer(source)
+                    .map_err(|error| Error::os("start zstd for", "layer", error))?,
+            ),
+        })
+    }
+
+    fn source(&mut self) -> &mut Source<'a> {
+        match self {
+            Self::None(source) => source,
+            Self::Gzip(decoder) => decoder.get_mut(),
+            Self::Zstd(decoder) => decoder.get_mut(),
+        }
+    }
+
+    /// As many bytes as there are, up to the whole buffer: few large chunks, not many small ones.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let count = match self {
+                Self::None(source) => source.read(&mut buffer[done..]),
+                Self::Gzip(decoder) => decoder.read(&mut buffer[done..]),
+                Self::Zstd(decoder) => decoder.read(&mut buffer[done..]),
+            };
+            match count {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failure(&error)),
+            }
+        }
+        Ok(done)
+    }
+
+    /// A failed read or copy as it was; anything else is the archive's fault.
+    fn failure(&mut self, error: &io::Error) -> Error {
+        let name = match self {
+            Self::None(_) => "tar",
+            Self::Gzip(_) => "gzip",
+            Self::Zstd(_) => "zstd",
+        };
+        self.source()
+            .failure
+            .take()
+            .unwrap_or_else(|| Error::Invalid(format!("malformed archive: {name}: {error}")))
+    }
+}
+
+/// Write all of `bytes` to a blocking fd.
+pub(super) fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::os("write", "layer", errno)),
+        }
+    }
+    Ok(())
+}
