@@ -3,7 +3,7 @@
 Failures of system calls are OSError with errno and "operation path: reason"; bad input is ValueError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __version__: str
 
@@ -89,13 +89,26 @@ class UnpackedLayer:
     @property
     def entries(self) -> int: ...
 
-def unpack_layer(source_fd: int, target: str, *, overlay: bool = True) -> UnpackedLayer:
+def unpack_layer(
+    source_fd: int, target: str, *, overlay: bool = True, copy_fd: int = -1
+) -> UnpackedLayer:
     """Unpack a layer (gzip, zstd or plain tar, told apart by content) into the empty directory `target`.
 
     One pass, interpreter released: digest, decompress, diff_id, unpack. With `overlay`, whiteouts become
     overlayfs's (0/0 device, trusted.overlay.opaque); without, they are applied. The fd stays the
-    caller's, may be a pipe, and is read to its end. Raises ValueError for a malformed archive, OSError
-    as the kernel had it (ENOSPC); the target is left for the caller to remove.
+    caller's, may be a pipe, and is read to its end; its bytes as they came are written to `copy_fd`, too.
+    Raises ValueError for a malformed archive, OSError as the kernel had it (ENOSPC); the target is left for
+    the caller to remove.
+    """
+
+def split_archive(
+    source_fd: int, directory: str, found: Callable[[bytes, str, bytes, int, int], object]
+) -> str:
+    """Split the outer archive of `docker load` (gzip, zstd or plain) into files called by number.
+
+    `found(path, kind, link, number, size)` is called for each member as soon as it is complete, in this thread;
+    `kind` is file, symlink or hardlink. What it raises ends the pass. Names are only reported, never
+    used as paths. Returns the archive's digest. Raises as `unpack_layer`.
     """
 
 def pack_layer(directory: str, target_fd: int, *, compression: str = "none", overlay: bool = True) -> UnpackedLayer:

@@ -29,7 +29,12 @@ pub enum PackCompression {
 
 /// Write `directory` as a layer to `target`. With `overlay` the directory is an overlayfs upper: its whiteouts
 /// and opaque marks take the layer's form.
-pub fn pack_layer(directory: &str, target: &OwnedFd, compression: PackCompression, overlay: bool) -> Result<Layer> {
+pub fn pack_layer(
+    directory: &str,
+    target: &OwnedFd,
+    compression: PackCompression,
+    overlay: bool,
+) -> Result<Layer> {
     let root = open_root(directory)?;
     let mut packer = Packer {
         root,
@@ -76,9 +81,10 @@ impl Packer<'_> {
 
     /// Write one entry; true where it is a directory to go into.
     fn entry(&mut self, path: &[u8]) -> Result<bool> {
-        let (parent, name) = path.iter().rposition(|byte| *byte == b'/').map_or((&b""[..], path), |slash| {
-            (&path[..slash], &path[slash + 1..])
-        });
+        let (parent, name) = path
+            .iter()
+            .rposition(|byte| *byte == b'/')
+            .map_or((&b""[..], path), |slash| (&path[..slash], &path[slash + 1..]));
         let dir = open_beneath(&self.root, parent, OFlags::PATH | OFlags::DIRECTORY)
             .map_err(|errno| failed("open", parent, errno))?;
         let stat = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -265,11 +271,9 @@ impl Header {
         if self.link.len() > 100 || !self.link.is_ascii() {
             record(b"linkpath", &self.link);
         }
-        for (key, value, width) in [
-            (&b"size"[..], self.size, 11),
-            (b"uid", self.uid.into(), 7),
-            (b"gid", self.gid.into(), 7),
-        ] {
+        for (key, value, width) in
+            [(&b"size"[..], self.size, 11), (b"uid", self.uid.into(), 7), (b"gid", self.gid.into(), 7)]
+        {
             if value >= 1 << (3 * width) {
                 record(key, value.to_string().as_bytes());
             }
@@ -395,7 +399,9 @@ impl<'a> Encoder<'a> {
         let sink = Sink { fd, hash: Sha256::new(), size: 0, buffer: Vec::new(), failure: None };
         Ok(match compression {
             PackCompression::None => Self::None(sink),
-            PackCompression::Gzip => Self::Gzip(flate2::write::GzEncoder::new(sink, flate2::Compression::new(6))),
+            PackCompression::Gzip => {
+                Self::Gzip(flate2::write::GzEncoder::new(sink, flate2::Compression::new(6)))
+            }
             PackCompression::Zstd => Self::Zstd(
                 zstd::stream::write::Encoder::new(sink, 3)
                     .map_err(|error| Error::os("start zstd for", "layer", error))?,

@@ -44,7 +44,7 @@ impl Pax {
 
 /// Offsets and lengths by turns.
 pub fn pairs(numbers: &[u64], maximum: usize) -> Result<Vec<Extent>> {
-    if !numbers.len().is_multiple_of(2) || numbers.len() > 2 * maximum {
+    if numbers.len() % 2 != 0 || numbers.len() > 2 * maximum {
         return Err(malformed("bad sparse map"));
     }
     Ok(numbers.chunks_exact(2).map(|pair| Extent { offset: pair[0], length: pair[1] }).collect())
@@ -72,9 +72,10 @@ pub fn leading_map(stream: &mut Stream, stored: u64, maximum: usize) -> Result<(
             position += 1;
             value = match (byte, value) {
                 (b'\n', Some(value)) => return Ok(value),
-                (b'0'..=b'9', value) => {
-                    value.unwrap_or(0).checked_mul(10).and_then(|value| value.checked_add(u64::from(byte - b'0')))
-                }
+                (b'0'..=b'9', value) => value
+                    .unwrap_or(0)
+                    .checked_mul(10)
+                    .and_then(|value| value.checked_add(u64::from(byte - b'0'))),
                 _ => None,
             };
             if value.is_none() {

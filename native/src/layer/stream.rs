@@ -1,4 +1,4 @@
-//! The pipeline's first half: read, digest, decompress, diff_id — on a thread of its own, since
+//! The pipeline's first half: read, digest, decompress, `diff_id` — on a thread of its own, since
 //! inflating costs as much as creating the files does.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 
 use std::io::{self, BufRead, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 
 use sha2::{Digest as _, Sha256};
 
@@ -122,7 +122,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Read to the end: what follows the archive belongs to the diff_id.
+    /// Read to the end: what follows the archive belongs to the `diff_id`.
     pub fn drain(&mut self) {
         loop {
             let available = self.fill().len();
@@ -161,8 +161,8 @@ pub fn run<T>(
             stream.drain();
         }
         drop(stream);
-        let produced = producer.join().unwrap_or_else(|_| Err(Error::Invalid("malformed archive".into())));
-        match (produced, consumed) {
+        let outcome = producer.join().unwrap_or_else(|_| Err(Error::Invalid("malformed archive".into())));
+        match (outcome, consumed) {
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             (Ok(Some(digests)), Ok(value)) => Ok((value, digests)),
             (Ok(None), Ok(_)) => Err(truncated()),
@@ -184,10 +184,7 @@ fn produce(
     let mut size = 0;
     let mut decoder = Decoder::new(compression, &mut source)?;
     loop {
-        let mut chunk = match spare.try_recv() {
-            Ok(chunk) => chunk,
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Vec::new(),
-        };
+        let mut chunk: Vec<u8> = spare.try_recv().unwrap_or_default();
         chunk.resize(CHUNK, 0);
         let count = decoder.fill(&mut chunk)?;
         if count == 0 {
@@ -238,7 +235,16 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(fd: BorrowedFd<'a>, copy: Option<&'a OwnedFd>) -> Self {
-        Self { fd, copy, hash: Sha256::new(), size: 0, buffer: vec![0; CHUNK], start: 0, end: 0, failure: None }
+        Self {
+            fd,
+            copy,
+            hash: Sha256::new(),
+            size: 0,
+            buffer: vec![0; CHUNK],
+            start: 0,
+            end: 0,
+            failure: None,
+        }
     }
 
     /// One read into the free part of the buffer; false at the end.
@@ -317,7 +323,7 @@ impl BufRead for Source<'_> {
 
 enum Decoder<'s, 'a> {
     None(&'s mut Source<'a>),
-    Gzip(flate2::bufread::MultiGzDecoder<&'s mut Source<'a>>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<&'s mut Source<'a>>>),
     Zstd(zstd::stream::read::Decoder<'static, &'s mut Source<'a>>),
 }
 
@@ -325,7 +331,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
     fn new(compression: Compression, source: &'s mut Source<'a>) -> Result<Self> {
         Ok(match compression {
             Compression::None => Self::None(source),
-            Compression::Gzip => Self::Gzip(flate2::bufread::MultiGzDecoder::new(source)),
+            Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(source))),
             Compression::Zstd => Self::Zstd(
                 zstd::stream::read::Decoder::with_buffer(source)
                     .map_err(|error| Error::os("start zstd for", "layer", error))?,

@@ -153,7 +153,9 @@ impl<'s> Reader<'s> {
             uid: extended.uid.map_or_else(|| header.small(108..116, "uid"), Ok)?,
             gid: extended.gid.map_or_else(|| header.small(116..124, "gid"), Ok)?,
             stored: 0,
-            mtime: extended.mtime.map_or_else(|| header.number(136..148, "mtime").map(|mtime| (mtime, 0)), Ok)?,
+            mtime: extended
+                .mtime
+                .map_or_else(|| header.number(136..148, "mtime").map(|mtime| (mtime, 0)), Ok)?,
             device,
             xattrs: extended.xattrs,
             sparse: None,
@@ -162,13 +164,13 @@ impl<'s> Reader<'s> {
             let size = extended.size.map_or_else(|| header.number(124..136, "size"), Ok)?;
             entry.stored = u64::try_from(size).map_err(|_| malformed("negative size"))?;
             self.padding = padding(entry.stored);
-            self.sparse(header, &mut entry, extended.sparse)?;
+            self.sparse(header, &mut entry, &extended.sparse)?;
         }
         Ok(entry)
     }
 
     /// Resolve the four ways to say that a file has holes; takes a map that precedes the content.
-    fn sparse(&mut self, header: &Header, entry: &mut Entry, pax: sparse::Pax) -> Result<()> {
+    fn sparse(&mut self, header: &Header, entry: &mut Entry, pax: &sparse::Pax) -> Result<()> {
         if let Some(name) = &pax.name {
             entry.path.clone_from(name);
         }
@@ -341,7 +343,8 @@ impl Extended {
             b"mtime" => self.mtime = optional(value, time).ok_or_else(bad)?,
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    if name.is_empty() || name.len() > 255 || name.contains(&0) || value.len() > limits.xattr {
+                    if name.is_empty() || name.len() > 255 || name.contains(&0) || value.len() > limits.xattr
+                    {
                         return Err(bad());
                     }
                     self.xattrs.push((name.to_vec(), value.to_vec()));

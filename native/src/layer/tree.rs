@@ -3,7 +3,6 @@
 //! Everything is resolved beneath a directory fd, never through a symlink that leaves it, never across a mount.
 
 use std::collections::HashSet;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
@@ -33,13 +32,20 @@ pub(super) fn open_in_root(root: impl AsFd, path: &[u8], flags: OFlags) -> rusti
 
 /// Open `path` below `root`, any symlink in it being an error (ELOOP).
 pub(super) fn open_beneath(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let resolve =
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
     open_with(root, path, flags, resolve)
 }
 
 /// EAGAIN: a rename or mount elsewhere raced with a `..`; the kernel asks to try again.
-fn open_with(root: impl AsFd, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+fn open_with(
+    root: impl AsFd,
+    path: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     let mut tries = 0;
     loop {
@@ -53,9 +59,9 @@ fn open_with(root: impl AsFd, path: &[u8], flags: OFlags, resolve: ResolveFlags)
 
 /// Names and types of a directory's entries, `.` and `..` left out, in no order.
 pub(super) fn list(directory: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
-    let mut buffer = [MaybeUninit::uninit(); 32 << 10];
+    let mut buffer = Vec::with_capacity(32 << 10);
     let mut entries = Vec::new();
-    let mut reader = RawDir::new(directory, &mut buffer);
+    let mut reader = RawDir::new(directory, buffer.spare_capacity_mut());
     while let Some(entry) = reader.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
@@ -159,6 +165,8 @@ fn empty(top: &OwnedFd) -> Result<()> {
     let mut moved: u64 = 0;
     loop {
         let before = moved;
+        rustix::fs::seek(top, rustix::fs::SeekFrom::Start(0))
+            .map_err(|errno| failed("rewind", b"directory", errno))?;
         let subdirectories = remove_files(top)?;
         for name in subdirectories {
             let mut levels = vec![];
@@ -168,9 +176,15 @@ fn empty(top: &OwnedFd) -> Result<()> {
                     if levels.len() >= FLATTEN_AT {
                         let aside = format!(".proa-aside-{moved}");
                         let from = &levels[levels.len() - 1].fd;
-                        rustix::fs::renameat_with(from, &next, top, &aside, rustix::fs::RenameFlags::NOREPLACE)
-                            .or_else(|errno| if errno == Errno::EXIST { Ok(()) } else { Err(errno) })
-                            .map_err(|errno| failed("move", &next, errno))?;
+                        rustix::fs::renameat_with(
+                            from,
+                            &next,
+                            top,
+                            &aside,
+                            rustix::fs::RenameFlags::NOREPLACE,
+                        )
+                        .or_else(|errno| if errno == Errno::EXIST { Ok(()) } else { Err(errno) })
+                        .map_err(|errno| failed("move", &next, errno))?;
                         moved += 1;
                         continue;
                     }
@@ -199,7 +213,8 @@ fn descend(parent: &OwnedFd, name: Vec<u8>, levels: &mut Vec<Level>) -> Result<(
 }
 
 fn open_subdirectory(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
-    open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| failed("open", name, errno))
+    open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY)
+        .map_err(|errno| failed("open", name, errno))
 }
 
 fn push(fd: OwnedFd, name: Vec<u8>, levels: &mut Vec<Level>) -> Result<()> {

@@ -75,8 +75,7 @@ impl Unpacker {
         while let Some(entry) = reader.next()? {
             self.entries += 1;
             let path = clean(&entry.path)?;
-            self.entry(&entry, &path, reader.stream)
-                .map_err(|error| name_too_long(error, &path))?;
+            self.entry(&entry, &path, reader.stream).map_err(|error| name_too_long(error, &path))?;
         }
         self.finish()
     }
@@ -164,14 +163,14 @@ impl Unpacker {
     fn create<T>(
         &mut self,
         path: &[u8],
-        make: impl Fn(&OwnedFd, &[u8]) -> rustix::io::Result<T>,
+        call: impl Fn(&OwnedFd, &[u8]) -> rustix::io::Result<T>,
     ) -> Result<(Rc<OwnedFd>, T)> {
         let (parent, name) = split(path);
         let dir = self.parent(parent)?;
-        let made = match make(&dir, name) {
+        let made = match call(&dir, name) {
             Err(Errno::EXIST) => {
                 self.remove(&dir, path)?;
-                make(&dir, name)
+                call(&dir, name)
             }
             other => other,
         };
@@ -184,8 +183,12 @@ impl Unpacker {
         self.parents.clear();
         self.directories.remove(path);
         let below = join(path, b"");
-        let stale: Vec<_> =
-            self.directories.range(below.clone()..).map(|(key, _)| key.clone()).take_while(|key| key.starts_with(&below)).collect();
+        let stale: Vec<_> = self
+            .directories
+            .range(below.clone()..)
+            .map(|(key, _)| key.clone())
+            .take_while(|key| key.starts_with(&below))
+            .collect();
         for key in stale {
             self.directories.remove(&key);
         }
@@ -374,7 +377,8 @@ impl Unpacker {
     }
 
     fn open_directory(&self, path: &[u8]) -> Result<OwnedFd> {
-        open_in_root(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| unresolvable(path, errno))
+        open_in_root(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|errno| unresolvable(path, errno))
     }
 
     /// Directories' owners, modes and times, when nothing will be made in them any more.
@@ -393,7 +397,8 @@ impl Unpacker {
             }
             let mode = Mode::from_raw_mode(finish.mode);
             rustix::fs::fchmod(&fd, mode).map_err(|errno| failed("chmod", &path, errno))?;
-            rustix::fs::futimens(&fd, &times(finish.mtime)).map_err(|errno| failed("set times of", &path, errno))?;
+            rustix::fs::futimens(&fd, &times(finish.mtime))
+                .map_err(|errno| failed("set times of", &path, errno))?;
         }
         Ok(())
     }
@@ -516,7 +521,8 @@ mod tests {
 
     #[test]
     fn overlayfs_keeps_its_xattrs_for_itself() {
-        let names = ["user.a", "trusted.a", "trusted.overlay.redirect", "user.overlay.opaque", "security.selinux"];
+        let names =
+            ["user.a", "trusted.a", "trusted.overlay.redirect", "user.overlay.opaque", "security.selinux"];
         let xattrs = names.iter().map(|name| (name.as_bytes().to_vec(), vec![])).collect();
         let entry = Entry {
             kind: Kind::File,

@@ -30,7 +30,9 @@ pub enum Name<'a> {
 pub fn classify(name: &[u8]) -> Result<Name<'_>> {
     let Some(hidden) = name.strip_prefix(PREFIX) else { return Ok(Name::Plain) };
     match hidden {
-        b"" | b"." | b".." => Err(malformed(format_args!("whiteout of {:?}", String::from_utf8_lossy(hidden)))),
+        b"" | b"." | b".." => {
+            Err(malformed(format_args!("whiteout of {:?}", String::from_utf8_lossy(hidden))))
+        }
         _ if name == OPAQUE => Ok(Name::Opaque),
         _ if hidden.starts_with(PREFIX) => Ok(Name::Ignored),
         _ => Ok(Name::Whiteout(hidden)),
