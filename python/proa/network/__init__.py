@@ -1,17 +1,20 @@
 """Networks: the default bridge, its addresses and firewall, and the pool of namespaces held ready.
 
-    networking = Networking(config, connection, keeper)     no I/O but the metadata store
+    networking = Networking(config, database, keeper, executor=...)
+    networking.adopt(container_id, sandbox)                 at daemon start, for each running container
+    await networking.keeper_changed(prepared)               after each Welcome: the keys that the keeper holds
     await networking.start()                                bridge, firewall, pool: a background task's work
     sandbox = await networking.connect(container_id, wish)  at start; waits for start() if need be
-    write_files(directory, wish, sandbox, config, ...)      hostname, hosts, resolv.conf (network.files)
-    networking.adopt(container_id, sandbox)                 at daemon start, for each running container
+    networking.write_files(directory, wish, sandbox)        hostname, hosts, resolv.conf
     await networking.disconnect(container_id)               after exit or a failed start; idempotent
-    await networking.keeper_changed(prepared)               after each Welcome: keys that the keeper holds
     await networking.close()                                keeps the bridge; remove() takes all away
 
-What it needs of the keeper is the `Keeper` Protocol. Netlink lives in link.py and firewall.py alone.
+What it needs of the keeper is the `Keeper` Protocol. Netlink lives in link.py and firewall.py alone, in
+messages of our own (netlink.py, nftables.py). `SCHEMA` is the room's part of the metadata store.
 """
 
+from proa.network.networking import Networking
+from proa.network.records import SCHEMA, NetworkRecord
 from proa.network.sandbox import Endpoint, Keeper, NetworkWish, Sandbox
 
-__all__ = ["Endpoint", "Keeper", "NetworkWish", "Sandbox"]
+__all__ = ["SCHEMA", "Endpoint", "Keeper", "NetworkRecord", "NetworkWish", "Networking", "Sandbox"]

@@ -3,12 +3,13 @@
 wish (at create)  --Networking.connect-->  Sandbox (while it runs)  --disconnect-->  gone
 """
 
+from collections.abc import Iterable
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
 from proa.schema.keeper import KeeperEndpoint
-from proa.schema.network import EndpointSettings, NetworkSettings
+from proa.schema.network import EndpointSettings, NetworkSettings, PortBinding
 from proa.schema.plan import Network as PlanNetwork
 
 
@@ -45,18 +46,29 @@ class NetworkWish(Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """One interface of a sandbox on one network. Addresses in text, without prefix."""
+    """One interface of a sandbox on one network. Addresses in text, without prefix; empty on host."""
 
     id: str
     network_id: str
     network_name: str
-    mac: str
-    address: str
-    prefix: int
-    gateway: str
-    key: int
+    mac: str = ""
+    address: str = ""
+    prefix: int = 0
+    gateway: str = ""
+    key: int = 0
     """The keeper's key of the prepared namespace."""
     host_interface: str = ""
+
+    def settings(self) -> EndpointSettings:
+        """As inspect shows it."""
+        return EndpointSettings(
+            mac_address=self.mac,
+            network_id=self.network_id,
+            endpoint_id=self.id,
+            gateway=self.gateway,
+            ip_address=self.address,
+            ip_prefix_len=self.prefix,
+        )
 
 
 class Sandbox(Struct, frozen=True, kw_only=True):
@@ -68,10 +80,33 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     """What goes into plan.namespaces.net."""
     endpoints: tuple[Endpoint, ...] = ()
 
-    def settings(self) -> NetworkSettings:
-        """As inspect shows it."""
-        raise NotImplementedError
+    @property
+    def address(self) -> str:
+        """The first endpoint's, empty where there is none."""
+        return self.endpoints[0].address if self.endpoints else ""
+
+    def settings(self, exposed_ports: Iterable[str] = ()) -> NetworkSettings:
+        """As inspect shows it; the top-level address is the default bridge's."""
+        first = self.endpoints[0] if self.endpoints else None
+        on_bridge = first if first is not None and first.network_name == "bridge" else None
+        ports: dict[str, list[PortBinding] | None] = {}
+        if self.mode == "bridge":
+            ports = {_with_protocol(port): None for port in exposed_ports}
+        return NetworkSettings(
+            sandbox_id=self.id,
+            ports=ports,
+            endpoint_id=on_bridge.id if on_bridge else "",
+            gateway=on_bridge.gateway if on_bridge else "",
+            ip_address=on_bridge.address if on_bridge else "",
+            ip_prefix_len=on_bridge.prefix if on_bridge else 0,
+            mac_address=on_bridge.mac if on_bridge else "",
+            networks=self.networks(),
+        )
 
     def networks(self) -> dict[str, EndpointSettings | None]:
         """Its endpoints by network name."""
-        raise NotImplementedError
+        return {endpoint.network_name: endpoint.settings() for endpoint in self.endpoints}
+
+
+def _with_protocol(port: str) -> str:
+    return port if "/" in port else f"{port}/tcp"

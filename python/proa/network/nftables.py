@@ -1,0 +1,184 @@
+"""nftables messages: the expressions and objects of a ruleset as nfnetlink attributes.
+
+A vocabulary and nothing else; what the rules are is firewall.py's. Source: linux/netfilter/nf_tables.h.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+
+from proa.network.netlink import ACK, CREATE, Message, attribute, be32, nested, string
+
+INET = 1
+_SUBSYSTEM = 10 << 8
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_NEWTABLE, _DELTABLE = 0, 2
+_NEWCHAIN = 3
+_NEWRULE = 6
+_NEWSET = 9
+_NEWSETELEM, _DELSETELEM = 12, 14
+
+FORWARD, POSTROUTING = 2, 4
+"""Hook numbers (enum nf_inet_hooks)."""
+FILTER_PRIORITY, SOURCE_NAT_PRIORITY = 0, 100
+DROP, ACCEPT = 0, 1
+
+SET_INTERVAL = 4
+TYPE_ADDRESS, TYPE_INTERFACE = 7, 41
+"""nft's numbers of data types: only nft itself reads them, to print a set."""
+
+_REGISTER_1, _REGISTER_2 = 1, 2
+_META_IIFNAME, _META_OIFNAME, _META_NFPROTO = 6, 7, 15
+_PROTOCOL_IPV4 = 2
+_INTERFACE_NAME = 16
+
+
+# ---- messages -----------------------------------------------------------------------------------
+
+
+def transaction(messages: Sequence[Message]) -> list[Message]:
+    """Messages between the batch marks: the kernel does all of them or none."""
+    marker = struct.pack(">BBH", 0, 0, 10)
+    return [Message(_BATCH_BEGIN, 0, marker), *messages, Message(_BATCH_END, 0, marker)]
+
+
+def new_table(table: str) -> Message:
+    return _message(_NEWTABLE, CREATE, string(1, table), f"create nft table {table}")
+
+
+def delete_table(table: str) -> Message:
+    return _message(_DELTABLE, 0, string(1, table), f"remove nft table {table}")
+
+
+def new_base_chain(table: str, name: str, kind: str, hook: int, priority: int) -> Message:
+    """A chain at a hook, policy accept; `kind` is filter or nat."""
+    body = string(1, table) + string(3, name)
+    body += nested(4, be32(1, hook), be32(2, priority)) + be32(5, ACCEPT) + string(7, kind)
+    return _message(_NEWCHAIN, CREATE, body, f"create nft chain {name}")
+
+
+def new_set(table: str, name: str, number: int, key_type: int, key_size: int, *, flags: int = 0) -> Message:
+    """A set; `number` names it inside the transaction."""
+    body = string(1, table) + string(2, name) + be32(3, flags) + be32(4, key_type) + be32(5, key_size)
+    body += be32(10, number)
+    if key_type == TYPE_INTERFACE:
+        # For nft's listing: keys are in the host's byte order (libnftnl's NFTNL_UDATA_SET_KEYBYTEORDER).
+        body += attribute(13, struct.pack("=BBI", 0, 4, 1))
+    return _message(_NEWSET, CREATE, body, f"create nft set {name}")
+
+
+def add_elements(table: str, name: str, elements: Iterable[bytes], number: int | None = None) -> Message:
+    return _elements(_NEWSETELEM, CREATE, table, name, elements, number)
+
+
+def delete_elements(table: str, name: str, elements: Iterable[bytes]) -> Message:
+    return _elements(_DELSETELEM, 0, table, name, elements, None)
+
+
+def new_rule(table: str, chain: str, *expressions: bytes) -> Message:
+    """A rule at the end of a chain."""
+    body = string(1, table) + string(2, chain) + nested(4, *expressions)
+    return _message(_NEWRULE, CREATE | 0x800, body, f"add nft rule to {chain}")
+
+
+def _message(kind: int, flags: int, body: bytes, what: str) -> Message:
+    return Message(_SUBSYSTEM | kind, ACK | flags, struct.pack(">BBH", INET, 0, 0) + body, what)
+
+
+def _elements(
+    kind: int, flags: int, table: str, name: str, elements: Iterable[bytes], number: int | None
+) -> Message:
+    body = string(1, table) + string(2, name)
+    if number is not None:
+        body += be32(4, number)
+    return _message(kind, flags, body + nested(3, *elements), f"change nft set {name}")
+
+
+# ---- set elements -------------------------------------------------------------------------------
+
+
+def element(key: bytes, *, interval_end: bool = False) -> bytes:
+    """One element; an interval is its first key and, as its end, the key after its last."""
+    body = nested(1, attribute(1, key))
+    return nested(1, body + be32(3, 1)) if interval_end else nested(1, body)
+
+
+def interface_key(*names: str) -> bytes:
+    """Interface names as a key, each padded as the kernel compares them."""
+    return b"".join(name.encode().ljust(_INTERFACE_NAME, b"\0") for name in names)
+
+
+# ---- expressions --------------------------------------------------------------------------------
+
+
+def ipv4() -> bytes:
+    """Match IPv4 only: what a payload offset needs in the inet family."""
+    return _meta(_META_NFPROTO, _REGISTER_1) + _compare(bytes([_PROTOCOL_IPV4]))
+
+
+def source_in(name: str, number: int) -> bytes:
+    """The IPv4 source address is in a set."""
+    load = _expression("payload", be32(1, _REGISTER_1), be32(2, 1), be32(3, 12), be32(4, 4))
+    return load + _lookup(name, number)
+
+
+def interface_in(direction: str, name: str, number: int, *, inverted: bool = False) -> bytes:
+    """The `in` or `out` interface is (or is not) in a set."""
+    key = _META_IIFNAME if direction == "in" else _META_OIFNAME
+    return _meta(key, _REGISTER_1) + _lookup(name, number, inverted=inverted)
+
+
+def interfaces_in(name: str, number: int) -> bytes:
+    """The pair (in, out) of interfaces is in a set."""
+    return _meta(_META_IIFNAME, _REGISTER_1) + _meta(_META_OIFNAME, _REGISTER_2) + _lookup(name, number)
+
+
+def connection_state(bits: int) -> bytes:
+    """The connection's state is one of these bits (2 established, 4 related)."""
+    return _connection(0, bits)
+
+
+def connection_status(bits: int) -> bytes:
+    """The connection's status has one of these bits (0x20: its destination was translated)."""
+    return _connection(2, bits)
+
+
+def verdict(code: int) -> bytes:
+    return _expression("immediate", be32(1, 0), nested(2, nested(2, be32(1, code))))
+
+
+def masquerade() -> bytes:
+    return _expression("masq")
+
+
+def _expression(name: str, *attributes_: bytes) -> bytes:
+    return nested(1, string(1, name), nested(2, *attributes_))
+
+
+def _meta(key: int, register: int) -> bytes:
+    return _expression("meta", be32(2, key), be32(1, register))
+
+
+def _compare(value: bytes, operation: int = 0) -> bytes:
+    return _expression("cmp", be32(1, _REGISTER_1), be32(2, operation), nested(3, attribute(1, value)))
+
+
+def _lookup(name: str, number: int, *, inverted: bool = False) -> bytes:
+    return _expression(
+        "lookup", string(1, name), be32(2, _REGISTER_1), be32(4, number), be32(5, int(inverted))
+    )
+
+
+def _connection(key: int, bits: int) -> bytes:
+    """ct registers hold numbers in the host's order."""
+    mask = nested(4, attribute(1, struct.pack("=I", bits)))
+    nothing = struct.pack("=I", 0)
+    load = _expression("ct", be32(2, key), be32(1, _REGISTER_1))
+    keep = _expression(
+        "bitwise",
+        be32(1, _REGISTER_1),
+        be32(2, _REGISTER_1),
+        be32(3, 4),
+        mask,
+        nested(5, attribute(1, nothing)),
+    )
+    return load + keep + _compare(nothing, operation=1)
