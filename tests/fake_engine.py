@@ -290,7 +290,7 @@ class FakeExecs:
         pass
 
     async def inspect(self, exec_id: str) -> ExecInspectResponse:
-        container_id, body = self.bodies[exec_id]
+        container_id, _ = self.bodies[exec_id]
         return ExecInspectResponse(id=exec_id, container_id=container_id, exit_code=0, pid=0)
 
 
