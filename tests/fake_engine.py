@@ -185,7 +185,11 @@ class FakeContainers:
             host_config=container.body.host_config or HostConfig(),
             mounts=[],
             config=ContainerConfig(
-                image=container.body.image, cmd=container.body.cmd, tty=container.body.tty, labels={}
+                image=container.body.image,
+                cmd=container.body.cmd,
+                tty=container.body.tty,
+                open_stdin=container.body.open_stdin,
+                labels={},
             ),
             network_settings=NetworkSettings(ports={}, networks={}),
         )
@@ -309,7 +313,7 @@ class FakeImages:
         return [ImageSummary(id="sha256:" + "a" * 64, repo_tags=["busybox:latest"], size=5, shared_size=-1)]
 
     async def inspect(self, ref: str) -> ImageInspect:
-        if ref != "library/busybox:latest":
+        if ref not in ("library/busybox:latest", "sha256:" + "a" * 64):
             raise NotFound(f"No such image: {ref}")
         return ImageInspect(id="sha256:" + "a" * 64, repo_tags=["busybox:latest"], os="linux")
 
