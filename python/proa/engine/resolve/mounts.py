@@ -15,7 +15,6 @@ from proa.engine.resolve.propagation import check_source
 from proa.engine.resolve.tmpfs import mount_tmpfs, parse_tmpfs
 from proa.engine.resolve.volumespec import (
     Specification,
-    check_volume_name,
     parse_specification,
     parse_volumes_from,
     propagation,
@@ -25,6 +24,7 @@ from proa.schema.container import ContainerConfig, HostConfig, MountBindOptions,
 from proa.schema.container import Mount as MountRequest
 from proa.schema.container_state import MountPoint
 from proa.schema.plan import Bind, Propagation, Tmpfs
+from proa.volumes import check_driver, check_name
 
 _INSIDE_PROC = frozenset(
     [
@@ -282,7 +282,8 @@ def _requested_volume(request: MountRequest, target: str, context: Context) -> _
 
 
 def _volume_entry(wish: VolumeWish, context: Context, *, readonly: bool, mode: str) -> _Entry:
-    check_volume_name(wish.name)
+    check_name(wish.name)
+    check_driver(wish.name, wish.driver, wish.driver_opts)
     source = context.volume_path(wish.name)
     point = MountPoint(
         type="volume",

@@ -3,8 +3,6 @@
 Source: moby's volume/mounts/linux_parser.go.
 """
 
-import re
-
 from msgspec import Struct
 
 from proa.errors import InvalidParameter
@@ -25,7 +23,6 @@ _GROUPS: tuple[frozenset[str], ...] = (
     frozenset({"nocopy"}),
     frozenset({"consistent", "cached", "delegated"}),
 )
-_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 class Mode(Struct, frozen=True, kw_only=True):
@@ -94,20 +91,6 @@ def propagation(name: str) -> Propagation | None:
     if name not in _PROPAGATION:
         raise InvalidParameter(f"invalid propagation mode: {name}")
     return _PROPAGATION[name]
-
-
-def check_volume_name(name: str) -> None:
-    """Names become directories: letters, digits, `_.-`, two characters at least."""
-    if len(name) < 2:
-        raise InvalidParameter(
-            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
-        )
-    if not _VOLUME_NAME.fullmatch(name) or len(name) > 255:
-        raise InvalidParameter(
-            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
-            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. '
-            "If you intended to pass a host directory, use absolute path"
-        )
 
 
 def _is_mode(text: str) -> bool:
