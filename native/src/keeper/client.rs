@@ -341,12 +341,16 @@ impl Client {
         }
     }
 
-    /// The socket and the rest of the state, for a hand-over.
-    #[must_use]
-    pub fn state(&self) -> (BorrowedFd<'_>, ClientState) {
-        let (keys, matched) = self.keys.state();
+    /// The socket and the rest of the state, for a hand-over. What is left of a replay is read at once.
+    pub fn state(&mut self) -> (BorrowedFd<'_>, ClientState) {
         let mut pending = self.pending[self.sent..].to_vec();
-        pending.extend_from_slice(&self.behind);
+        while self.replay.is_some() {
+            self.refill();
+            pending.append(&mut self.pending);
+        }
+        self.pending.clone_from(&pending);
+        self.sent = 0;
+        let (keys, matched) = self.keys.state();
         let state = ClientState {
             number: self.number,
             options: self.options.clone(),

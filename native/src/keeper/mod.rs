@@ -54,7 +54,7 @@ pub fn main(exec_root: &Path, ready: Option<OwnedFd>) -> Result<()> {
         None => {
             let lock = boot::take_lock(exec_root)?;
             let listener = boot::set_up(exec_root)?;
-            Keeper::new(exec_root.to_owned(), lock, listener)?
+            Keeper::new(exec_root, lock, listener)?
         }
     };
     if let Some(ready) = ready {

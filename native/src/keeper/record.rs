@@ -160,6 +160,10 @@ impl Table {
         self.records.iter().map(|(number, record)| (*number, record))
     }
 
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Record)> {
+        self.records.iter_mut().map(|(number, record)| (*number, record))
+    }
+
     pub fn numbers(&self, phase: impl Fn(&Phase) -> bool) -> Vec<u32> {
         self.iter().filter(|(_, record)| phase(&record.phase)).map(|(number, _)| number).collect()
     }

@@ -10,12 +10,13 @@ use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::termios::{tcsetwinsize, Winsize};
 
-use super::client::{Client, Typed};
+use super::client::{Client, ClientState, Typed};
 use super::json_line::Stream;
 use super::log_reader::{LogReader, Query};
-use super::log_writer::LogWriter;
+use super::log_writer::{LogState, LogWriter};
 use super::poll::{Flags, Part, Poll, Source, Watched};
 use crate::error::{Error, Result};
+use crate::sys::supervise::adopt;
 
 /// Bytes read from a pipe at a time.
 pub const READ_SIZE: usize = 64 * 1024;
@@ -95,6 +96,26 @@ enum Channel {
     },
     /// `None` once it has hung up.
     Tty(Option<Watched>),
+}
+
+/// What a hand-over carries of a process's streams; descriptors by number.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct StdioState {
+    channel: ChannelState,
+    stdin_once: bool,
+    input: serde_bytes::ByteBuf,
+    input_ends: bool,
+    log: Option<(i32, LogState)>,
+    clients: Vec<(i32, ClientState)>,
+    next_client: u32,
+    size: Option<(u16, u16)>,
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+enum ChannelState {
+    None,
+    Pipes { stdin: Option<i32>, outputs: [Option<i32>; 2] },
+    Tty(Option<i32>),
 }
 
 #[derive(Debug)]
@@ -428,6 +449,62 @@ impl Stdio {
     /// Clients that only wait for the other side to close are not waited for any longer.
     pub fn drop_lingering(&mut self) {
         self.clients.retain(|client| !client.lingers());
+    }
+
+    /// All of it for a hand-over; `lend` makes a descriptor survive the execve and answers its number.
+    pub fn state(&mut self, lend: &mut dyn FnMut(BorrowedFd<'_>) -> i32) -> StdioState {
+        let mut number = |fd: &Option<Watched>| fd.as_ref().map(|fd| lend(fd.as_fd()));
+        let channel = match &self.channel {
+            Channel::None => ChannelState::None,
+            Channel::Pipes { stdin, outputs: [stdout, stderr] } => {
+                ChannelState::Pipes { stdin: number(stdin), outputs: [number(stdout), number(stderr)] }
+            }
+            Channel::Tty(master) => ChannelState::Tty(number(master)),
+        };
+        let log = self.log.as_ref().map(LogWriter::state).map(|(file, state)| (lend(file), state));
+        let clients = self.clients.iter_mut().map(Client::state);
+        let clients = clients.map(|(socket, state)| (lend(socket), state)).collect();
+        StdioState {
+            channel,
+            stdin_once: self.stdin_once,
+            input: self.input.clone().into(),
+            input_ends: self.input_ends,
+            log,
+            clients,
+            next_client: self.next_client,
+            size: self.size,
+        }
+    }
+
+    /// The streams of an older keeper's process. What is not open any more is taken for ended.
+    #[must_use]
+    pub fn restore(poll: &Poll, process: u32, state: StdioState) -> Self {
+        let watch = |fd: Option<i32>, part| Some(poll.watch(adopt(fd?)?, Source::Process(process, part)));
+        let channel = match state.channel {
+            ChannelState::None => Channel::None,
+            ChannelState::Pipes { stdin, outputs: [stdout, stderr] } => Channel::Pipes {
+                stdin: watch(stdin, Part::Stdin),
+                outputs: [watch(stdout, Part::Stdout), watch(stderr, Part::Stderr)],
+            },
+            ChannelState::Tty(master) => Channel::Tty(watch(master, Part::Tty)),
+        };
+        let clients = state.clients.into_iter();
+        let clients = clients
+            .filter_map(|(fd, state)| Some(Client::restore(poll, process, adopt(fd)?, state)))
+            .collect();
+        let mut stdio = Self {
+            process,
+            channel,
+            stdin_once: state.stdin_once,
+            input: state.input.into_vec(),
+            input_ends: state.input_ends,
+            log: state.log.and_then(|(fd, log)| Some(LogWriter::restore(adopt(fd)?, log))),
+            clients,
+            next_client: state.next_client,
+            size: state.size,
+        };
+        stdio.settle();
+        stdio
     }
 
     /// Drop the clients that are gone, and wait for exactly what can be done next.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::connection::{accept, Connection, Received, PACKET_LIMIT};
 use super::ledger::Ledger;
@@ -52,7 +52,6 @@ pub enum Ending {
 /// All of the keeper's state.
 #[allow(missing_debug_implementations)] // Holds the epoll set.
 pub struct Keeper {
-    pub(super) exec_root: PathBuf,
     pub(super) poll: Poll,
     pub(super) listener: Watched,
     /// Held for the life of the keeper.
@@ -78,7 +77,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// A keeper with nothing to keep yet. The ledger may hold exits of an earlier one.
-    pub fn new(exec_root: PathBuf, lock: OwnedFd, listener: OwnedFd) -> Result<Self> {
+    pub fn new(exec_root: &Path, lock: OwnedFd, listener: OwnedFd) -> Result<Self> {
         let poll = Poll::new()?;
         let mut listener = poll.watch(listener, Source::Listener);
         listener.want(Some(Flags::IN));
@@ -86,7 +85,6 @@ impl Keeper {
         let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
         Ok(Self {
             ledger: Ledger::open(&exec_root.join("ledger"))?,
-            exec_root,
             poll,
             listener,
             lock,

@@ -46,3 +46,14 @@ pub fn unshare_mounts() -> Result<(), Errno> {
     let error = std::io::Error::last_os_error();
     Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
 }
+
+/// Close a descriptor known by number at the next execve.
+/// <https://man7.org/linux/man-pages/man2/fcntl.2.html>
+pub fn close_on_exec(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: F_SETFD changes one flag of a descriptor and touches no memory.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::BADF))
+}
