@@ -1,7 +1,7 @@
 //! The plan: everything the kernel must be told to start one container, decided beforehand.
 //!
 //! proad resolves a container to one immutable [`Plan`] at create; start hands it over as one
-//! MessagePack map (field names as keys, `type`-tagged unions). Nothing in here is looked up again.
+//! `MessagePack` map (field names as keys, `type`-tagged unions). Nothing in here is looked up again.
 //! Mirror of `python/proa/schema/plan.py`; a contract test keeps the two equal.
 //!
 //! Source of the words: the OCI runtime specification, config.md and config-linux.md.
@@ -137,7 +137,7 @@ pub enum Mount {
     },
     Tmpfs {
         target: String,
-        /// `key=value` or bare options of tmpfs itself: size, mode, uid, gid, nr_inodes.
+        /// `key=value` or bare options of tmpfs itself: size, mode, uid, gid, `nr_inodes`.
         options: Vec<String>,
         readonly: bool,
         nosuid: bool,

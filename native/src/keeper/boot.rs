@@ -67,7 +67,7 @@ fn favor(exec_root: &Path) {
     match result {
         Ok(true) => {}
         Ok(false) => {
-            eprintln!("keeper: this kernel has no favordynmods: a start waits for an RCU grace period")
+            eprintln!("keeper: this kernel has no favordynmods: a start waits for an RCU grace period");
         }
         Err(error) => eprintln!("keeper: {error}: a start may wait for an RCU grace period"),
     }

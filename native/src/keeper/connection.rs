@@ -1,6 +1,6 @@
-//! The socket to proad: a listener, and one connection of MessagePack packets with fds.
+//! The socket to proad: a listener, and one connection of `MessagePack` packets with fds.
 //!
-//! SOCK_SEQPACKET keeps packets whole, so there is no framing. Nothing here blocks: what the socket
+//! `SOCK_SEQPACKET` keeps packets whole, so there is no framing. Nothing here blocks: what the socket
 //! does not take is queued, and while much is queued no further request is read.
 
 use std::collections::VecDeque;

@@ -170,7 +170,7 @@ impl Keeper {
         match result {
             Ok(true) => {}
             Ok(false) if cleanup.tries >= TRIES => {
-                eprintln!("keeper: cgroup {} does not empty", cleanup.path)
+                eprintln!("keeper: cgroup {} does not empty", cleanup.path);
             }
             Err(error) if cleanup.tries >= TRIES => eprintln!("keeper: {error}"),
             Ok(false) | Err(_) => {

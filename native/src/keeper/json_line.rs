@@ -2,7 +2,7 @@
 //!
 //! The format is Docker's jsonfilelog to the byte: its escapes (`<`, `>`, `&`, U+2028, U+2029 and
 //! control characters as `\u00xx`, invalid UTF-8 as `\ufffd`), its order of fields, and Go's
-//! RFC3339Nano, which drops trailing zeros of the fraction. No I/O here.
+//! `RFC3339Nano`, which drops trailing zeros of the fraction. No I/O here.
 
 use serde::Deserialize;
 use std::borrow::Cow;

@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn one_batch_may_rotate_several_times() {
         let mut log = Fixture::new(150, 100);
-        let text: String = (0..20).map(|number| format!("line {number}\n")).collect();
+        let text = (0..20).fold(String::new(), |text, number| text + &format!("line {number}\n"));
         log.append(Stream::Stdout, text.as_bytes());
         assert_eq!(log.entries("log.9").len(), 2);
     }

@@ -12,7 +12,7 @@
 //! | supervisor.rs | the state and the loop                                           |
 //! | requests.rs starts.rs exits.rs | the life of a process, in that order            |
 //! | record.rs     | the table of processes                                           |
-//! | stdio.rs client.rs detach_keys.rs | streams, and who is attached to them         |
+//! | stdio.rs pipes.rs client.rs detach_keys.rs | streams, and who is attached to them         |
 //! | json_line.rs log_writer.rs log_reader.rs | the log's format, its writing and reading |
 //! | ledger.rs     | exits that outlive both daemons                                  |
 //! | net_pool.rs   | namespaces made ready                                            |
@@ -29,6 +29,7 @@ mod ledger;
 pub mod log_reader;
 mod log_writer;
 mod net_pool;
+mod pipes;
 mod poll;
 pub mod protocol;
 mod record;
@@ -49,17 +50,17 @@ use supervisor::Keeper;
 /// `EADDRINUSE` where another keeper holds the lock. Must be the only thread of its process.
 pub fn main(exec_root: &Path, ready: Option<OwnedFd>) -> Result<()> {
     boot::set_up_process();
-    let mut keeper = match hand_over::inherited()? {
-        Some(state) => Keeper::restore(exec_root, state)?,
-        None => {
-            let lock = boot::take_lock(exec_root)?;
-            let listener = boot::set_up(exec_root)?;
-            Keeper::new(exec_root, lock, listener)?
-        }
+    let mut keeper = if let Some(state) = hand_over::inherited()? {
+        Keeper::restore(exec_root, state)?
+    } else {
+        let lock = boot::take_lock(exec_root)?;
+        let listener = boot::set_up(exec_root)?;
+        Keeper::new(exec_root, lock, listener)?
     };
     if let Some(ready) = ready {
         // Ignored: whoever started us does not wait for it.
         let _ = rustix::io::write(&ready, b"1");
     }
-    keeper.run()
+    keeper.run();
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The keeper's protocol: one MessagePack map per SOCK_SEQPACKET packet, fds by SCM_RIGHTS.
+//! The keeper's protocol: one `MessagePack` map per `SOCK_SEQPACKET` packet, fds by `SCM_RIGHTS`.
 //!
 //! | from proad            | fds        | answer                          |
 //! |-----------------------|------------|---------------------------------|
@@ -6,10 +6,10 @@
 //! | start                 |            | started / failed                |
 //! | exec                  |            | started / failed                |
 //! | attach                | 1: client  | done / failed                   |
-//! | signal, resize, close_stdin, forget, acknowledge | | done / failed |
-//! | net_prepare           |            | net_ready / failed              |
-//! | net_release           |            | done                            |
-//! | hand_over             |            | done, then the socket closes    |
+//! | signal, resize, `close_stdin`, forget, acknowledge | | done / failed |
+//! | `net_prepare`           |            | `net_ready` / failed              |
+//! | `net_release`           |            | done                            |
+//! | `hand_over`             |            | done, then the socket closes    |
 //! | shutdown              |            | done, then the keeper exits     |
 //!
 //! Every request carries `seq`, its answer the same `seq`. Events (`exited`, `oom`) have no `seq`

@@ -124,7 +124,7 @@ impl Keeper {
         }
         match self.pool.prepare(key, endpoint) {
             Ok(host_interface) => {
-                self.answer(asked, &Reply::NetReady { seq: asked.seq, key, host_interface })
+                self.answer(asked, &Reply::NetReady { seq: asked.seq, key, host_interface });
             }
             Err(error) => self.refuse(asked, failure("network", &error)),
         }

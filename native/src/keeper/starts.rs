@@ -6,10 +6,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::log_writer::LogWriter;
+use super::pipes::Pipes;
 use super::poll::{Flags, Part, Source};
 use super::protocol::{Failure, Reply};
 use super::record::{Asked, Confinement, Key, Phase, Running, Starting};
-use super::stdio::Pipes;
 use super::supervisor::{failure, refusal, Cleanup, Deferred, Keeper};
 use super::timers::{monotonic_ns, realtime_ns, Due};
 use crate::cgroup::Group;

@@ -106,7 +106,7 @@ impl Keeper {
     }
 
     /// Serve until told to shut down.
-    pub fn run(&mut self) -> Result<()> {
+    pub fn run(&mut self) {
         let mut events = Vec::new();
         let mut busy = 0;
         while !matches!(self.ending, Ending::Now) {
@@ -123,7 +123,6 @@ impl Keeper {
             self.run_timers();
             self.try_to_end();
         }
-        Ok(())
     }
 
     fn dispatch(&mut self, source: Source, flags: Flags) {
@@ -216,7 +215,7 @@ impl Keeper {
         match self.deferred.pop_front() {
             None => {}
             Some(Deferred::PrepareNetwork(asked, key, endpoint)) => {
-                self.prepare_network(asked, key, &endpoint)
+                self.prepare_network(asked, key, &endpoint);
             }
             Some(Deferred::WatchMemory(number)) => self.watch_memory(number),
             Some(Deferred::Clean(cleanup)) => self.clean(cleanup),
