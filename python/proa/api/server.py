@@ -14,11 +14,12 @@ from itertools import chain
 
 from proa.api import containers, execs, images, networks, system, volumes
 from proa.api._connection import Connection, Request
-from proa.api.listeners import PeerPolicy, listen_tcp, listen_unix, peer_credentials
+from proa.api.listeners import BACKLOG, PeerPolicy, listen_tcp, listen_unix, peer_credentials
 from proa.api.ports import Engine
 from proa.api.responses import Reply, Response, error_reply, failure_reply
 from proa.api.routes import Route, Router
 from proa.api.streams import close
+from proa.api.tls import TlsTransport, server_context
 from proa.errors import InvalidParameter, ProaError
 from proa.schema.config import DaemonConfig
 
@@ -152,17 +153,24 @@ class Server:
             raise InvalidParameter(f"invalid listen address {host!r}: use unix:///path or tcp://host:port")
         loop = asyncio.get_running_loop()
 
-        def connect() -> Connection:
+        def connect() -> asyncio.Protocol:
             return Connection(self._service, loop)
 
+        def connect_tls() -> asyncio.Protocol:
+            assert tls is not None
+            return TlsTransport(tls, connect(), loop, self._service.limits.head_timeout)
+
+        if scheme == "tcp" and tls is None:
+            log.warning("%s is served without TLS: whoever reaches it is root on this host", host)
         if scheme == "unix":
             listener = listen_unix(address, group)
-            self._servers.append(await loop.create_unix_server(connect, sock=listener, backlog=1024))
+            self._servers.append(await loop.create_unix_server(connect, sock=listener, backlog=BACKLOG))
             self._paths.append((address, os.stat(address).st_ino))
             self.addresses.append(host)
             return
         for listener in listen_tcp(address):
-            self._servers.append(await loop.create_server(connect, sock=listener, backlog=1024, ssl=tls))
+            factory = connect if tls is None else connect_tls
+            self._servers.append(await loop.create_server(factory, sock=listener, backlog=BACKLOG))
             name = listener.getsockname()
             self.addresses.append(f"tcp://{name[0]}:{name[1]}")
 
@@ -191,10 +199,11 @@ async def serve(engine: Engine, config: DaemonConfig, limits: Limits | None = No
 
     Nothing is left listening when one address fails.
     """
+    tls = server_context(config)
     server = Server(Service(engine, limits or Limits(), PeerPolicy(config.group)))
     try:
         for host in config.listen:
-            await server.listen(host, config.group, None)
+            await server.listen(host, config.group, tls)
     except BaseException:
         await server.close()
         raise

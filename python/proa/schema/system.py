@@ -23,7 +23,7 @@ class IDResponse(Struct, frozen=True, kw_only=True, rename="pascal"):
 class SystemVersion(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Response of Engine API: GET '/version'."""
 
-    platform: dict[str, object] | None = field(default_factory=lambda: {"Name": ""})
+    platform: dict[str, str] | None = field(default_factory=lambda: {"Name": ""})
     components: list[dict[str, object] | None] | None = None
     version: str = SHOWN_STR
     api_version: str = SHOWN_STR
