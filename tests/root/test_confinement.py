@@ -148,7 +148,8 @@ def test_oom_score_adj(daemon: Instance) -> None:
 
 def test_supplementary_groups_are_exactly_those_asked_for(daemon: Instance) -> None:
     found = status(daemon, "--user", "5", "--group-add", "77")
-    assert found["Groups"].split() == ["77"]
+    # The primary group is among them, as Docker has it since CVE-2022-36109.
+    assert found["Groups"].split() == ["0", "77"]
 
 
 def test_shm_size(daemon: Instance) -> None:

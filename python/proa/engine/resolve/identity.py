@@ -92,7 +92,7 @@ def _id(text: str) -> int:
     """A uid or gid; the length check keeps int() from working on a megabyte of digits."""
     if _NUMBER.fullmatch(text) and len(text) <= 20 and 0 <= int(text) <= MAX_ID:
         return int(text)
-    raise InvalidParameter(f"uids and gids must be in range 0-{MAX_ID}")
+    raise InvalidParameter(f"invalid id {text[:20]}: uids and gids must be in range 0-{MAX_ID}")
 
 
 def _lines(content: bytes) -> Iterator[list[str]]:

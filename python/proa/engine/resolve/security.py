@@ -146,7 +146,9 @@ def resolve_sysctls(
 
 
 def _check_sysctl(name: str, key: str, *, own_ipc: bool, own_net: bool, own_uts: bool) -> None:
-    if not _SYSCTL_NAME.fullmatch(name) or ".." in key or "" in key.split("."):
+    # In a dotted key a slash stands for a dot of the path: no part may become `.` or `..`.
+    parts = [part.replace("/", ".") for part in key.split(".")]
+    if not _SYSCTL_NAME.fullmatch(name) or any(part in ("", ".", "..") for part in parts):
         raise InvalidParameter(f'invalid sysctl "{name}"')
     if key in _IPC_SYSCTLS or key.startswith("fs.mqueue."):
         if not own_ipc:
