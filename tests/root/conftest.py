@@ -1,11 +1,12 @@
-"""One real daemon for all tests of real namespaces, and the marker they carry."""
+"""One real daemon for all tests of real namespaces, a keeper for those that want it bare, and their marker."""
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from instance import Instance, instance
+from instance import Instance, instance, require_root
+from keeper_rig import Rig
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,3 +21,15 @@ def daemon() -> Iterator[Instance]:
     root = Path(tempfile.mkdtemp(prefix="proa-root-"))
     with instance(root) as running:
         yield running
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A keeper alone, spoken to in its own protocol."""
+    require_root()
+    rig = Rig(tmp_path)
+    try:
+        rig.start()
+        yield rig
+    finally:
+        rig.stop()

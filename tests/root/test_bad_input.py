@@ -138,7 +138,9 @@ def test_a_daemon_that_cannot_be_reached() -> None:
 
 def test_a_caller_without_root() -> None:
     require_root()
-    script = "import os,sys; os.setgroups([]); os.setgid(1); os.setuid(1); os.execv(sys.argv[1], sys.argv[1:])"
+    script = (
+        "import os,sys; os.setgroups([]); os.setgid(1); os.setuid(1); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     environment = {
         **os.environ,
         "PROA_EXEC_ROOT": "/run/proa-nobody",

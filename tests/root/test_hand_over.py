@@ -1,0 +1,87 @@
+"""Hand-over to a new keeper under load: nothing of a container's output, input or exit is lost."""
+
+import hashlib
+import socket
+
+from keeper_rig import Rig, read_all, read_until
+
+from proa.schema import keeper as protocol
+from proa.schema import plan as plans
+
+LINES = 60_000
+
+
+def hand_over(rig: Rig) -> None:
+    answer = rig.wire.ask(lambda seq: protocol.HandOver(seq=seq, argv=rig.command()))
+    assert isinstance(answer, protocol.Done), (answer, rig.complaints())
+    rig.connect()
+
+
+def test_no_byte_is_lost_under_output_load(rig: Rig) -> None:
+    script = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); done; read x; exit 6"
+    plan = rig.plan(script, stdin=True)
+    client = rig.attach(plan.id)
+    pid = rig.run(plan).pid
+    expected = b"".join(b"line %d\n" % number for number in range(LINES))
+    seen = b""
+    for _ in range(5):
+        seen += client.recv(1 << 16)
+        hand_over(rig)
+    assert rig.wire.hello().pid == rig.process.pid
+    seen += read_until(client, b"line %d\n" % (LINES - 1))
+    client.sendall(b"go\n")
+    assert read_all(client) == b""
+    exited = rig.wire.exit_of(plan.id)
+    assert (exited.code, exited.reason) == (6, "exit")
+    assert hashlib.sha256(seen).digest() == hashlib.sha256(expected).digest()
+    assert hashlib.sha256(rig.log(plan)).digest() == hashlib.sha256(expected).digest()
+    assert pid > 0
+
+
+def test_exit_tty_exec_timeout_network_and_ledger_go_along(rig: Rig) -> None:
+    ended, tty = rig.plan("exit 9"), rig.plan("cat", tty=True, stdin=True)
+    timed = rig.plan("sleep 1000", timeout_ns=300_000_000)
+    rig.run(ended)
+    rig.wire.exit_of(ended.id)
+    terminal = rig.attach(tty.id)
+    rig.run(tty)
+    rig.run(timed)
+    waiting = rig.plan("cat", stdin=True)
+    early = rig.attach(waiting.id, initial_input=b"early ")
+    endpoint = protocol.KeeperEndpoint(bridge="", mac=bytes(6), mtu=1500, addresses=(), gateways=())
+    rig.wire.ask(lambda seq: protocol.NetPrepare(seq=seq, key=3, endpoint=endpoint))
+
+    hand_over(rig)
+
+    welcome = rig.wire.hello()
+    assert welcome.prepared == (3,)
+    assert {state.id: state.exit and state.exit.code for state in welcome.processes} == {
+        ended.id: 9,
+        tty.id: None,
+        timed.id: None,
+    }
+    terminal.sendall(b"still\n")
+    read_until(terminal, b"still\r\n")
+    assert rig.wire.exit_of(timed.id).reason == "timeout"
+    process = rig.process_of("echo inside")
+    output = rig.attach(tty.id, "e")
+    rig.wire.ask(
+        lambda seq: protocol.Exec(seq=seq, id=tty.id, exec_id="e", process=process, stdio=plans.Stdio())
+    )
+    assert read_all(output) == b"inside\n"
+    early.sendall(b"late")
+    early.shutdown(socket.SHUT_WR)
+    rig.run(waiting)
+    assert read_all(early) == b"early late"
+
+
+def test_a_program_that_cannot_be_executed_leaves_everything_as_it_was(rig: Rig) -> None:
+    plan = rig.plan("read x; echo got $x", stdin=True)
+    client = rig.attach(plan.id)
+    rig.run(plan)
+    answer = rig.wire.ask(lambda seq: protocol.HandOver(seq=seq, argv=("/nonexistent/keeper",)))
+    assert isinstance(answer, protocol.Failed)
+    assert (answer.error.step, answer.error.errno) == ("hand_over", 2)
+    client.sendall(b"it\n")
+    assert read_all(client) == b"got it\n"
+    assert rig.wire.exit_of(plan.id).code == 0
