@@ -93,6 +93,7 @@ class Rig:
         self.cgroups = f"/proa-test-{uuid.uuid4().hex[:8]}"
         self.process: subprocess.Popen[bytes] | None = None
         self.wire: Wire
+        self._sockets: list[socket.socket] = []
 
     def command(self, ready_fd: int = -1) -> tuple[str, ...]:
         return (sys.executable, "-I", "-S", "-c", BOOT, str(NATIVE), str(self.exec_root), str(ready_fd))
@@ -109,6 +110,7 @@ class Rig:
 
     def connect(self) -> Wire:
         self.wire = Wire(self.exec_root / "keeper.sock")
+        self._sockets.append(self.wire.socket)
         return self.wire
 
     def complaints(self) -> str:
@@ -127,6 +129,8 @@ class Rig:
                 self.process.wait(30)
             except (OSError, subprocess.TimeoutExpired):
                 self.kill()
+        for end in self._sockets:
+            end.close()
         for path in [*proa_native.cgroup_list(self.cgroups)]:
             proa_native.cgroup_kill(f"{self.cgroups}/{path}")
             proa_native.cgroup_remove(f"{self.cgroups}/{path}")
@@ -187,6 +191,7 @@ class Rig:
         """Attach a client to everything, raw, and answer its end."""
         ours, theirs = socket.socketpair()
         ours.settimeout(30)
+        self._sockets.append(ours)
         options = {"stdin": True, "stdout": True, "stderr": True, "multiplexed": False, **options}
         request = protocol.Attach(seq=0, id=id_, exec_id=exec_id, **options)
         with theirs:

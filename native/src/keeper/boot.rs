@@ -67,9 +67,9 @@ fn favor(exec_root: &Path) {
     match result {
         Ok(true) => {}
         Ok(false) => {
-            eprintln!("keeper: this kernel has no favordynmods: a start waits for an RCU grace period");
+            report!("this kernel has no favordynmods: a start waits for an RCU grace period");
         }
-        Err(error) => eprintln!("keeper: {error}: a start may wait for an RCU grace period"),
+        Err(error) => report!("{error}: a start may wait for an RCU grace period"),
     }
 }
 

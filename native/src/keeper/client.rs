@@ -236,7 +236,7 @@ impl Client {
             Ok(chunk) if !chunk.is_empty() => self.pending = chunk,
             result => {
                 if let Err(error) = result {
-                    eprintln!("keeper: replay: {error}");
+                    report!("replay: {error}");
                 }
                 self.replay = None;
                 self.pending = std::mem::take(&mut self.behind);

@@ -54,7 +54,7 @@ pub fn accept(listener: &Watched) -> Option<OwnedFd> {
     let socket = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
     let peer = sockopt::socket_peercred(&socket).ok()?.uid;
     if !peer.is_root() && peer != rustix::process::geteuid() {
-        eprintln!("keeper: connection of uid {} refused", peer.as_raw());
+        report!("connection of uid {} refused", peer.as_raw());
         return None;
     }
     // A welcome carries every process. Without CAP_NET_ADMIN the plain option is bounded by wmem_max.
@@ -134,7 +134,7 @@ impl Connection {
     pub fn send(&mut self, reply: &Reply) {
         match rmp_serde::to_vec_named(reply) {
             Ok(packet) => self.queue.push_back(packet),
-            Err(error) => eprintln!("keeper: encode reply: {error}"),
+            Err(error) => report!("encode reply: {error}"),
         }
         self.flush();
     }
@@ -149,7 +149,7 @@ impl Connection {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN | Errno::NOBUFS) => break,
                 Err(Errno::MSGSIZE) => {
-                    eprintln!("keeper: a reply of {} bytes is too long for the socket", packet.len());
+                    report!("a reply of {} bytes is too long for the socket", packet.len());
                     self.queue.pop_front();
                 }
                 Err(_) => {

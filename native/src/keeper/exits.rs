@@ -125,7 +125,7 @@ impl Keeper {
                 // Ignored: it has ended already.
                 let _ = send_signal(running.handle.pidfd.as_fd(), libc::SIGKILL);
                 if let Some(Err(error)) = running.confinement.group.as_ref().map(crate::cgroup::Group::kill) {
-                    eprintln!("keeper: {error}");
+                    report!("{error}");
                 }
             }
             Some(Phase::Starting(_)) => self.abandon(number),
@@ -158,7 +158,7 @@ impl Keeper {
                 running.oom = Some((events, registration));
             }
             Ok(None) => {}
-            Err(error) => eprintln!("keeper: {error}"),
+            Err(error) => report!("{error}"),
         }
     }
 
@@ -170,9 +170,9 @@ impl Keeper {
         match result {
             Ok(true) => {}
             Ok(false) if cleanup.tries >= TRIES => {
-                eprintln!("keeper: cgroup {} does not empty", cleanup.path);
+                report!("cgroup {} does not empty", cleanup.path);
             }
-            Err(error) if cleanup.tries >= TRIES => eprintln!("keeper: {error}"),
+            Err(error) if cleanup.tries >= TRIES => report!("{error}"),
             Ok(false) | Err(_) => {
                 let wait_ns = RETRY_NS << cleanup.tries;
                 self.timers.add(monotonic_ns() + wait_ns, Due::Cleanup);
@@ -232,7 +232,7 @@ fn wait(running: &Running) -> Option<Status> {
             (None, None) => Status::Lost,
         }),
         Err(error) => {
-            eprintln!("keeper: wait for {}: {error}", running.handle.pid);
+            report!("wait for {}: {error}", running.handle.pid);
             Some(Status::Lost)
         }
     }
@@ -242,7 +242,7 @@ fn wait(running: &Running) -> Option<Status> {
 fn kill_rest(confinement: &Confinement) {
     let Some(group) = confinement.group.as_ref().filter(|_| confinement.shared_pids) else { return };
     if let Err(error) = group.kill() {
-        eprintln!("keeper: {error}");
+        report!("{error}");
     }
 }
 

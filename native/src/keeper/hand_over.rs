@@ -131,11 +131,11 @@ impl Keeper {
         let error = self.execute(&argv, asked, &mut lent);
         for number in lent.numbers {
             if let Err(error) = close_on_exec(number) {
-                eprintln!("keeper: close-on-exec of fd {number}: {error}");
+                report!("close-on-exec of fd {number}: {error}");
             }
         }
         boot::set_up_process();
-        eprintln!("keeper: hand over: {error}");
+        report!("hand over: {error}");
         let mut told = failure("hand_over", &error);
         if let Some(program) = argv.first() {
             told.subject = format!("{} ({program})", told.subject);
@@ -211,7 +211,7 @@ impl Keeper {
         for path in state.cleanups {
             match keeper.hierarchies.open(&path) {
                 Ok(group) => keeper.deferred.push_back(Deferred::Clean(Cleanup { group, path, tries: 0 })),
-                Err(error) => eprintln!("keeper: {error}"),
+                Err(error) => report!("{error}"),
             }
         }
         if let Some((fd, seq)) = state.asked {
@@ -260,7 +260,7 @@ impl Keeper {
                 oom_kills,
             } => {
                 let Some(pidfd) = adopt(pidfd) else {
-                    eprintln!("keeper: hand-over without the pidfd of {pid}");
+                    report!("hand-over without the pidfd of {pid}");
                     return Phase::Over;
                 };
                 let mut exit = self.poll.registration(Source::Process(number, Part::Pidfd));
@@ -292,7 +292,7 @@ impl Keeper {
             return Confinement::default();
         }
         let group = self.hierarchies.open(&group_path);
-        let group = group.map_err(|error| eprintln!("keeper: {error}")).ok();
+        let group = group.map_err(|error| report!("{error}")).ok();
         Confinement { group, group_path, shared_pids }
     }
 }

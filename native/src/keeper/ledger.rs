@@ -111,7 +111,7 @@ impl Ledger {
         match self.file.write_all(&bytes) {
             Ok(()) => self.size += bytes.len() as u64,
             Err(error) => {
-                eprintln!("keeper: write ledger: {error}");
+                report!("write ledger: {error}");
                 // Ignored: a torn record would only end the next reading early.
                 let _ = self.file.set_len(self.size);
             }
@@ -121,7 +121,7 @@ impl Ledger {
     fn truncate(&mut self) {
         match self.file.set_len(0) {
             Ok(()) => self.size = 0,
-            Err(error) => eprintln!("keeper: truncate ledger: {error}"),
+            Err(error) => report!("truncate ledger: {error}"),
         }
     }
 
@@ -142,7 +142,7 @@ impl Ledger {
             });
         match written {
             Ok(file) => (self.file, self.size) = (file, bytes.len() as u64),
-            Err(error) => eprintln!("keeper: {error}"),
+            Err(error) => report!("{error}"),
         }
     }
 }

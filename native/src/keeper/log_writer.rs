@@ -145,7 +145,7 @@ impl LogWriter {
 
     fn report_drop(&self, error: &std::io::Error) {
         if self.dropped == 0 {
-            eprintln!("keeper: log {}: {error}: output is being dropped from the log", self.log.path);
+            report!("log {}: {error}: output is being dropped from the log", self.log.path);
         }
     }
 
@@ -167,7 +167,7 @@ impl LogWriter {
         match moved.map_err(|error| Error::os("rotate log", path, error)).and_then(|()| open_file(path, true))
         {
             Ok((file, size)) => (self.file, self.size) = (file, size),
-            Err(error) => eprintln!("keeper: {error}"),
+            Err(error) => report!("{error}"),
         }
     }
 

@@ -18,6 +18,14 @@
 //! | net_pool.rs   | namespaces made ready                                            |
 //! | hand_over.rs  | the state on its way to a newer keeper                           |
 
+/// One line for the keeper's log. A log that cannot be written is no reason to end: `eprintln!` would.
+macro_rules! report {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "keeper: {}", format_args!($($argument)*));
+    }};
+}
+
 mod boot;
 mod client;
 mod connection;

@@ -101,7 +101,7 @@ impl Poll {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return,
             Err(error) => {
-                eprintln!("keeper: epoll_wait: {error}");
+                report!("epoll_wait: {error}");
                 return;
             }
         }
@@ -134,7 +134,7 @@ impl Registration {
         };
         match result {
             Ok(()) => self.wanted = flags,
-            Err(error) => eprintln!("keeper: epoll_ctl {:?}: {error}", self.source),
+            Err(error) => report!("epoll_ctl {:?}: {error}", self.source),
         }
     }
 }

@@ -204,10 +204,10 @@ impl Keeper {
             (Some((stdin, outputs)), _) => record.stdio.open_pipes(&self.poll, stdin, outputs, stdin_once),
             (None, Some(master)) => {
                 if let Err(error) = record.stdio.open_tty(&self.poll, master, stdin_once) {
-                    eprintln!("keeper: {error}");
+                    report!("{error}");
                 }
             }
-            (None, None) => eprintln!("keeper: {}: a tty was asked for and none came", record.key.id),
+            (None, None) => report!("{}: a tty was asked for and none came", record.key.id),
         }
         let warnings = all_warnings;
         self.answer(asked, &Reply::Started { seq: asked.seq, pid: pid as u32, started_at_ns, warnings });
@@ -253,7 +253,7 @@ impl Keeper {
         }
         for group in old {
             if let Err(error) = group.remove() {
-                eprintln!("keeper: {error}");
+                report!("{error}");
             }
         }
     }

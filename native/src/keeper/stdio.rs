@@ -206,7 +206,7 @@ impl Stdio {
         let [stdout, stderr] = options.outputs;
         match LogReader::open(log.path(), Query::all(stdout, stderr, options.multiplexed)) {
             Ok(reader) => client.replay(reader),
-            Err(error) => eprintln!("keeper: replay: {error}"),
+            Err(error) => report!("replay: {error}"),
         }
         for stream in [Stream::Stdout, Stream::Stderr] {
             // Output that is not in the file yet.

@@ -176,15 +176,16 @@ fn input_of_any_size_waits_for_the_process() {
 fn a_slow_client_stops_its_process_and_only_until_it_reads() {
     let mut process = Fixture::running(true);
     let slow = process.attach(|_| {});
+    let chunk = vec![b'x'; 65536];
     let mut printed = 0;
-    while let Ok(count) = write(process.stdout.as_ref().expect("stdout"), &[b'x'; 65536]) {
+    while let Ok(count) = write(process.stdout.as_ref().expect("stdout"), &chunk) {
         printed += count;
         process.turn();
         assert!(printed < 16 * CONGESTED, "the process never waits");
     }
     process.stdout = None;
     let mut seen = 0;
-    while !process.stdio.output(Stream::Stdout).is_none() || seen < printed {
+    while process.stdio.output(Stream::Stdout).is_some() || seen < printed {
         seen += received(&slow).len();
         process.turn();
     }

@@ -179,7 +179,7 @@ impl Keeper {
                 Received::Nothing => break,
                 Received::Closed => return self.disconnect(),
                 Received::Garbled(why) => {
-                    eprintln!("keeper: connection dropped: {why}");
+                    report!("connection dropped: {why}");
                     return self.disconnect();
                 }
             }
