@@ -33,7 +33,7 @@ def copy_up(layers: Sequence[str], target: str, destination: str) -> bool:
     with ExitStack() as fds:
         try:
             into = _open(fds, destination)
-            if any(True for _ in os.scandir(into)):
+            if os.listdir(into):
                 return False
             root = tuple(_open(fds, layer) for layer in layers)
             source = _resolve(fds, root, target)

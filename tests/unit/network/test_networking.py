@@ -1,0 +1,139 @@
+"""Connecting and disconnecting, without a bridge of the host."""
+
+from pathlib import Path
+
+import pytest
+from fake_keeper import FakeKeeper
+
+from proa.errors import NotFound, System
+from proa.metadata import Metadata
+from proa.network import SCHEMA, Networking, NetworkWish, networking
+from proa.network.ipam import Subnet
+from proa.schema.config import DaemonConfig
+from proa.schema.plan import ContainerNamespace, HostNamespace, NoNetwork, PreparedNetwork
+
+BRIDGE = NetworkWish(mode="bridge", networks=("bridge",), hostname="box")
+
+
+@pytest.fixture
+def database(tmp_path: Path):
+    return Metadata(tmp_path / "db", {"network": SCHEMA})
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The calls that would have changed the host."""
+    calls: list[object] = []
+
+    def bring_up(config: DaemonConfig, remembered: object) -> tuple[int, Subnet]:
+        calls.append(remembered)
+        subnet = Subnet.parse("172.30.0.0/16")
+        return subnet.first + 1, subnet
+
+    monkeypatch.setattr(networking, "_bring_up", bring_up)
+    monkeypatch.setattr(networking, "_tear_down", lambda *names: calls.append(names))
+    return calls
+
+
+def opened(database: Metadata, keeper: FakeKeeper, **config: object) -> Networking:
+    return Networking(DaemonConfig(exec_root="/tmp/x", **config), database, keeper)  # type: ignore[arg-type]
+
+
+async def test_modes_without_an_interface(database: Metadata) -> None:
+    network = opened(database, FakeKeeper())
+    none = await network.connect("c1", NetworkWish(mode="none"))
+    host = await network.connect("c2", NetworkWish(mode="host"))
+    other = await network.connect("c3", NetworkWish(mode="container", container="c1"))
+    assert (none.plan_network, host.plan_network) == (NoNetwork(), HostNamespace())
+    assert other.plan_network == ContainerNamespace("c1")
+    assert list(none.networks()) == ["none"]
+    assert list(host.networks()) == ["host"]
+    assert other.networks() == {}
+    await network.close()
+
+
+async def test_a_bridge_endpoint_and_what_inspect_shows(database: Metadata, host: list[object]) -> None:
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=2)
+    sandbox = await network.connect("c1", BRIDGE)
+    (endpoint,) = sandbox.endpoints
+    assert sandbox.plan_network == PreparedNetwork(endpoint.key)
+    assert endpoint.key in keeper.prepared
+    shown = sandbox.settings(["80/tcp", "53"])
+    assert (shown.ip_address, shown.gateway, shown.ip_prefix_len) == (endpoint.address, "172.30.0.1", 16)
+    assert shown.ports == {"80/tcp": None, "53/tcp": None}
+    assert shown.networks is not None
+    assert shown.networks["bridge"] == endpoint.settings()
+    assert list(network.endpoints("bridge")) == ["c1"]
+    await network.disconnect("c1")
+    await network.disconnect("c1")
+    assert network.endpoints("bridge") == {}
+    await network.remove()
+    assert keeper.prepared == {}
+    assert host[-1] == (network.bridge_name, "proa_" + network.bridge_name.removeprefix("proa-"))
+
+
+async def test_the_next_daemon_remembers_and_holds_what_runs(database: Metadata, host: list[object]) -> None:
+    keeper = FakeKeeper()
+    first = opened(database, keeper, network_pool_size=2)
+    sandbox = await first.connect("c1", BRIDGE)
+    keeper.start(sandbox.endpoints[0].key)
+    ids = {n.name: n.id for n in first.networks}
+    await first.close()
+    second = opened(database, keeper, network_pool_size=2)
+    assert {n.name: n.id for n in second.networks} == ids
+    second.adopt("c1", sandbox)
+    await second.keeper_changed(list(keeper.prepared))
+    await second.start()
+    assert host[-1] == ("172.30.0.0/16", "172.30.0.1")
+    others = [(await second.connect(f"x{n}", BRIDGE)).address for n in range(5)]
+    assert sandbox.address not in others
+    assert len(set(others)) == 5
+    await second.close()
+
+
+async def test_a_key_that_a_start_is_about_to_take_stays(database: Metadata, host: list[object]) -> None:
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=2)
+    sandbox = await network.connect("c1", BRIDGE)
+    await network.keeper_changed(list(keeper.prepared))
+    assert (await network.connect("c2", BRIDGE)).address != sandbox.address
+    assert sandbox.endpoints[0].key not in keeper.released
+    await network.close()
+
+
+async def test_a_host_that_refuses_is_told_and_tried_again(
+    database: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def refuse(config: DaemonConfig, remembered: object) -> tuple[int, Subnet]:
+        attempts.append(1)
+        raise PermissionError(1, "create bridge proa0: Operation not permitted")
+
+    monkeypatch.setattr(networking, "_bring_up", refuse)
+    network = opened(database, FakeKeeper())
+    for count in (1, 2):
+        with pytest.raises(System, match=r"default bridge .*Operation not permitted"):
+            await network.connect("c1", BRIDGE)
+        assert len(attempts) == count
+    assert (await network.connect("c2", NetworkWish(mode="none"))).mode == "none"
+    await network.close()
+
+
+async def test_no_default_bridge_at_all(database: Metadata) -> None:
+    network = opened(database, FakeKeeper(), bridge="none")
+    with pytest.raises(NotFound, match="network bridge not found"):
+        await network.connect("c1", BRIDGE)
+    await network.close()
+
+
+async def test_what_a_stopped_container_shows(database: Metadata) -> None:
+    network = opened(database, FakeKeeper())
+    shown = network.stopped_settings(BRIDGE)
+    assert shown.networks is not None
+    endpoint = shown.networks["bridge"]
+    assert endpoint is not None
+    assert endpoint.network_id == next(n.id for n in network.networks if n.name == "bridge")
+    assert endpoint.ip_address == ""
+    await network.close()
