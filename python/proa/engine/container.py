@@ -28,9 +28,11 @@ class Container:
 
     __slots__ = (
         "_lock",
+        "aftermath",
         "exec_ids",
         "gone",
         "health",
+        "hold",
         "monitor",
         "record",
         "restart_timer",
@@ -44,6 +46,10 @@ class Container:
         self.waiters = Waiters()
         self.gone = False
         """Removed: whoever waited for the lock finds nothing."""
+        self.hold = False
+        """A restart by hand is under way: neither the policy nor --rm acts on the end between."""
+        self.aftermath: asyncio.Task[None] | None = None
+        """Gives back what the last run had; `settled` waits for it."""
         self.exec_ids: set[str] = set()
         self.health: Health | None = None
         """What its healthcheck found; None without one."""
@@ -66,6 +72,11 @@ class Container:
             if self.gone:
                 raise NotFound(f"No such container: {self.id}")
             yield
+
+    async def settled(self) -> None:
+        """Wait until what the last run had is given back."""
+        if self.aftermath is not None:
+            await asyncio.wait([self.aftermath])
 
     def cancel_restart(self) -> None:
         """A restart that waits for its time will not come."""

@@ -8,13 +8,15 @@ and takes a `Database`. proa.metadata brings every room's tables up to its newes
 All database calls are made in the loop thread; one costs tens of microseconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from proa.engine.resolve import VolumeWish
 from proa.network import NetworkWish, Sandbox
 from proa.schema.image import ImageConfig
-from proa.schema.plan import Overlay
+from proa.schema.keeper import Attach, Started
+from proa.schema.plan import Overlay, Plan, Process, Stdio
 
 
 class Database(Protocol):
@@ -103,6 +105,22 @@ class ContainerNetworks(Protocol):
     async def keeper_changed(self, prepared: Sequence[int]) -> None: ...
 
 
+class ContainerVolumes(Protocol):
+    """What the container verbs need of the volumes (engine/volumes.py)."""
+
+    async def provide(self, container_id: str, wishes: Sequence[VolumeWish], layers: Sequence[str]) -> None:
+        """Create what is missing, copy up from the image's layers, and hold each for the container."""
+        ...
+
+    def release(self, container_id: str) -> None:
+        """The container is gone; unknown ones are no error."""
+        ...
+
+    async def remove_anonymous(self, name: str) -> None:
+        """Remove a volume made for one container alone, unless another uses it by now."""
+        ...
+
+
 class ContainersOfImages(Protocol):
     """What image removal and prune need of the containers (given by this engine, engine/registry.py)."""
 
@@ -117,3 +135,30 @@ class EventSink(Protocol):
     def emit(self, type_: str, action: str, actor_id: str, attributes: dict[str, str]) -> None:
         """One event, now: `emit("image", "tag", "sha256:...", {"name": "busybox:latest"})`."""
         ...
+
+
+class KeeperClient(Protocol):
+    """The keeper as the verbs see it (proa.runtime.Keeper); raises classes of proa.errors only."""
+
+    async def start(self, plan: Plan, started: Callable[[Started], None]) -> None: ...
+    async def exec(
+        self, id_: str, exec_id: str, process: Process, stdio: Stdio, started: Callable[[Started], None]
+    ) -> None: ...
+    async def attach(self, fd: int, attach: Attach) -> None: ...
+    async def signal(self, id_: str, signal: int, exec_id: str | None = None) -> None: ...
+    async def resize(self, id_: str, rows: int, columns: int, exec_id: str | None = None) -> None: ...
+    def forget(self, id_: str, exec_id: str | None = None) -> None: ...
+    def acknowledge(self, id_: str, exec_id: str | None = None) -> None: ...
+
+
+class NativeCgroups(Protocol):
+    """The calls of proa_native on control groups; they block, and fail with OSError."""
+
+    def cgroup_update(self, path: str, resources: bytes) -> None: ...
+    def cgroup_freeze(self, path: str, frozen: bool) -> None: ...
+    def cgroup_pids(self, path: str) -> list[int]: ...
+    def cgroup_kill(self, path: str) -> None: ...
+    def cgroup_remove(self, path: str) -> None: ...
+    def cgroup_list(self, parent: str) -> list[str]: ...
+    def cgroup_stats(self, path: str) -> dict[str, object]: ...
+    def network_stats(self, pid: int) -> dict[str, dict[str, int]]: ...

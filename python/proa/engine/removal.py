@@ -1,0 +1,121 @@
+"""Removal: everything a container has on disk and in the database, in an order that a crash can interrupt.
+
+The state `removing` is stored first: a removal that was interrupted is finished when the daemon boots.
+Once the row is gone, what is left on disk is garbage that the next boot sweeps.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from signal import SIGKILL
+
+from proa.engine import state as states
+from proa.engine.container import Container
+from proa.engine.notices import Notices
+from proa.engine.ports import ContainerNetworks, ContainerVolumes, KeeperClient, Snapshots
+from proa.engine.registry import Registry
+from proa.engine.state import Status
+from proa.engine.stopping import Stopping
+from proa.errors import Conflict, ProaError, System
+
+RemoveTree = Callable[[str], None]
+"""proa_native.remove_tree."""
+
+
+class Removal:
+    """Removes containers."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        keeper: KeeperClient,
+        networks: ContainerNetworks,
+        snapshots: Snapshots,
+        volumes: ContainerVolumes,
+        stopping: Stopping,
+        notices: Notices,
+        directory: Path,
+        remove_tree: RemoveTree,
+        executor: Executor | None = None,
+    ) -> None:
+        """`directory` holds every container's own directory, by id."""
+        self._registry = registry
+        self._keeper = keeper
+        self._networks = networks
+        self._snapshots = snapshots
+        self._volumes = volumes
+        self._stopping = stopping
+        self._notices = notices
+        self._directory = directory
+        self._remove_tree = remove_tree
+        self._executor = executor
+
+    async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
+        """Remove it; with `force` also one that runs. `volumes`: its anonymous volumes, too.
+
+        Raises Conflict where it runs, or is being removed already.
+        """
+        if container.state.status is Status.REMOVING:
+            raise Conflict(f"removal of container {container.id} is already in progress")
+        if not force:
+            check_removable(container)
+        while container.state.running:
+            container.hold = True
+            try:
+                await self._stopping.kill(container, SIGKILL)
+            except Conflict:
+                break
+            finally:
+                container.hold = False
+        async with container.exclusive():
+            if not force:
+                check_removable(container)
+            await self.remove_stopped(container, volumes=volumes)
+
+    async def remove_stopped(self, container: Container, *, volumes: bool) -> None:
+        """Remove one that does not run; the caller holds its lock."""
+        self._registry.set_state(container, states.removing(container.id, container.state))
+        try:
+            await self._take_apart(container, volumes=volumes)
+        except (OSError, ProaError) as exc:
+            self._registry.set_state(container, states.dead(container.state, str(exc)))
+            container.waiters.not_removed(container.state, str(exc))
+            if isinstance(exc, ProaError):
+                raise
+            raise System(f"unable to remove filesystem for {container.id}: {exc}") from exc
+        self._notices.tell(container, "destroy")
+        container.waiters.removed(container.state)
+
+    async def _take_apart(self, container: Container, *, volumes: bool) -> None:
+        container.cancel_restart()
+        container.stop_monitor()
+        await container.settled()
+        self._keeper.forget(container.id)
+        own = str(self._directory / container.id)
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(
+            self._networks.disconnect(container.id),
+            self._snapshots.remove(container.id),
+            loop.run_in_executor(self._executor, self._remove_tree, own),
+        )
+        self._volumes.release(container.id)
+        if volumes:
+            await self._remove_anonymous(container)
+        self._registry.remove(container)
+
+    async def _remove_anonymous(self, container: Container) -> None:
+        for wish in container.record.resolved.volumes:
+            if wish.anonymous:
+                await self._volumes.remove_anonymous(wish.name)
+
+
+def check_removable(container: Container) -> None:
+    """Raises Conflict in Docker's words where it runs."""
+    if not container.state.running:
+        return
+    advice = "Stop the container before attempting removal or force remove"
+    if container.state.status is Status.PAUSED:
+        advice = "Unpause and then stop the container before attempting removal or force remove"
+    raise Conflict(f"You cannot remove a {container.state.status} container {container.id}. {advice}")

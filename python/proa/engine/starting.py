@@ -1,0 +1,130 @@
+"""Start: the last touches to the plan, one message to the keeper, and what follows from its answer.
+
+The hot path: a few direct system calls, one row written before and one after, no thread, no timer.
+Whoever calls holds the container's lock.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from proa.engine import state as states
+from proa.engine.container import Container, Monitor
+from proa.engine.notices import Notices
+from proa.engine.ports import ContainerNetworks, KeeperClient, Snapshots
+from proa.engine.registry import Registry
+from proa.engine.resolve import ready
+from proa.engine.state import Status
+from proa.errors import Conflict, InvalidParameter, ProaError, StartFailed
+from proa.network import Sandbox
+from proa.schema.keeper import Started
+from proa.schema.plan import ContainerNamespace, Plan
+
+WriteFiles = Callable[[Container, Sandbox], None]
+"""Writes hostname, hosts and resolv.conf into the container's directory."""
+StartMonitor = Callable[[Container], Monitor | None]
+"""Starts the container's healthcheck, if it has one."""
+NOT_STARTED = 128
+
+
+class Starting:
+    """Starts containers."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        keeper: KeeperClient,
+        networks: ContainerNetworks,
+        snapshots: Snapshots,
+        notices: Notices,
+        write_files: WriteFiles,
+        monitor: StartMonitor,
+    ) -> None:
+        self._registry = registry
+        self._keeper = keeper
+        self._networks = networks
+        self._snapshots = snapshots
+        self._notices = notices
+        self._write_files = write_files
+        self._monitor = monitor
+
+    async def start(self, container: Container) -> None:
+        """Start it. Raises what the keeper tells; then it is as it was, with the error in its state."""
+        states.check_can_start(container.state)
+        try:
+            await self._start(container)
+        except ProaError as exc:
+            code = exc.code if isinstance(exc, StartFailed) else NOT_STARTED
+            if not container.state.alive:
+                failed = states.start_failed(container.state, code=code, error=str(exc))
+                self._registry.set_state(container, failed)
+            raise
+
+    async def _start(self, container: Container) -> None:
+        resolved = container.record.resolved
+        await container.settled()
+        async with AsyncExitStack() as undo:
+            self._make_bind_directories(resolved.bind_directories)
+            self._check_peers(container)
+            sandbox = await self._networks.connect(container.id, resolved.network)
+            undo.push_async_callback(self._networks.disconnect, container.id)
+            self._registry.set_state(container, states.starting(container.state, sandbox))
+            self._write_files(container, sandbox)
+            plan = self._plan(container, sandbox)
+            await self._keeper.start(plan, lambda started: self._started(container, started))
+            undo.pop_all()
+
+    def _plan(self, container: Container, sandbox: Sandbox) -> Plan:
+        record = container.record
+        rootfs = self._snapshots.prepare(record.id, record.image_layers, volatile=container.auto_remove)
+        plan = record.resolved.plan
+        return ready(plan, rootfs=rootfs, net=sandbox.plan_network, shm_source=self._shm_source(plan))
+
+    def _started(self, container: Container, started: Started) -> None:
+        """Called in the order of the keeper's packets: before the exit that may be the next one."""
+        now = states.started(container.state, pid=started.pid, at_ns=started.started_at_ns)
+        self._registry.set_state(container, now)
+        if now.sandbox is not None:
+            self._notices.connected(container, now.sandbox)
+        self._notices.mounted(container, "mount")
+        self._notices.tell(container, "start")
+        container.stop_monitor()
+        container.monitor = self._monitor(container)
+
+    def _check_peers(self, container: Container) -> None:
+        host_config = container.record.resolved.host_config
+        for peer_id in container.record.resolved.peers:
+            peer = self._registry.get(peer_id)
+            if peer is not None and peer.state.status is Status.RESTARTING:
+                raise Conflict(f"Container {peer_id} is restarting, wait until the container is running")
+            if peer is None or not peer.state.alive:
+                what = _shared_namespace(container, peer_id)
+                raise Conflict(f"cannot join {what} of a non running container: {peer_id}")
+        if host_config.network_mode.startswith("container:") and not container.record.resolved.peers:
+            raise Conflict(f"No such container: {host_config.network_mode.removeprefix('container:')}")
+
+    def _shm_source(self, plan: Plan) -> str | None:
+        """/dev/shm of the container whose IPC namespace is joined."""
+        if not isinstance(plan.namespaces.ipc, ContainerNamespace):
+            return None
+        peer = self._registry.get(plan.namespaces.ipc.id)
+        return f"/proc/{peer.state.pid}/root/dev/shm" if peer is not None else None
+
+    def _make_bind_directories(self, directories: tuple[str, ...]) -> None:
+        for directory in directories:
+            try:
+                os.makedirs(directory, 0o755, exist_ok=True)
+            except FileExistsError:
+                continue  # a file is there: it is bound as one
+            except OSError as exc:
+                text = f"error while creating mount source path '{directory}': mkdir {exc.filename}: "
+                raise InvalidParameter(text + (exc.strerror or "").lower()) from exc
+
+
+def _shared_namespace(container: Container, peer_id: str) -> str:
+    spaces = container.record.resolved.plan.namespaces
+    for name, space in (("network namespace", spaces.net), ("IPC", spaces.ipc), ("PID", spaces.pid)):
+        if isinstance(space, ContainerNamespace) and space.id == peer_id:
+            return name
+    return "namespace"
