@@ -1,4 +1,4 @@
-"""The events of containers, with the attributes Docker gives them: labels, image, name, and the verb's own."""
+"""The events of containers, with the attributes Docker gives them: labels, image, name, the verb's own."""
 
 from proa.engine.container import Container
 from proa.engine.ports import EventSink
@@ -16,6 +16,10 @@ class Notices:
         config = container.record.resolved.config
         told = {**(config.labels or {}), "image": config.image, "name": container.record.name, **attributes}
         self._events.emit("container", action, container.id, told)
+
+    def pruned(self, type_: str, reclaimed: int) -> None:
+        """A prune has ended; space in bytes."""
+        self._events.emit(type_, "prune", "", {"reclaimed": str(reclaimed)})
 
     def connected(self, container: Container, sandbox: Sandbox) -> None:
         """Its networks, at start."""

@@ -64,12 +64,8 @@ class ImageSource(Protocol):
         """By name, name:tag, digest, id or prefix of one. Raises NotFound `No such image: x`."""
         ...
 
-    def used_by(self, image_id: str, container_id: str) -> None:
-        """A container of the image exists: it holds the image's layers until `released`. Idempotent."""
-        ...
-
-    def released(self, container_id: str) -> None:
-        """The container is gone. Unknown ones are no error."""
+    async def size(self, image_id: str) -> int:
+        """Bytes of its unpacked layers; 0 for an unknown one."""
         ...
 
 
@@ -81,6 +77,10 @@ class Snapshots(Protocol):
 
         Idempotent: an existing one is given back as it is.
         """
+        ...
+
+    def describe(self, key: str, lower: Sequence[str]) -> Overlay:
+        """Where its directories are, made or not; no I/O."""
         ...
 
     async def remove(self, key: str) -> None:
@@ -107,6 +107,10 @@ class ContainerNetworks(Protocol):
 
 class ContainerVolumes(Protocol):
     """What the container verbs need of the volumes (engine/volumes.py)."""
+
+    def path(self, name: str) -> str:
+        """Where a volume of this name has its data, existing or not."""
+        ...
 
     async def provide(self, container_id: str, wishes: Sequence[VolumeWish], layers: Sequence[str]) -> None:
         """Create what is missing, copy up from the image's layers, and hold each for the container."""
