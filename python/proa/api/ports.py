@@ -8,8 +8,6 @@ from asyncio import Future
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from msgspec import Struct
-
 from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
 from proa.schema.container_state import (
     ContainerCreateResponse,
@@ -29,35 +27,12 @@ from proa.schema.image import (
 from proa.schema.network import Network
 from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
 from proa.schema.stats import ContainerStatsResponse
+from proa.schema.stream import AttachOptions, LogsOptions, LogStream
 from proa.schema.system import EventMessage, IDResponse, SystemInfo, SystemVersion
 from proa.schema.volume import Volume, VolumeCreateOptions, VolumeListResponse
 
 Filters = Mapping[str, list[str]]
 """Docker's `filters` parameter, decoded: key to the values asked for."""
-
-
-class LogsOptions(Struct, frozen=True, kw_only=True):
-    """Query of GET /containers/{id}/logs; times in nanoseconds, 0 for unset; tail -1 for all."""
-
-    stdout: bool = False
-    stderr: bool = False
-    follow: bool = False
-    since_ns: int = 0
-    until_ns: int = 0
-    timestamps: bool = False
-    details: bool = False
-    tail: int = -1
-
-
-class AttachOptions(Struct, frozen=True, kw_only=True):
-    """Query of POST /containers/{id}/attach."""
-
-    stdin: bool = False
-    stdout: bool = False
-    stderr: bool = False
-    logs: bool = False
-    stream: bool = False
-    detach_keys: str = ""
 
 
 class HijackedConnection(Protocol):
@@ -75,13 +50,6 @@ class HijackedConnection(Protocol):
         that could fail with an HTTP error.
         """
         ...
-
-
-class LogStream(Struct, frozen=True, kw_only=True):
-    """Log bytes ready for the wire; `tty` tells raw from multiplexed."""
-
-    tty: bool
-    chunks: AsyncIterator[bytes]
 
 
 class Containers(Protocol):

@@ -12,7 +12,6 @@ from signal import SIGKILL
 from msgspec.structs import replace
 
 from proa import stdio
-from proa.api.ports import AttachOptions, LogsOptions, LogStream
 from proa.engine import inspection, listing
 from proa.engine import state as states
 from proa.engine import top as tops
@@ -50,6 +49,7 @@ from proa.schema.container_state import (
 from proa.schema.keeper import Attach
 from proa.schema.prune import ContainersPruneReport
 from proa.schema.stats import ContainerStatsResponse
+from proa.schema.stream import AttachOptions, LogsOptions, LogStream
 
 Filters = Mapping[str, list[str]]
 OpenLog = Callable[..., stdio.Reader]
