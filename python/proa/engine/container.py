@@ -65,6 +65,11 @@ class Container:
     def auto_remove(self) -> bool:
         return self.record.resolved.host_config.auto_remove
 
+    @property
+    def busy(self) -> bool:
+        """A verb of several steps is under way."""
+        return self._lock.locked()
+
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         """No other verb acts on it meanwhile. Raises NotFound where it was removed while we waited."""

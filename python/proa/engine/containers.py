@@ -20,7 +20,7 @@ from proa.engine.container import Container
 from proa.engine.creation import Creation
 from proa.engine.list_filter import ListFilter, PruneFilter
 from proa.engine.notices import Notices
-from proa.engine.ports import ImageSource, KeeperClient, Snapshots
+from proa.engine.ports import ContainerNetworks, ImageSource, KeeperClient, Snapshots
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.resolve import Host, resolve_update, signal_number
@@ -66,6 +66,7 @@ class Containers:
         keeper: KeeperClient,
         images: ImageSource,
         snapshots: Snapshots,
+        networks: ContainerNetworks,
         cgroups: Cgroups,
         creation: Creation,
         starting: Starting,
@@ -82,6 +83,7 @@ class Containers:
         self._keeper = keeper
         self._images = images
         self._snapshots = snapshots
+        self._networks = networks
         self._cgroups = cgroups
         self._creation = creation
         self._starting = starting
@@ -227,7 +229,10 @@ class Containers:
         container = self._registry.lookup(ref)
         rootfs = self._snapshots.describe(container.id, container.record.image_layers)
         sizes = await self._size(container) if size else None
-        return inspection.inspect(container, self._directory, rootfs, sizes)
+        networks = listing.settings_of(container) or self._networks.stopped_settings(
+            container.record.resolved.network
+        )
+        return inspection.inspect(container, self._directory, rootfs, networks, sizes)
 
     async def logs(self, ref: str, options: LogsOptions) -> LogStream:
         """Raises NotImplemented_ where there is no log to read."""

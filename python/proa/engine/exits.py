@@ -120,6 +120,10 @@ class Exits:
         self._delays[container.id] = delay
         container.restart_timer = asyncio.get_running_loop().call_later(delay, self._restart_due, container)
 
+    def restart_now(self, container: Container) -> None:
+        """Start one whose state is restarting, without a delay: the daemon boots."""
+        self._restart_due(container)
+
     def _restart_due(self, container: Container) -> None:
         container.restart_timer = None
         self._background.spawn(self._restart(container), f"restart of {container.id[:12]}")

@@ -14,14 +14,18 @@ from proa.schema.container_state import (
     DriverData,
     Health,
 )
-from proa.schema.network import EndpointSettings, NetworkSettings
+from proa.schema.network import NetworkSettings
 from proa.schema.plan import Overlay
 
 STORAGE_DRIVER = "overlay2"
 
 
 def inspect(
-    container: Container, directory: Path, rootfs: Overlay, size: tuple[int, int] | None
+    container: Container,
+    directory: Path,
+    rootfs: Overlay,
+    networks: NetworkSettings,
+    size: tuple[int, int] | None,
 ) -> ContainerInspectResponse:
     """Everything there is to say; `size` is (bytes written, bytes in all)."""
     record, state = container.record, container.state
@@ -51,7 +55,7 @@ def inspect(
         size_root_fs=size[1] if size else None,
         mounts=list(resolved.mount_points),
         config=resolved.config,
-        network_settings=network_settings(container),
+        network_settings=networks,
     )
 
 
@@ -71,16 +75,6 @@ def state_of(state: State, health: Health | None) -> ContainerState:
         finished_at=rfc3339(state.finished_ns),
         health=health,
     )
-
-
-def network_settings(container: Container) -> NetworkSettings:
-    """Its networks while it runs, and the names of those it will have while it does not."""
-    sandbox = container.state.sandbox
-    if sandbox is not None:
-        return sandbox.settings()
-    wish = container.record.resolved.network
-    names = wish.networks or ((wish.mode,) if wish.mode in ("host", "none", "bridge") else ())
-    return NetworkSettings(ports={}, networks={name: EndpointSettings() for name in names})
 
 
 def graph_driver(rootfs: Overlay) -> DriverData:

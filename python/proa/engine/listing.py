@@ -12,7 +12,7 @@ from proa.engine.durations import human
 from proa.engine.list_filter import ListFilter
 from proa.engine.state import State, Status
 from proa.schema.container import ContainerConfig
-from proa.schema.container_state import ContainerSummary, MountPoint, Port
+from proa.schema.container_state import ContainerSummary, Port
 from proa.schema.network import NetworkSettings, PortBinding
 
 ImageName = Callable[[Container], str]
@@ -46,7 +46,7 @@ def summary(container: Container, image_name: ImageName, size: tuple[int, int] |
         image_id=record.image_id,
         command=command(resolved.config, resolved.plan.process.args),
         created=record.created_ns // 1_000_000_000,
-        ports=ports(state.sandbox.settings() if state.sandbox is not None else None),
+        ports=ports(settings_of(container)),
         size_rw=size[0] if size else None,
         size_root_fs=size[1] if size else None,
         labels=resolved.config.labels or {},
@@ -54,7 +54,7 @@ def summary(container: Container, image_name: ImageName, size: tuple[int, int] |
         status=status(state, container.health.status if container.health else "", time.time_ns()),
         host_config=host_config,
         network_settings={"Networks": networks},
-        mounts=[_mount(point) for point in resolved.mount_points],
+        mounts=list(resolved.mount_points),
     )
 
 
@@ -95,11 +95,13 @@ def ports(settings: NetworkSettings | None) -> list[Port]:
     return found
 
 
+def settings_of(container: Container) -> NetworkSettings | None:
+    """The networks of one that runs."""
+    sandbox = container.state.sandbox
+    return sandbox.settings(container.record.resolved.config.exposed_ports or ()) if sandbox else None
+
+
 def _published(private: int, protocol: str, binding: PortBinding) -> Port:
     return Port(
         ip=binding.host_ip, private_port=private, public_port=int(binding.host_port or 0), type=protocol
     )
-
-
-def _mount(point: MountPoint) -> MountPoint:
-    return point

@@ -16,6 +16,7 @@ from proa.engine.resolve import VolumeWish
 from proa.network import NetworkWish, Sandbox
 from proa.schema.image import ImageConfig
 from proa.schema.keeper import Attach, Started
+from proa.schema.network import NetworkSettings
 from proa.schema.plan import Overlay, Plan, Process, Stdio
 
 
@@ -103,6 +104,13 @@ class ContainerNetworks(Protocol):
     async def disconnect(self, container_id: str) -> None: ...
     def adopt(self, container_id: str, sandbox: Sandbox) -> None: ...
     async def keeper_changed(self, prepared: Sequence[int]) -> None: ...
+    def write_files(self, directory: str, wish: NetworkWish, sandbox: Sandbox) -> None:
+        """hostname, hosts and resolv.conf into the container's directory. Raises System."""
+        ...
+
+    def stopped_settings(self, wish: NetworkWish) -> NetworkSettings:
+        """What inspect shows of a container that does not run."""
+        ...
 
 
 class ContainerVolumes(Protocol):

@@ -77,6 +77,13 @@ class Removal:
     async def remove_stopped(self, container: Container, *, volumes: bool) -> None:
         """Remove one that does not run; the caller holds its lock."""
         self._registry.set_state(container, states.removing(container.id, container.state))
+        await self._finish(container, volumes=volumes)
+
+    async def resume(self, container: Container) -> None:
+        """Go on with a removal that a crash or a failure interrupted; the caller holds its lock."""
+        await self._finish(container, volumes=container.auto_remove)
+
+    async def _finish(self, container: Container, *, volumes: bool) -> None:
         try:
             await self._take_apart(container, volumes=volumes)
         except (OSError, ProaError) as exc:

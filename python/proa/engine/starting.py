@@ -7,6 +7,7 @@ Whoever calls holds the container's lock.
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from proa.engine import state as states
 from proa.engine.container import Container, Monitor
@@ -20,8 +21,6 @@ from proa.network import Sandbox
 from proa.schema.keeper import Started
 from proa.schema.plan import ContainerNamespace, Plan
 
-WriteFiles = Callable[[Container, Sandbox], None]
-"""Writes hostname, hosts and resolv.conf into the container's directory."""
 StartMonitor = Callable[[Container], Monitor | None]
 """Starts the container's healthcheck, if it has one."""
 NOT_STARTED = 128
@@ -38,15 +37,16 @@ class Starting:
         networks: ContainerNetworks,
         snapshots: Snapshots,
         notices: Notices,
-        write_files: WriteFiles,
+        directory: Path,
         monitor: StartMonitor,
     ) -> None:
+        """`directory` holds every container's own directory, by id."""
         self._registry = registry
         self._keeper = keeper
         self._networks = networks
         self._snapshots = snapshots
         self._notices = notices
-        self._write_files = write_files
+        self._directory = str(directory)
         self._monitor = monitor
 
     async def start(self, container: Container) -> None:
@@ -70,7 +70,7 @@ class Starting:
             sandbox = await self._networks.connect(container.id, resolved.network)
             undo.push_async_callback(self._networks.disconnect, container.id)
             self._registry.set_state(container, states.starting(container.state, sandbox))
-            self._write_files(container, sandbox)
+            self._networks.write_files(f"{self._directory}/{container.id}", resolved.network, sandbox)
             plan = self._plan(container, sandbox)
             await self._keeper.start(plan, lambda started: self._started(container, started))
             undo.pop_all()

@@ -108,6 +108,16 @@ def start_failed(state: State, *, code: int, error: str) -> State:
     return replace(state, status=status, pid=0, exit_code=code, error=error, sandbox=None)
 
 
+def not_started(state: State) -> State:
+    """The start that was under way when the daemon died did not come about."""
+    return replace(state, sandbox=None)
+
+
+def to_restart(state: State) -> State:
+    """The policy wants it started again, now that the daemon is back."""
+    return replace(state, status=Status.RESTARTING)
+
+
 def exited(state: State, *, code: int, reason: ExitReason, oom: bool, at_ns: int, restart: bool) -> State:
     """Its process is gone; with `restart` the policy will start it again."""
     return replace(

@@ -1,0 +1,244 @@
+"""What the daemon says of itself and its host: version, info, events. Implements proa.api.ports.System."""
+
+import asyncio
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from proa.engine.durations import rfc3339
+from proa.engine.events import Events
+from proa.engine.registry import Registry
+from proa.engine.resolve import Host
+from proa.engine.state import Status
+from proa.schema.config import DaemonConfig
+from proa.schema.system import (
+    Commit,
+    EventMessage,
+    IndexInfo,
+    PluginsInfo,
+    RegistryServiceConfig,
+    Runtime,
+    SwarmInfo,
+    SystemInfo,
+    SystemVersion,
+)
+
+API_VERSION = "1.51"
+MIN_API_VERSION = "1.40"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+
+
+class CountsImages(Protocol):
+    """Tells how many images there are."""
+
+    def count(self) -> int: ...
+
+
+class System:
+    """The daemon's own verbs."""
+
+    def __init__(
+        self,
+        *,
+        config: DaemonConfig,
+        host: Host,
+        registry: Registry,
+        images: CountsImages,
+        events: Events,
+        version: str,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._registry = registry
+        self._images = images
+        self._events = events
+        self._version = version
+        self._id = _daemon_id(Path(config.data_root))
+        self._started = rfc3339(time.time_ns())
+
+    async def version(self) -> SystemVersion:
+        """GET /version."""
+        kernel, arch = os.uname().release, architecture()
+        details = {
+            "ApiVersion": API_VERSION,
+            "Arch": arch,
+            "BuildTime": "",
+            "Experimental": "false",
+            "GitCommit": "",
+            "GoVersion": _language(),
+            "KernelVersion": kernel,
+            "MinAPIVersion": MIN_API_VERSION,
+            "Os": "linux",
+        }
+        return SystemVersion(
+            platform={"Name": "proa"},
+            components=[{"Name": "Engine", "Version": self._version, "Details": details}],
+            version=self._version,
+            api_version=API_VERSION,
+            min_api_version=MIN_API_VERSION,
+            go_version=_language(),
+            os="linux",
+            arch=arch,
+            kernel_version=kernel,
+        )
+
+    async def info(self) -> SystemInfo:
+        """GET /info."""
+        config, host = self._config, self._host
+        states = [container.state.status for container in self._registry]
+        running = sum(status in (Status.RUNNING, Status.RESTARTING) for status in states)
+        paused = states.count(Status.PAUSED)
+        controllers = host.controllers
+        return SystemInfo(
+            id=self._id,
+            containers=len(states),
+            containers_running=running,
+            containers_paused=paused,
+            containers_stopped=len(states) - running - paused,
+            images=self._images.count(),
+            driver="overlay2",
+            driver_status=[
+                ["Backing Filesystem", _filesystem(config.data_root)],
+                ["Supports d_type", "true"],
+                ["Using metacopy", "false"],
+                ["Native Overlay Diff", "true"],
+                ["userxattr", "false"],
+            ],
+            docker_root_dir=config.data_root,
+            plugins=PluginsInfo(
+                volume=["local"], network=["bridge", "host", "null"], log=["json-file", "none"]
+            ),
+            memory_limit="memory" in controllers,
+            swap_limit=host.swap_accounting,
+            cpu_cfs_period="cpu" in controllers,
+            cpu_cfs_quota="cpu" in controllers,
+            cpu_shares="cpu" in controllers,
+            cpu_set="cpuset" in controllers,
+            pids_limit="pids" in controllers,
+            oom_kill_disable="memory" in controllers and host.cgroup_version != "2",
+            i_pv4_forwarding=_flag("/proc/sys/net/ipv4/ip_forward"),
+            debug=config.debug,
+            n_fd=len(os.listdir("/proc/self/fd")),
+            n_goroutines=len(asyncio.all_tasks()),
+            system_time=rfc3339(time.time_ns()),
+            logging_driver=config.log_driver,
+            cgroup_driver="cgroupfs",
+            cgroup_version="2" if host.cgroup_version == "2" else "1",
+            n_events_listener=self._events.listeners,
+            kernel_version=os.uname().release,
+            operating_system=_os_release("PRETTY_NAME"),
+            os_version=_os_release("VERSION_ID"),
+            os_type="linux",
+            architecture=os.uname().machine,
+            ncpu=host.cpus,
+            mem_total=host.memory,
+            index_server_address="https://index.docker.io/v1/",
+            registry_config=_registries(config),
+            http_proxy=os.environ.get("HTTP_PROXY", ""),
+            https_proxy=os.environ.get("HTTPS_PROXY", ""),
+            no_proxy=os.environ.get("NO_PROXY", ""),
+            name=host.hostname,
+            labels=list(config.labels),
+            server_version=self._version,
+            runtimes={"proa": Runtime(path="proa"), "runc": Runtime(path="proa")},
+            default_runtime=config.default_runtime,
+            swarm=SwarmInfo(local_node_state="inactive"),
+            live_restore_enabled=True,
+            init_binary="proa-init",
+            containerd_commit=Commit(),
+            runc_commit=Commit(),
+            init_commit=Commit(),
+            security_options=self._security_options(),
+            default_address_pools=[dict(pool) for pool in config.default_address_pools] or None,
+            warnings=self._warnings(),
+        )
+
+    async def events(
+        self, since_ns: int, until_ns: int, filters: Mapping[str, Sequence[str]]
+    ) -> AsyncIterator[EventMessage]:
+        """GET /events."""
+        return await self._events.stream(since_ns, until_ns, filters)
+
+    def _security_options(self) -> list[str]:
+        profile = self._config.seccomp_profile or "builtin"
+        options = [f"name=seccomp,profile={profile}"]
+        if self._config.default_cgroupns_mode == "private":
+            options.append("name=cgroupns")
+        if self._config.no_new_privileges:
+            options.append("name=no-new-privileges")
+        return options
+
+    def _warnings(self) -> list[str] | None:
+        missing = {
+            "memory": "WARNING: No memory limit support",
+            "cpu": "WARNING: No cpu cfs quota support",
+            "cpuset": "WARNING: No cpuset support",
+            "pids": "WARNING: No pids limit support",
+        }
+        told = [text for name, text in missing.items() if name not in self._host.controllers]
+        if not self._host.swap_accounting:
+            told.append("WARNING: No swap limit support")
+        if not _flag("/proc/sys/net/ipv4/ip_forward"):
+            told.append("WARNING: IPv4 forwarding is disabled")
+        return told or None
+
+
+def architecture() -> str:
+    """This machine's, in Go's words."""
+    machine = os.uname().machine
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def _language() -> str:
+    return (
+        f"python{platform.python_version()}"
+        if sys.implementation.name == "cpython"
+        else sys.implementation.name
+    )
+
+
+def _registries(config: DaemonConfig) -> RegistryServiceConfig:
+    return RegistryServiceConfig(
+        insecure_registry_cid_rs=["::1/128", "127.0.0.0/8"],
+        index_configs={"docker.io": IndexInfo(name="docker.io", mirrors=[], secure=True, official=True)},
+        mirrors=list(config.registry_mirrors),
+    )
+
+
+def _daemon_id(data_root: Path) -> str:
+    """Made once, kept in the data root."""
+    path = data_root / "engine-id"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        id_ = str(uuid.uuid4())
+        path.write_text(id_)
+        return id_
+
+
+def _filesystem(directory: str) -> str:
+    """Type of the file system below a directory, in Docker's words. Source: proc(5), mountinfo."""
+    best, found = "", "unknown"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        point, kind = fields[4], fields[fields.index("-") + 1]
+        below = directory == point or directory.startswith(point.rstrip("/") + "/")
+        if below and len(point) >= len(best):
+            best, found = point, kind
+    return {"ext2": "extfs", "ext3": "extfs", "ext4": "extfs", "overlay": "overlayfs"}.get(found, found)
+
+
+def _os_release(key: str) -> str:
+    return platform.freedesktop_os_release().get(key, "")
+
+
+def _flag(path: str) -> bool:
+    try:
+        return Path(path).read_text().strip() == "1"
+    except OSError:
+        return False
