@@ -35,6 +35,7 @@ class Container:
         "hold",
         "monitor",
         "record",
+        "restart_delay",
         "restart_timer",
         "state",
         "waiters",
@@ -54,6 +55,8 @@ class Container:
         self.health: Health | None = None
         """What its healthcheck found; None without one."""
         self.monitor: Monitor | None = None
+        self.restart_delay = 0.0
+        """Seconds the policy waited before the last restart; 0 before the first."""
         self.restart_timer: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
 

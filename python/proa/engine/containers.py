@@ -227,7 +227,7 @@ class Containers:
     async def inspect(self, ref: str, *, size: bool) -> ContainerInspectResponse:
         """Everything there is to say."""
         container = self._registry.lookup(ref)
-        rootfs = self._snapshots.describe(container.id, container.record.image_layers)
+        rootfs = self._snapshots.prepare(container.id, container.record.image_layers)
         sizes = await self._size(container) if size else None
         networks = listing.settings_of(container) or self._networks.stopped_settings(
             container.record.resolved.network
@@ -369,7 +369,8 @@ class Containers:
     async def _size(self, container: Container) -> tuple[int, int]:
         """(bytes written, bytes in all)."""
         written = await self._snapshots.usage(container.id)
-        return written, written + await self._images.size(container.record.image_id)
+        image = self._images.by_id(container.record.image_id)
+        return written, written + (image.size if image is not None else 0)
 
     def _image_name(self, container: Container) -> str:
         """As asked for; the id where the name belongs to another image by now."""

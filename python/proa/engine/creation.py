@@ -12,7 +12,7 @@ from pathlib import Path
 
 from proa.engine.container import Container
 from proa.engine.notices import Notices
-from proa.engine.ports import ContainerVolumes, ImageSource, Snapshots
+from proa.engine.ports import ContainerVolumes, Database, ImageSource, Snapshots
 from proa.engine.record import Record
 from proa.engine.registry import Registry, checked_name
 from proa.engine.resolve import Context, Host, Peer, Resolved, resolve
@@ -35,6 +35,7 @@ class Creation:
         *,
         config: DaemonConfig,
         host: Host,
+        database: Database,
         registry: Registry,
         images: ImageSource,
         snapshots: Snapshots,
@@ -45,8 +46,9 @@ class Creation:
         seccomp: Seccomp,
     ) -> None:
         """`directory` holds every container's own directory, by id."""
-        self._config = config
+        self.config = config
         self._host = host
+        self._database = database
         self._registry = registry
         self._images = images
         self._snapshots = snapshots
@@ -82,7 +84,10 @@ class Creation:
             )
             await self._make(record, undo)
             container = Container(record, State())
-            self._registry.add(container)
+            with self._database.transaction():
+                if image_id:
+                    self._images.hold(image_id, id_)
+                self._registry.add(container)
             undo.pop_all()
         self._notices.tell(container, "create")
         return container
@@ -124,7 +129,7 @@ class Creation:
         return Context(
             id=id_,
             directory=str(self._directory / id_),
-            config=self._config,
+            config=self.config,
             host=self._host,
             image=image,
             read=lambda paths: self._read_in_layers(layers, paths),

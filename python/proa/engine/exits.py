@@ -35,8 +35,9 @@ class Exits:
         background: Background,
         start: Verb,
         remove: Verb,
+        ended: Callable[[Container], None],
     ) -> None:
-        """`start` and `remove` are called with the container's lock held."""
+        """`start` and `remove` are called with the container's lock held, `ended` right after the exit."""
         self._registry = registry
         self._keeper = keeper
         self._networks = networks
@@ -44,7 +45,7 @@ class Exits:
         self._background = background
         self._start = start
         self._remove = remove
-        self._delays: dict[str, float] = {}
+        self._ended = ended
 
     def exited(self, exited: Exited | Exit) -> None:
         """The container's process has ended and its output is in the log. Told twice, done once."""
@@ -66,6 +67,7 @@ class Exits:
         self._registry.set_state(container, after)
         self._keeper.acknowledge(exited.id)
         container.stop_monitor()
+        self._ended(container)
         self._tell(container, before, after)
         container.waiters.exited(after)
         container.aftermath = self._background.spawn(
@@ -80,10 +82,6 @@ class Exits:
         if container is not None and container.state.alive:
             self._registry.set_state(container, states.oom_killed(container.state))
             self._notices.tell(container, "oom")
-
-    def removed(self, container: Container) -> None:
-        """Nothing is kept of a container that is gone."""
-        self._delays.pop(container.id, None)
 
     def _tell(self, container: Container, before: State, after: State) -> None:
         if after.oom_killed and not before.oom_killed:
@@ -116,8 +114,7 @@ class Exits:
             return
 
     def _schedule(self, container: Container, ran_ns: int) -> None:
-        delay = restart_policy.next_delay(self._delays.get(container.id, 0.0), ran_ns)
-        self._delays[container.id] = delay
+        delay = container.restart_delay = restart_policy.next_delay(container.restart_delay, ran_ns)
         container.restart_timer = asyncio.get_running_loop().call_later(delay, self._restart_due, container)
 
     def restart_now(self, container: Container) -> None:

@@ -57,6 +57,11 @@ class ContainerImage(Protocol):
         """Absolute directories of the unpacked layers, top first (the plan's `lower`)."""
         ...
 
+    @property
+    def size(self) -> int:
+        """Bytes of the unpacked layers."""
+        ...
+
 
 class ImageSource(Protocol):
     """Images by what the user typed (engine/images.py)."""
@@ -65,8 +70,16 @@ class ImageSource(Protocol):
         """By name, name:tag, digest, id or prefix of one. Raises NotFound `No such image: x`."""
         ...
 
-    async def size(self, image_id: str) -> int:
-        """Bytes of its unpacked layers; 0 for an unknown one."""
+    def by_id(self, image_id: str) -> ContainerImage | None:
+        """By full id."""
+        ...
+
+    def hold(self, image_id: str, container_id: str) -> None:
+        """A container stands on the image's layers until `release`. Idempotent."""
+        ...
+
+    def release(self, container_id: str) -> None:
+        """The container is gone. Unknown: nothing to do."""
         ...
 
 
@@ -78,10 +91,6 @@ class Snapshots(Protocol):
 
         Idempotent: an existing one is given back as it is.
         """
-        ...
-
-    def describe(self, key: str, lower: Sequence[str]) -> Overlay:
-        """Where its directories are, made or not; no I/O."""
         ...
 
     async def remove(self, key: str) -> None:

@@ -13,7 +13,14 @@ from signal import SIGKILL
 from proa.engine import state as states
 from proa.engine.container import Container
 from proa.engine.notices import Notices
-from proa.engine.ports import ContainerNetworks, ContainerVolumes, KeeperClient, Snapshots
+from proa.engine.ports import (
+    ContainerNetworks,
+    ContainerVolumes,
+    Database,
+    ImageSource,
+    KeeperClient,
+    Snapshots,
+)
 from proa.engine.registry import Registry
 from proa.engine.state import Status
 from proa.engine.stopping import Stopping
@@ -29,7 +36,9 @@ class Removal:
     def __init__(
         self,
         *,
+        database: Database,
         registry: Registry,
+        images: ImageSource,
         keeper: KeeperClient,
         networks: ContainerNetworks,
         snapshots: Snapshots,
@@ -41,7 +50,9 @@ class Removal:
         executor: Executor | None = None,
     ) -> None:
         """`directory` holds every container's own directory, by id."""
+        self._database = database
         self._registry = registry
+        self._images = images
         self._keeper = keeper
         self._networks = networks
         self._snapshots = snapshots
@@ -79,6 +90,10 @@ class Removal:
         self._registry.set_state(container, states.removing(container.id, container.state))
         await self._finish(container, volumes=volumes)
 
+    async def remove_with_volumes(self, container: Container) -> None:
+        """As --rm wants it; the caller holds its lock."""
+        await self.remove_stopped(container, volumes=True)
+
     async def resume(self, container: Container) -> None:
         """Go on with a removal that a crash or a failure interrupted; the caller holds its lock."""
         await self._finish(container, volumes=container.auto_remove)
@@ -110,7 +125,9 @@ class Removal:
         self._volumes.release(container.id)
         if volumes:
             await self._remove_anonymous(container)
-        self._registry.remove(container)
+        with self._database.transaction():
+            self._images.release(container.id)
+            self._registry.remove(container)
 
     async def _remove_anonymous(self, container: Container) -> None:
         for wish in container.record.resolved.volumes:

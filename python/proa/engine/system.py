@@ -6,9 +6,8 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from proa.engine.durations import rfc3339
 from proa.engine.events import Events
@@ -33,12 +32,6 @@ MIN_API_VERSION = "1.40"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 
-class CountsImages(Protocol):
-    """Tells how many images there are."""
-
-    def count(self) -> int: ...
-
-
 class System:
     """The daemon's own verbs."""
 
@@ -48,14 +41,14 @@ class System:
         config: DaemonConfig,
         host: Host,
         registry: Registry,
-        images: CountsImages,
+        count_images: Callable[[], int],
         events: Events,
         version: str,
     ) -> None:
-        self._config = config
+        self.config = config
         self._host = host
         self._registry = registry
-        self._images = images
+        self._count_images = count_images
         self._events = events
         self._version = version
         self._id = _daemon_id(Path(config.data_root))
@@ -89,7 +82,7 @@ class System:
 
     async def info(self) -> SystemInfo:
         """GET /info."""
-        config, host = self._config, self._host
+        config, host = self.config, self._host
         states = [container.state.status for container in self._registry]
         running = sum(status in (Status.RUNNING, Status.RESTARTING) for status in states)
         paused = states.count(Status.PAUSED)
@@ -100,7 +93,7 @@ class System:
             containers_running=running,
             containers_paused=paused,
             containers_stopped=len(states) - running - paused,
-            images=self._images.count(),
+            images=self._count_images(),
             driver="overlay2",
             driver_status=[
                 ["Backing Filesystem", _filesystem(config.data_root)],
@@ -165,11 +158,11 @@ class System:
         return await self._events.stream(since_ns, until_ns, filters)
 
     def _security_options(self) -> list[str]:
-        profile = self._config.seccomp_profile or "builtin"
+        profile = self.config.seccomp_profile or "builtin"
         options = [f"name=seccomp,profile={profile}"]
-        if self._config.default_cgroupns_mode == "private":
+        if self.config.default_cgroupns_mode == "private":
             options.append("name=cgroupns")
-        if self._config.no_new_privileges:
+        if self.config.no_new_privileges:
             options.append("name=no-new-privileges")
         return options
 

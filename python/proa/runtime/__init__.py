@@ -60,9 +60,8 @@ _BOOT = (
 class Keeper:
     """The one keeper of an exec root."""
 
-    def __init__(self, exec_root: Path, listener: Listener) -> None:
+    def __init__(self, exec_root: Path) -> None:
         self._exec_root = exec_root
-        self._listener = listener
         self._wire: Wire | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.pid = 0
@@ -72,9 +71,10 @@ class Keeper:
     def connected(self) -> bool:
         return self._wire is not None and self._wire.open
 
-    async def connect(self) -> Welcome:
+    async def connect(self, listener: Listener) -> Welcome:
         """Connect to the keeper, starting one where none listens, and learn what it holds.
 
+        `listener` is told of exits from now on, and of the loss of this connection.
         Raises Unavailable when it cannot be started or speaks another version of the protocol.
         """
         self.close()
@@ -85,7 +85,7 @@ class Keeper:
                 connection = _connect(self._socket_path)
             if connection is None:
                 raise Unavailable(f"keeper {self._socket_path}: started and does not listen")
-            self._wire = Wire(connection, self._listener)
+            self._wire = Wire(connection, listener)
             undo.callback(self.close)
             welcome = await self._hello(self._wire)
             undo.pop_all()
@@ -166,10 +166,10 @@ class Keeper:
         except NotFound:
             log.debug("namespace %d was gone already", key)
 
-    async def hand_over(self) -> Welcome:
+    async def hand_over(self, listener: Listener) -> Welcome:
         """Have the keeper re-execute this proad's native module in its place; containers do not notice."""
         await self._connected.request(lambda seq: HandOver(seq=seq, argv=self._command(-1)), failure)
-        return await self.connect()
+        return await self.connect(listener)
 
     async def shutdown(self, *, kill: bool) -> None:
         """End the keeper; with `kill` every container first. Raises Conflict while one runs."""
