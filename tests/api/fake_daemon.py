@@ -3,6 +3,7 @@
 It speaks just enough HTTP/1.1 for one client: keep-alive, bodies by length or in chunks, hijacked streams.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -84,16 +85,12 @@ class FakeDaemon:
     def close(self) -> None:
         """Stop listening, end every connection and join the threads."""
         self._closing = True
-        try:
+        with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._listener.close()
         for connection in list(self._connections):
-            try:
+            with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         for thread in self._threads:
             thread.join(5)
         for connection in self._connections:
@@ -123,10 +120,8 @@ class FakeDaemon:
             pass
         finally:
             reader.close()
-            try:
+            with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def _read(self, reader: Any) -> Request | None:
         line = reader.readline()

@@ -22,11 +22,11 @@ PAUSE_MS = 50
 
 
 def start_and_connect(path: str) -> "Any":
-    """A connection to the daemon that was started. Raises ConnectionFailed with the reason it did not start."""
+    """A connection to the daemon, started for it. Raises ConnectionFailed with why it did not start."""
     if os.geteuid() != 0:
         raise ConnectionFailed(
-            f"Cannot connect to the Docker daemon at unix://{path}. Only root can start it: rootless mode is not "
-            "available yet"
+            f"Cannot connect to the Docker daemon at unix://{path}. Only root can start it: "
+            "rootless mode is not available yet"
         )
     exec_root = os.path.dirname(path)
     try:
@@ -64,7 +64,7 @@ def _start_locked(path: str, exec_root: str, lock: int) -> "Any":
 
 def _spawn(log: int) -> bool:
     """Start the daemon in a session of its own; whether it said that it is ready."""
-    import _signal
+    import _signal  # type: ignore[import-not-found]
 
     reader, writer = os.pipe()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

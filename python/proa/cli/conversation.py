@@ -78,7 +78,13 @@ class Conversation:
     """The state of the loop; `run` returns when the container's output ends."""
 
     def __init__(
-        self, connection: "Connection", tty: bool, stdin: int, stdout: int | None, stderr: int | None, keys: bytes
+        self,
+        connection: "Connection",
+        tty: bool,
+        stdin: int,
+        stdout: int | None,
+        stderr: int | None,
+        keys: bytes,
     ) -> None:
         self._connection = connection
         self._sock = connection.sock

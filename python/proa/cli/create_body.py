@@ -1,6 +1,6 @@
 """The body of POST /containers/create for the flags of `run` and `create`.
 
-It holds what Docker's CLI would send, less the fields at their zero value: the daemon's defaults are the same.
+It holds what Docker's CLI would send, less the fields at their zero value, which the daemon supplies.
 The work is proportional to the flags given. Source: the Docker Engine API, v1.51, ContainerCreate; the
 observed bodies of docker 28.
 """
@@ -249,7 +249,9 @@ def _key_values(path: str, what: str, inherited: dict[str, str] | None) -> list[
         try:
             line = raw.removesuffix(b"\r").decode().lstrip()
         except UnicodeDecodeError:
-            raise Failure(f"invalid {what} file ({path}): invalid utf8 bytes at line {number}: {list(raw)}") from None
+            raise Failure(
+                f"invalid {what} file ({path}): invalid utf8 bytes at line {number}: {list(raw)}"
+            ) from None
         if not line or line[0] == "#":
             continue
         key, equals, _ = line.partition("=")

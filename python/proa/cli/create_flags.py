@@ -1,7 +1,8 @@
 """The flags of `run` and `create` that describe the container, as `docker run --help` lists them."""
 
 _CGROUPNS = (
-    "Cgroup namespace to use (host|private)\n'host':    Run the container in the Docker host's cgroup namespace\n"
+    "Cgroup namespace to use (host|private)\n"
+    "'host':    Run the container in the Docker host's cgroup namespace\n"
     "'private': Run the container in its own private cgroup namespace\n"
     "'':        Use the cgroup namespace as configured by the\n"
     "           default-cgroupns-mode option on the daemon (default)"
@@ -9,7 +10,13 @@ _CGROUPNS = (
 
 CREATE_FLAGS: tuple[tuple[str, str, str, str, str], ...] = (
     ("add-host", "", "list:host", "", "Add a custom host-to-IP mapping (host:ip)"),
-    ("annotation", "", "map", "map[]", "Add an annotation to the container (passed through to the OCI runtime)"),
+    (
+        "annotation",
+        "",
+        "map",
+        "map[]",
+        "Add an annotation to the container (passed through to the OCI runtime)",
+    ),
     ("attach", "a", "list:attach", "", "Attach to STDIN, STDOUT or STDERR"),
     (
         "blkio-weight",
@@ -77,8 +84,8 @@ CREATE_FLAGS: tuple[tuple[str, str, str, str, str], ...] = (
     ("interactive", "i", "bool", "", "Keep STDIN open even if not attached"),
     ("io-maxbandwidth", "", "bytes", "", "Maximum IO bandwidth limit for the system drive (Windows only)"),
     ("io-maxiops", "", "uint64", "", "Maximum IOps limit for the system drive (Windows only)"),
-    ("ip", "", "ip", "", "IPv4 address (e.g., 172.30.100.104)"),
-    ("ip6", "", "ip", "", "IPv6 address (e.g., 2001:db8::33)"),
+    ("ip", "", "string", "", "IPv4 address (e.g., 172.30.100.104)"),
+    ("ip6", "", "string", "", "IPv6 address (e.g., 2001:db8::33)"),
     ("ipc", "", "string", "", "IPC mode to use"),
     ("isolation", "", "string", "", "Container isolation technology"),
     ("kernel-memory", "", "bytes", "", "Kernel memory limit"),
@@ -129,8 +136,8 @@ CREATE_FLAGS: tuple[tuple[str, str, str, str, str], ...] = (
         "",
         "string",
         "",
-        "Run from this host directory, through an ephemeral overlay, instead of an image: the arguments are the "
-        "command",
+        "Run from this host directory, through an ephemeral overlay, instead of an image: "
+        "the arguments are the command",
     ),
     ("runtime", "", "string", "", "Runtime to use for this container"),
     ("security-opt", "", "list", "", "Security Options"),

@@ -152,5 +152,3 @@ def _from_context(name: str, options: "Globals", tls: TlsFiles | None) -> tuple[
         ca, cert, private = (os.path.join(files, name) for name in ("ca.pem", "cert.pem", "key.pem"))
         tls = TlsFiles(not endpoint.get("SkipTLSVerify"), ca, cert, private)
     return host, tls
-
-

@@ -23,7 +23,18 @@ FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 class Command:
     """One command: how it is called, its flags, and the function that runs it."""
 
-    __slots__ = ("aliases", "flags", "interspersed", "long", "maximum", "minimum", "path", "run", "short", "usage")
+    __slots__ = (
+        "aliases",
+        "flags",
+        "interspersed",
+        "long",
+        "maximum",
+        "minimum",
+        "path",
+        "run",
+        "short",
+        "usage",
+    )
 
     def __init__(
         self,

@@ -1,10 +1,11 @@
 """JSON through the interpreter's C accelerator alone: `import json` would cost more than a start does."""
 
+import _json
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
-
-import _json  # type: ignore[import-not-found]
 
 
 class _Context:
@@ -23,7 +24,7 @@ class _Context:
         return float(name)
 
 
-_scan = _json.make_scanner(_Context)
+_scan: "Callable[[str, int], tuple[Any, int]]" = _json.make_scanner(_Context)  # type: ignore[arg-type]
 
 
 def _unknown(value: object) -> object:
@@ -45,7 +46,7 @@ def decode(text: str | bytes) -> "Any":
 
 def decode_many(text: str) -> "tuple[list[Any], str]":
     """The whole values at the start of `text`, one after another, and what is left (an unfinished one)."""
-    found = []
+    found: list[Any] = []
     position = 0
     while True:
         while position < len(text) and text[position] in " \t\r\n":

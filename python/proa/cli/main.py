@@ -1,7 +1,7 @@
 """The entry of `proa`: global options, the table of commands, and how the process ends.
 
-A command's module is imported when it is called and not before. The process ends by os._exit: there is nothing
-that the interpreter would have to tidy up.
+A command's module is imported when it is called and not before. The process ends by os._exit: there is
+nothing that the interpreter would have to tidy up.
 """
 
 import os
@@ -21,6 +21,13 @@ MODULES = {
     "exec": "execute",
     "start": "start",
     "attach": "start",
+    "ps": "ps",
+    "logs": "logs",
+    "rm": "containers",
+    "stop": "containers",
+    "kill": "containers",
+    "wait": "containers",
+    "inspect": "inspect",
 }
 
 
@@ -46,7 +53,7 @@ def end(code: int) -> "NoReturn":
 
 def run(argv: list[str]) -> int:
     """Run a command line; returns the exit code."""
-    import _signal
+    import _signal  # type: ignore[import-not-found]
 
     from proa.cli.failure import Failure, HelpRequested
 
@@ -112,13 +119,16 @@ def find(argv: list[str]) -> "tuple[Command | None, list[str]]":
         return None, argv
     name = argv[0]
     if name not in MODULES:
-        from proa.cli.catalogue import GROUPS, MODULES as ALL
+        from proa.cli.catalogue import GROUPS
+        from proa.cli.catalogue import MODULES as ALL
 
         if name in GROUPS:
             for index, word in enumerate(argv[1:], 1):
                 if word[:1] != "-":
                     full = GROUPS[name].get(word)
-                    return (load(ALL[full], full), argv[1:index] + argv[index + 1 :]) if full else (None, argv)
+                    return (
+                        (load(ALL[full], full), argv[1:index] + argv[index + 1 :]) if full else (None, argv)
+                    )
             return None, argv
         if name not in ALL:
             return None, argv

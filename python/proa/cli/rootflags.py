@@ -63,7 +63,16 @@ def parse_root(argv: list[str]) -> tuple[Globals, list[str]]:
 
         os.write(1, f"proa version {VERSION}\n".encode())
         raise Failure("", 0)
-    if parsed.get("log-level", "info") not in ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"):
+    if parsed.get("log-level", "info") not in (
+        "debug",
+        "info",
+        "warn",
+        "warning",
+        "error",
+        "fatal",
+        "panic",
+        "trace",
+    ):
         raise Failure(f"Unable to parse logging level: {parsed.get('log-level')}")
     options.hosts = parsed.get("host", [])
     for name in ("config", "context", "debug", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey"):

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 _MOUNT_SWITCHES = ("readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src")
 
-_RECURSIVE = {"disabled": "NonRecursive", "writable": "ReadOnlyNonRecursive", "readonly": "ReadOnlyForceRecursive"}
+_RECURSIVE = {
+    "disabled": "NonRecursive",
+    "writable": "ReadOnlyNonRecursive",
+    "readonly": "ReadOnlyForceRecursive",
+}
 
 _MOUNT_GROUPS = {
     "BindOptions": ("bind", "bind-*"),
@@ -254,13 +258,13 @@ def ports(
             bindings.setdefault(port, []).append(binding)
     open_ports: dict[str, dict[str, object]] = {port: {} for port in bindings}
     for text in exposed:
-        number, _, proto = text.partition("/")
+        span, _, proto = text.partition("/")
         try:
-            start, end = _port_range(number)
+            start, end = _port_range(span)
         except ValueError as exc:
-            raise Failure(f"invalid range format for --expose: {number}, error: {exc}") from None
-        for port in range(start, end + 1):
-            open_ports.setdefault(f"{port}/{proto.lower() or 'tcp'}", {})
+            raise Failure(f"invalid range format for --expose: {span}, error: {exc}") from None
+        for number in range(start, end + 1):
+            open_ports.setdefault(f"{number}/{proto.lower() or 'tcp'}", {})
     return bindings, open_ports
 
 
@@ -327,8 +331,10 @@ def _port_range(text: str) -> tuple[int, int]:
 
 def _port_number(text: str, which: str) -> int:
     if not text.isdigit():
-        raise ValueError(f"invalid {which} port '{text}': {'value is empty' if not text else 'invalid syntax'}")
+        raise ValueError(
+            f"invalid {which} port '{text}': {'value is empty' if not text else 'invalid syntax'}"
+        )
     number = int(text)
     if number > 65535:
-        raise ValueError(f"invalid {which} port '{text}': value out of range (0–65535)")
+        raise ValueError(f"invalid {which} port '{text}': value out of range (0\u201365535)")
     return number

@@ -4,9 +4,8 @@ Without input to forward, one blocking loop is enough: signal handlers run betwe
 Source: the Docker Engine API, v1.51, ContainerAttach ("Stream format").
 """
 
+import _signal  # type: ignore[import-not-found]
 import os
-
-import _signal
 
 from proa.cli.failure import ConnectionFailed, Failure
 
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 CHUNK = 65536
 
 # What is never forwarded: cannot be caught, is the CLI's own, or means that the CLI itself failed.
-_KEPT = frozenset(("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGPIPE", "SIGURG", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"))
+_KEPT = frozenset(
+    ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGPIPE", "SIGURG", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE")
+)
 
 
 class Demultiplexer:

@@ -1,9 +1,8 @@
 """The terminal that the CLI runs on: raw mode with certain restoration, and its size."""
 
+import _signal  # type: ignore[import-not-found]
 import os
 import termios
-
-import _signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class RawMode:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._saved: "list[int | list[bytes | int]] | None" = None
+        self._saved: list[int | list[bytes | int]] | None = None
 
     def __enter__(self) -> "RawMode":
         self._saved = termios.tcgetattr(self._fd)

@@ -4,6 +4,7 @@ The record layer works on memory buffers, so that close_notify can be sent while
 ssl.SSLSocket cannot do that. Source: RFC 8446, section 6.1.
 """
 
+import contextlib
 import os
 import ssl
 
@@ -95,11 +96,9 @@ class TlsSocket:
 
     def shutdown(self, how: int) -> None:
         """Send close_notify; what the other side says can still be read."""
-        try:
+        # The answer to the close comes later or never: reading goes on either way.
+        with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
-        except (ssl.SSLWantReadError, ssl.SSLError):
-            # The answer to the close comes later or never: reading goes on either way.
-            pass
         self._write_out()
 
     def pending(self) -> int:

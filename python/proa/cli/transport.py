@@ -4,9 +4,8 @@ Connections are kept alive and reused. The API version is the newest this CLI sp
 refuses it names its own, and the request is sent again. Source: the Docker Engine API, v1.51; RFC 9112.
 """
 
-import os
-
 import _socket
+import os
 
 from proa.cli.failure import ConnectionFailed, DaemonError, Failure
 from proa.cli.jsontext import decode, encode
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 API_VERSION = "1.51"
 CHUNK = 65536
 
+_CONSTANT = "Host: proa\r\nUser-Agent: proa\r\n"
+
 UPGRADE = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
 
 
@@ -29,7 +30,9 @@ class Response:
 
     __slots__ = ("_connection", "_done", "_length", "headers", "status")
 
-    def __init__(self, connection: "Connection", status: int, headers: dict[str, str], bodiless: bool) -> None:
+    def __init__(
+        self, connection: "Connection", status: int, headers: dict[str, str], bodiless: bool
+    ) -> None:
         self._connection = connection
         self.status = status
         self.headers = headers
@@ -183,7 +186,7 @@ class Client:
             length = "" if method in ("GET", "HEAD") else "Content-Length: 0\r\n"
         else:
             length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        head = f"{method} /v{self.version}{path} HTTP/1.1\r\nHost: proa\r\nUser-Agent: proa\r\n{length}{extra}\r\n"
+        head = f"{method} /v{self.version}{path} HTTP/1.1\r\n{_CONSTANT}{length}{extra}\r\n"
         data = head.encode() if body is None else head.encode() + body
         while True:
             connection, used = (Connection(self._connect()), False) if fresh else self.connection()
@@ -238,7 +241,7 @@ class Client:
         self.negotiate()
         connection, _ = self.connection()
         connection.send(
-            f"{method} /v{self.version}{path} HTTP/1.1\r\nHost: proa\r\nUser-Agent: proa\r\n"
+            f"{method} /v{self.version}{path} HTTP/1.1\r\n{_CONSTANT}"
             f"Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
         try:
@@ -310,7 +313,9 @@ def client(options: "Globals") -> Client:
     if options.hosts or options.context or options.tls or options.tlsverify:
         special = True
     else:
-        special = any(env.get(name) for name in ("PROA_HOST", "DOCKER_HOST", "DOCKER_CONTEXT", "PROA_CONTEXT"))
+        special = any(
+            env.get(name) for name in ("PROA_HOST", "DOCKER_HOST", "DOCKER_CONTEXT", "PROA_CONTEXT")
+        )
     if special:
         from proa.cli.endpoint import client_for
 
@@ -361,5 +366,6 @@ def quote(text: str) -> str:
     if _PLAIN.issuperset(text):
         return text
     return "".join(
-        chr(byte) if chr(byte) in _PLAIN else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape")
+        chr(byte) if chr(byte) in _PLAIN else f"%{byte:02X}"
+        for byte in text.encode("utf-8", "surrogateescape")
     )

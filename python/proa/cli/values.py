@@ -15,15 +15,48 @@ if TYPE_CHECKING:
 
 _BINARY = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
-_DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_DURATION_UNITS = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
 
 ULIMITS = frozenset(
-    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+    (
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    )
 )
 
 _SYSCTLS = frozenset(
-    "kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni "
-    "kernel.shm_rmid_forced".split()
+    (
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    )
 )
 
 
@@ -152,7 +185,7 @@ def cpus(text: str) -> int:
     divisor *= 10 ** max(-power, 0)
     if scaled % divisor:
         raise BadFlag("value is too precise")
-    return scaled // divisor
+    return int(scaled // divisor)
 
 
 def _decimal(text: str) -> tuple[int, int]:
@@ -173,9 +206,7 @@ def ulimit(text: str) -> dict[str, object]:
         raise BadFlag(f"invalid ulimit type: {name}")
     parts = limits.split(":")
     if len(parts) > 2:
-        raise BadFlag(
-            f"too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"
-        )
+        raise BadFlag(f"too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`")
     numbers = [integer(part) for part in parts[::-1]]
     hard, soft = numbers[0], numbers[-1]
     if hard != -1:
@@ -196,7 +227,9 @@ def csv_fields(text: str) -> list[str]:
     try:
         return next(csv.reader([text], strict=True))
     except csv.Error:
-        raise BadFlag(f'parse error on line 1, column {text.index(chr(34)) + 1}: bare " in non-quoted-field') from None
+        raise BadFlag(
+            f'parse error on line 1, column {text.index(chr(34)) + 1}: bare " in non-quoted-field'
+        ) from None
 
 
 def _filter(text: str, filters: dict[str, dict[str, bool]]) -> None:
@@ -219,13 +252,6 @@ def ip_address(text: str) -> str:
         except OSError:
             continue
     raise BadFlag(f"IP address is not correctly formatted: {text}")
-
-
-def _ip(text: str) -> str:
-    try:
-        return ip_address(text)
-    except BadFlag:
-        raise BadFlag(f"failed to parse IP: {go_quote(text)}") from None
 
 
 def _attach(text: str) -> str:
@@ -326,8 +352,8 @@ def _throttle_bps(text: str) -> dict[str, object]:
         return {"Path": path, "Rate": size(value)}
     except BadFlag:
         raise BadFlag(
-            f"invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]. Number must "
-            "be a positive integer. Unit is optional and can be kb, mb, or gb"
+            f"invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]. "
+            "Number must be a positive integer. Unit is optional and can be kb, mb, or gb"
         ) from None
 
 
@@ -335,8 +361,8 @@ def _throttle_iops(text: str) -> dict[str, object]:
     path, value = _device_path(text)
     if not value.isdigit():
         raise BadFlag(
-            f"invalid rate for device: {text}. The correct format is <device-path>:<number>. Number must be a "
-            "positive integer"
+            f"invalid rate for device: {text}. The correct format is <device-path>:<number>. "
+            "Number must be a positive integer"
         )
     return {"Path": path, "Rate": int(value)}
 
@@ -370,5 +396,4 @@ _SCALARS: "dict[str, Callable[[str], Any]]" = {
     "bytes:swap": swap_size,
     "decimal": cpus,
     "duration": duration,
-    "ip": _ip,
 }

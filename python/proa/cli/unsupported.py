@@ -1,0 +1,24 @@
+"""Commands of docker that proa knows and does not have yet: one clear line instead of `unknown command`."""
+
+from proa.cli.failure import Failure
+from proa.cli.flags import PROGRAM, Command, Parsed
+
+NAMES = {
+    "build": "Build an image from a Dockerfile",
+    "cp": "Copy files/folders between a container and the local filesystem",
+    "login": "Authenticate to a registry",
+    "logout": "Log out from a registry",
+    "push": "Upload an image to a registry",
+    "search": "Search Docker Hub for images",
+    "system df": "Show docker disk usage",
+}
+
+
+def refuse(parsed: Parsed) -> int:
+    """Say so."""
+    raise Failure(f"{PROGRAM} {parsed.command.path}: not supported yet")
+
+
+COMMANDS = {
+    name: Command(name, "[OPTIONS]", short, refuse, interspersed=False) for name, short in NAMES.items()
+}
