@@ -5,6 +5,7 @@ Both talk to a server that records. Where docker sends a field's zero value, pro
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from fake_daemon import Answer, CONTAINER_ID, FakeDaemon
+from fake_daemon import CONTAINER_ID, Answer, FakeDaemon
 
 DOCKER = shutil.which("docker")
 PYTHON = Path(__file__).parents[2] / "python"
@@ -47,8 +47,10 @@ CASES = [
     "--label-file FILES/labels -l x=y busybox",
     "-v /host:/in -v data:/data:ro -v /anon -v ./rel:/rel busybox",
     "-v /a:/b:ro,z --volumes-from other:ro --volume-driver local busybox",
-    "--mount type=bind,src=/a,dst=/b,readonly --mount type=tmpfs,dst=/t,tmpfs-size=64m,tmpfs-mode=1777 busybox",
-    "--mount type=volume,src=v,dst=/v,volume-nocopy,volume-label=a=b,volume-driver=local,volume-opt=o=x busybox",
+    "--mount type=bind,src=/a,dst=/b,readonly --mount type=tmpfs,dst=/t,tmpfs-size=64m busybox",
+    "--mount type=tmpfs,dst=/t,tmpfs-mode=1777 busybox",
+    "--mount type=volume,src=v,dst=/v,volume-nocopy,volume-label=a=b busybox",
+    "--mount type=volume,src=v,dst=/v,volume-driver=local,volume-opt=o=x busybox",
     "--mount type=bind,src=/a,dst=/b,bind-propagation=rslave,bind-recursive=disabled busybox",
     "--mount type=bind,src=/a,dst=/b,ro,bind-propagation=rprivate,bind-recursive=readonly busybox",
     "--mount type=image,src=alpine,dst=/i,image-subpath=etc busybox",
@@ -58,11 +60,11 @@ CASES = [
     "-p80:80 -p=81:81 --publish=82:82 busybox",
     "-p 8000-8002:9000-9002 -p 7000-7010:7 -p [::1]:90:90 busybox",
     "-p published=1,target=2,protocol=udp -P --expose 100 --expose 200-202/udp busybox",
-    "-m 512m --memory-swap 1g --memory-reservation 256MiB --memory-swappiness 10 --shm-size 1.5g busybox",
+    "-m 512m --memory-swap 1g --memory-reservation 256MiB busybox",
+    "--memory-swappiness 10 --shm-size 1.5g busybox",
     "--memory-swap -1 --kernel-memory 4m --oom-kill-disable --oom-score-adj 500 busybox",
     "--cpus 1.5 --cpu-shares 512 --cpuset-cpus 0-1 --cpuset-mems 0 busybox",
     "-c 7 --cpu-period 100000 --cpu-quota 50000 --cpu-rt-period 10 --cpu-rt-runtime 5 busybox",
-    "--cpu-count 2 --cpu-percent 3 --io-maxiops 4 --io-maxbandwidth 5m busybox",
     "--pids-limit 100 --blkio-weight 300 --blkio-weight-device /dev/sda:200 busybox",
     "--pids-limit -1 --pids-limit=-1 busybox",
     "--device-read-bps /dev/sda:1mb --device-write-bps /dev/sda:2mb --device-read-iops /dev/sda:10 busybox",
@@ -72,9 +74,9 @@ CASES = [
     "--gpus all busybox",
     "--gpus 2 busybox",
     "--gpus 'device=0,driver=nvidia' busybox",
-    "--gpus '\"device=0,1\",\"capabilities=utility,compute\"' busybox",
+    '--gpus \'"device=0,1","capabilities=utility,compute"\' busybox',
     "--ulimit nofile=1024:2048 --ulimit core=0 --ulimit nproc=-1 busybox",
-    "--cap-add NET_ADMIN --cap-drop ALL --privileged --read-only busybox",
+    "--cap-add NET_ADMIN --cap-add cap_chown --cap-drop ALL --privileged --read-only busybox",
     "--security-opt no-new-privileges --security-opt seccomp=unconfined --security-opt label:disable busybox",
     "--security-opt seccomp=FILES/seccomp.json busybox",
     "--security-opt systempaths=unconfined --security-opt apparmor=none busybox",
@@ -110,7 +112,7 @@ CASES = [
     "--isolation default --runtime runc --storage-opt size=10G --group-add audio --group-add 1000 busybox",
     "--annotation a=b --annotation c=d busybox",
     "--platform linux/amd64 --pull never busybox",
-    "--disable-content-trust=false -q busybox",
+    "--disable-content-trust -q busybox",
     "-- busybox -x --rm",
     "busybox --rm -it ls",
     "-ie A=b busybox sh",
@@ -135,13 +137,20 @@ def files(tmp_path: Path) -> Path:
     """The files that some command lines name."""
     (tmp_path / "env").write_text("\ufeff# comment\nA=1\n\n  B=two words \nINHERITED\nNOTTHERE\n")
     (tmp_path / "labels").write_text("one=1\ntwo\n# no\nthree=a=b\n")
-    (tmp_path / "seccomp.json").write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}, indent=2))
+    (tmp_path / "seccomp.json").write_text(
+        json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}, indent=2)
+    )
     return tmp_path
 
 
 def body_of(command: list[str], daemon: FakeDaemon, cwd: Path) -> tuple[Any, str]:
     """(the body, the query) that the command sends."""
-    env = {"PATH": os.environ["PATH"], "HOME": str(cwd), "INHERITED": "from outside", "PYTHONPATH": str(PYTHON)}
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(cwd),
+        "INHERITED": "from outside",
+        "PYTHONPATH": str(PYTHON),
+    }
     env["DOCKER_HOST"] = f"unix://{daemon.socket_path}"
     daemon.requests.clear()
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=30)
@@ -151,17 +160,18 @@ def body_of(command: list[str], daemon: FakeDaemon, cwd: Path) -> tuple[Any, str
 
 
 def normal(value: Any, key: str = "") -> Any:
-    """Without zero values and docker's defaults; order of lists that come from maps does not count."""
+    """Without zero values and docker's defaults; lists that docker makes from maps have no order."""
     if isinstance(value, dict):
         found = {name: normal(item, name) for name, item in value.items()}
         return {
             name: item
             for name, item in found.items()
-            if item != DEFAULTS.get(name) and (name in MEANINGFUL and item is not None or keep(item, value, name))
+            if item != DEFAULTS.get(name)
+            and ((name in MEANINGFUL and item is not None) or keep(item, value, name))
         }
     if isinstance(value, list):
         items = [normal(item) for item in value]
-        return sorted(items, key=repr) if key == "Binds" else items
+        return sorted(items, key=repr) if key in ("Binds", "Env") else items
     return value
 
 
@@ -175,20 +185,18 @@ def keep(item: Any, owner: dict[str, Any], name: str) -> bool:
 
 @pytest.mark.parametrize("line", CASES)
 def test_body_is_dockers(line: str, daemon: FakeDaemon, files: Path) -> None:
-    import shlex
-
     words = shlex.split(line.replace("FILES", str(files)))
-    expected = body_of([str(DOCKER), "create", *words], daemon, files) if "-d" not in words[:1] and "-di" not in words else None
+    expected = (
+        body_of([str(DOCKER), "create", *words], daemon, files)
+        if "-d" not in words[:1] and "-di" not in words
+        else None
+    )
     if expected is None:
-        expected = body_of([str(DOCKER), "run", *words], started(daemon), files)
-        found = body_of([sys.executable, "-m", "proa.cli", "run", *words], daemon, files)
-    else:
-        found = body_of([sys.executable, "-m", "proa.cli", "create", *words], daemon, files)
+        verb = "create"
+    if words[0] in ("-d", "-di"):
+        verb = "run"
+        daemon.on("POST", "/containers/[^/]+/start", Answer(204))
+        daemon.on("POST", "/containers/[^/]+/wait", Answer(200, {"StatusCode": 0}))
+    expected = body_of([str(DOCKER), verb, *words], daemon, files)
+    found = body_of([sys.executable, "-m", "proa.cli", verb, *words], daemon, files)
     assert found == expected
-
-
-def started(daemon: FakeDaemon) -> FakeDaemon:
-    """Let `run -d` go on after create."""
-    daemon.on("POST", "/containers/[^/]+/start", Answer(204))
-    daemon.on("POST", "/containers/[^/]+/wait", Answer(200, {"StatusCode": 0}))
-    return daemon

@@ -31,13 +31,8 @@ _HOST = {
     "annotation": "Annotations",
     "blkio-weight": "BlkioWeight",
     "blkio-weight-device": "BlkioWeightDevice",
-    "cap-add": "CapAdd",
-    "cap-drop": "CapDrop",
     "cgroup-parent": "CgroupParent",
-    "cgroupns": "CgroupnsMode",
     "cidfile": "ContainerIDFile",
-    "cpu-count": "CpuCount",
-    "cpu-percent": "CpuPercent",
     "cpu-period": "CpuPeriod",
     "cpu-quota": "CpuQuota",
     "cpu-rt-period": "CpuRealtimePeriod",
@@ -54,11 +49,8 @@ _HOST = {
     "dns": "Dns",
     "dns-search": "DnsSearch",
     "group-add": "GroupAdd",
-    "io-maxbandwidth": "IOMaximumBandwidth",
-    "io-maxiops": "IOMaximumIOps",
     "ipc": "IpcMode",
     "isolation": "Isolation",
-    "kernel-memory": "KernelMemory",
     "link": "Links",
     "memory": "Memory",
     "memory-reservation": "MemoryReservation",
@@ -66,7 +58,6 @@ _HOST = {
     "mount": "Mounts",
     "oom-kill-disable": "OomKillDisable",
     "oom-score-adj": "OomScoreAdj",
-    "pid": "PidMode",
     "pids-limit": "PidsLimit",
     "privileged": "Privileged",
     "publish-all": "PublishAllPorts",
@@ -76,8 +67,6 @@ _HOST = {
     "shm-size": "ShmSize",
     "sysctl": "Sysctls",
     "timeout": "ProaTimeout",
-    "userns": "UsernsMode",
-    "uts": "UTSMode",
     "volume-driver": "VolumeDriver",
     "volumes-from": "VolumesFrom",
 }
@@ -143,6 +132,44 @@ def _conflicts(values: "dict[str, Any]", host: "dict[str, Any]") -> None:
 
 def _entrypoint(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, Any]") -> None:
     body["Entrypoint"] = [values["entrypoint"]]
+
+
+def _capabilities(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, Any]") -> None:
+    for flag, key in (("cap-add", "CapAdd"), ("cap-drop", "CapDrop")):
+        names = {name.strip().upper() for name in values.get(flag, ())}
+        if names:
+            host[key] = sorted(
+                name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}" for name in names
+            )
+
+
+def _windows(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, Any]") -> None:
+    name = next(name for name in _WINDOWS if name in values)
+    raise Failure(
+        f'"--{name}" is only supported on a Docker daemon running on windows, '
+        "but the Docker daemon is running on linux"
+    )
+
+
+_WINDOWS = ("cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops")
+
+
+def _modes(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, Any]") -> None:
+    for flag, (key, words, allowed) in _MODES.items():
+        mode = values.get(flag, "")
+        of_container = flag == "pid" and mode.startswith("container:") and mode != "container:"
+        if mode not in allowed and not of_container:
+            raise Failure(f"--{flag}: invalid {words} mode")
+        if mode:
+            host[key] = mode
+
+
+_MODES = {
+    "pid": ("PidMode", "PID", ("", "host")),
+    "uts": ("UTSMode", "UTS", ("", "host")),
+    "userns": ("UsernsMode", "USER", ("", "host")),
+    "cgroupns": ("CgroupnsMode", "CGROUP", ("", "host", "private")),
+}
 
 
 def _init(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, Any]") -> None:
@@ -217,21 +244,16 @@ def environment(files: list[str], given: list[str]) -> list[str]:
 
 
 def _env(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, Any]") -> None:
-    try:
-        variables = environment(values.get("env-file", []), values.get("env", []))
-    except Failure as exc:
-        raise Failure(f"--env-file: {exc}") from None
+    given = {text.partition("=")[0]: text for text in values.get("env", ())}
+    variables = environment(values.get("env-file", []), list(given.values()))
     if variables:
         body["Env"] = variables
 
 
 def _labels(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, Any]") -> None:
     lines: list[str] = []
-    try:
-        for path in values.get("label-file", ()):
-            lines += _key_values(path, "env", None)
-    except Failure as exc:
-        raise Failure(f"--label-file: {exc}") from None
+    for path in values.get("label-file", ()):
+        lines += _key_values(path, "env", None)
     labels = dict(line.partition("=")[::2] for line in lines + values.get("label", []))
     if labels:
         body["Labels"] = labels
@@ -347,6 +369,10 @@ def _networks(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str,
 
 
 _SPECIAL: "dict[str, Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]]" = {
+    **dict.fromkeys(_WINDOWS, _windows),
+    **dict.fromkeys(_MODES, _modes),
+    "cap-add": _capabilities,
+    "cap-drop": _capabilities,
     "device": _devices,
     "dns-opt": _dns_options,
     "dns-option": _dns_options,

@@ -117,8 +117,7 @@ def show_group(argv: list[str]) -> int:
     unknown = [word for word in argv[1:] if word not in ("--help", "-h")]
     if unknown:
         raise Failure(
-            f"unknown flag: {unknown[0]}\n\nUsage:  {path} COMMAND\n\n"
-            f"Run '{path} --help' for more information",
+            f"unknown flag: {unknown[0]}\n\nUsage:  {path}\n\nRun '{path} --help' for more information",
             125,
         )
     shown = {

@@ -4,9 +4,12 @@ Source: the Docker Engine API, v1.51, ContainerList; the observed output of dock
 """
 
 from proa.cli import human
+from proa.cli.failure import Failure
 from proa.cli.flags import Command, Parsed
 from proa.cli.lists import FORMAT_HELP, configured, filters
 from proa.cli.table import Format, labels, render, show
+from proa.cli.template import TemplateError
+from proa.cli.template_run import Template
 from proa.cli.transport import client, query
 from proa.cli.values import go_quote
 
@@ -58,6 +61,10 @@ def ps(parsed: Parsed) -> int:
         form = Format("{{.ID}}", "")
     else:
         form = Format(source, _TABLE + ("\t{{.Size}}" if size else ""))
+    try:
+        Template(form.source)
+    except TemplateError as exc:
+        raise Failure(f"failed to parse template: {exc}") from None
     last = parsed.get("last", -1)
     if parsed.flag("latest") and last == -1:
         last = 1

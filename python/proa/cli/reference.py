@@ -35,12 +35,30 @@ def familiar(reference: str) -> str:
     return f"{name}:{tag or 'latest'}"
 
 
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = rf"(?:{_HOST}(?:\.{_HOST})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+_SUFFIX = r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?"
+
+
 def check(reference: str) -> None:
     """Raises Failure for what is no reference."""
-    repository, tag, digest = split(reference)
-    if not repository or (reference.endswith(":") and not tag) or ("@" in reference and ":" not in digest):
+    import re
+
+    domain, path = _domain_and_path(reference)
+    name = path.partition("@")[0]
+    name = name[: name.find(":", name.rfind("/") + 1)] if ":" in name[name.rfind("/") + 1 :] else name
+    if name != name.lower():
+        raise Failure(f"invalid reference format: repository name ({name}) must be lowercase")
+    whole = rf"{_DOMAIN}/{_COMPONENT}(?:/{_COMPONENT})*{_SUFFIX}"
+    if not re.fullmatch(whole, f"{domain}/{path}", re.ASCII):
         raise Failure("invalid reference format")
-    first, slash, rest = repository.partition("/")
-    path = rest if slash and ("." in first or ":" in first or first == "localhost") else repository
-    if path != path.lower():
-        raise Failure("invalid reference format: repository name must be lowercase")
+
+
+def _domain_and_path(reference: str) -> tuple[str, str]:
+    first, slash, rest = reference.partition("/")
+    if not slash or not ("." in first or ":" in first or first == "localhost" or first != first.lower()):
+        first, rest = DEFAULT_DOMAIN, reference
+    if first in (DEFAULT_DOMAIN, "index.docker.io") and "/" not in rest:
+        rest = f"library/{rest}"
+    return first, rest

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from proa.cli.transport import Connection, Response
 
+# An image of these characters alone is for the daemon to judge.
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789./:-_")
+
 _CONTROL = (
     ("detach", "d", "bool", "", "Run container in background and print container ID"),
     ("detach-keys", "", "string", "", "Override the key sequence for detaching a container"),
@@ -44,6 +47,8 @@ def run(parsed: Parsed) -> int:
         container = create_container(api, parsed, body)
     except DaemonError as exc:
         raise status_error(exc, "run") from None
+    except Failure as exc:
+        raise with_help(exc, "run", 125) from None
     if parsed.flag("detach"):
         os.write(1, f"{container}\n".encode())
         _start(api, container)
@@ -135,8 +140,16 @@ def create_container(api: Client, parsed: Parsed, body: "dict[str, Any]") -> str
             f"container ID file found, make sure the other container isn't running or delete {cidfile}"
         )
     platform = parsed.get("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+    if platform:
+        from proa.cli.platform import normalize
+
+        platform = normalize(platform)
     path = "/containers/create" + query(name=parsed.get("name"), platform=platform)
     image = body.get("Image", "")
+    if image and not _PLAIN.issuperset(image):
+        from proa.cli.reference import check
+
+        check(image)
     pull = parsed.get("pull", "missing")
     if pull == "always" and image:
         _pull(api, image, platform, parsed.flag("quiet"))

@@ -13,7 +13,7 @@ def security_options(texts: list[str]) -> tuple[list[str], bool]:
         if not separator and key != "no-new-privileges":
             key, separator, value = text.partition(":")
         if (not separator or not value) and key != "no-new-privileges":
-            raise Failure(f"invalid --security-opt: {go_quote(text)}")
+            raise Failure(f"Invalid --security-opt: {go_quote(text)}")
         if key == "seccomp" and value not in ("builtin", "unconfined"):
             text = f"seccomp={_profile(value)}"
         if text != "systempaths=unconfined":
