@@ -67,7 +67,8 @@ CASES = [
     "-c 7 --cpu-period 100000 --cpu-quota 50000 --cpu-rt-period 10 --cpu-rt-runtime 5 busybox",
     "--pids-limit 100 --blkio-weight 300 --blkio-weight-device /dev/sda:200 busybox",
     "--pids-limit -1 --pids-limit=-1 busybox",
-    "--device-read-bps /dev/sda:1mb --device-write-bps /dev/sda:2mb --device-read-iops /dev/sda:10 busybox",
+    "--device-read-bps /dev/sda:1mb --device-write-bps /dev/sda:2mb busybox",
+    "--device-read-iops /dev/sda:10 busybox",
     "--device-write-iops /dev/sda:20 --device-cgroup-rule 'c 1:3 rwm' busybox",
     "--device /dev/null --device /dev/zero:/dev/zz --device /dev/full:/dev/ff:r --device /dev/null:rw busybox",
     "--device vendor.com/class=name busybox",
@@ -124,7 +125,7 @@ CASES = [
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Any:
+def recorder(tmp_path: Path) -> Any:
     """A recording server."""
     server = FakeDaemon(tmp_path / "d.sock")
     server.on("POST", "/containers/create", Answer(201, {"Id": CONTAINER_ID, "Warnings": []}))
@@ -143,7 +144,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def body_of(command: list[str], daemon: FakeDaemon, cwd: Path) -> tuple[Any, str]:
+def body_of(command: list[str], recorder: FakeDaemon, cwd: Path) -> tuple[Any, str]:
     """(the body, the query) that the command sends."""
     env = {
         "PATH": os.environ["PATH"],
@@ -151,11 +152,11 @@ def body_of(command: list[str], daemon: FakeDaemon, cwd: Path) -> tuple[Any, str
         "INHERITED": "from outside",
         "PYTHONPATH": str(PYTHON),
     }
-    env["DOCKER_HOST"] = f"unix://{daemon.socket_path}"
-    daemon.requests.clear()
+    env["DOCKER_HOST"] = f"unix://{recorder.socket_path}"
+    recorder.requests.clear()
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
-    request = daemon.find("POST", "/containers/create")
+    request = recorder.find("POST", "/containers/create")
     return normal(request.json), request.query
 
 
@@ -184,19 +185,11 @@ def keep(item: Any, owner: dict[str, Any], name: str) -> bool:
 
 
 @pytest.mark.parametrize("line", CASES)
-def test_body_is_dockers(line: str, daemon: FakeDaemon, files: Path) -> None:
+def test_body_is_dockers(line: str, recorder: FakeDaemon, files: Path) -> None:
     words = shlex.split(line.replace("FILES", str(files)))
-    expected = (
-        body_of([str(DOCKER), "create", *words], daemon, files)
-        if "-d" not in words[:1] and "-di" not in words
-        else None
-    )
-    if expected is None:
-        verb = "create"
-    if words[0] in ("-d", "-di"):
-        verb = "run"
-        daemon.on("POST", "/containers/[^/]+/start", Answer(204))
-        daemon.on("POST", "/containers/[^/]+/wait", Answer(200, {"StatusCode": 0}))
-    expected = body_of([str(DOCKER), verb, *words], daemon, files)
-    found = body_of([sys.executable, "-m", "proa.cli", verb, *words], daemon, files)
+    verb = "run" if words[0] in ("-d", "-di") else "create"
+    recorder.on("POST", "/containers/[^/]+/start", Answer(204))
+    recorder.on("POST", "/containers/[^/]+/wait", Answer(200, {"StatusCode": 0}))
+    expected = body_of([str(DOCKER), verb, *words], recorder, files)
+    found = body_of([sys.executable, "-m", "proa.cli", verb, *words], recorder, files)
     assert found == expected
