@@ -1,13 +1,13 @@
 """Names of images: digests and references, as value types. Pure.
 
     docker.io/library/busybox:1.36@sha256:...
-    `-domain-´ `---path----´ tag   `-digest-´
+    domain    path            tag  digest
 
 Source: distribution's reference grammar (github.com/distribution/reference, regexp.go and normalize.go).
 """
 
 import re
-from typing import Final
+from typing import Final, NewType
 
 from msgspec import Struct
 
@@ -27,21 +27,23 @@ _DOMAIN_PART = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = re.compile(rf"(?:{_DOMAIN_PART}(?:\.{_DOMAIN_PART})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 
 
-class Digest(str):
-    """`sha256:` and 64 lower-case hex digits: checked once, safe as a path component ever after."""
+Digest = NewType("Digest", str)
+"""`sha256:` and 64 lower-case hex digits: checked once by `parse_digest`, safe in a path ever after.
 
-    __slots__ = ()
+A plain str at run time, since msgspec encodes no subclasses of it.
+"""
 
-    def __new__(cls, text: str) -> "Digest":
-        """Raises InvalidParameter for anything else; no other algorithm is supported."""
-        if not _DIGEST.fullmatch(text):
-            raise InvalidParameter(f"invalid digest format: {text!r}")
-        return super().__new__(cls, text)
 
-    @property
-    def hex(self) -> str:
-        """The 64 digits."""
-        return self[7:]
+def parse_digest(text: str) -> Digest:
+    """Raises InvalidParameter for anything else; no other algorithm is supported."""
+    if not _DIGEST.fullmatch(text):
+        raise InvalidParameter(f"invalid digest format: {text!r}")
+    return Digest(text)
+
+
+def digest_hex(digest: Digest) -> str:
+    """The 64 digits."""
+    return digest[7:]
 
 
 class Reference(Struct, frozen=True):
@@ -87,7 +89,7 @@ def parse_reference(text: str) -> Reference:
     """A reference as a user types it, normalised. Raises InvalidParameter in Docker's words."""
     rest, _, digest = text.partition("@")
     if "@" in text:
-        digest = Digest(digest)
+        digest = parse_digest(digest)
     name, tag = _split_tag(rest)
     if not digest and _HEX.fullmatch(text):
         raise InvalidParameter(

@@ -1,0 +1,144 @@
+"""The content store: blobs by digest, complete and verified or not there at all.
+
+Owns <data_root>/content:
+
+    blobs/sha256/<hex>    a blob; known to the database = complete, unknown = garbage
+    ingest/<random>/      scratch of one load or import, gone when it ends; garbage at start
+
+A blob is written in scratch, its digest computed from the bytes on disk or on their way there, fsynced,
+renamed, and only then recorded. What blobs mean and who needs them is engine/images' business. Layers are
+kept in the compression they came with: what is saved or pushed has the digests that were loaded or pulled.
+
+Words: ingest, commit, lease as in containerd's core/content.
+"""
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import proa_native
+
+from proa.errors import NotFound, System
+from proa.schema.reference import Digest, digest_hex
+
+SCHEMA: Final = (
+    """
+    CREATE TABLE blobs (
+        digest TEXT PRIMARY KEY,
+        size INTEGER NOT NULL,
+        diff_id TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+
+class Database(Protocol):
+    """The metadata store as this room sees it."""
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]: ...
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int: ...
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """A failed system call as System: `what: No space left on device`."""
+    try:
+        yield
+    except OSError as exc:
+        raise System(f"{what}: {exc.strerror or exc}") from exc
+
+
+class Content:
+    """Blobs by digest. Methods that only touch the database or one inode are direct; `place` blocks."""
+
+    def __init__(self, root: Path, database: Database) -> None:
+        """`root` is <data_root>/content; made, mode 0700, where missing."""
+        self._blobs = root / "blobs" / "sha256"
+        self._ingest = root / "ingest"
+        self._database = database
+        with translated(f"content store {root}"):
+            for directory in (root, root / "blobs", self._blobs, self._ingest):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, digest: Digest) -> Path:
+        """Where a blob lies, or would."""
+        return self._blobs / digest_hex(digest)
+
+    def find(self, digest: Digest) -> tuple[int, str] | None:
+        """(size, diff_id) of a blob that is there."""
+        rows = self._database.query("SELECT size, diff_id FROM blobs WHERE digest = ?", (digest,))
+        return rows[0] if rows else None
+
+    def size(self, digest: Digest) -> int:
+        """Bytes of a blob. Raises NotFound."""
+        found = self.find(digest)
+        if found is None:
+            raise NotFound(f"content {digest}: not found")
+        return found[0]
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty directory for one ingest, removed (blocking: keep it flat) at the end."""
+        directory = self._ingest / secrets.token_hex(8)
+        with translated("content store"):
+            directory.mkdir(mode=0o700)
+        try:
+            yield directory
+        finally:
+            with suppress(OSError):
+                proa_native.remove_tree(str(directory))
+
+    def place(self, source: Path, digest: Digest) -> None:
+        """Move a complete, verified file to its digest's name; blocks in fsync. `record` makes it known."""
+        with translated(f"content {digest}"):
+            with source.open("rb") as file:
+                os.fsync(file.fileno())
+            source.replace(self.path(digest))
+
+    def record(self, digest: Digest, size: int, diff_id: str) -> None:
+        """Make a placed blob known. Idempotent; belongs into the transaction that makes it needed."""
+        self._database.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (digest, size, diff_id))
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Make blobs unknown; `discard` them once that is committed."""
+        for digest in digests:
+            self._database.execute("DELETE FROM blobs WHERE digest = ?", (digest,))
+
+    def discard(self, digests: Iterable[str]) -> list[Path]:
+        """Move forgotten blobs aside, at once, so that their names can be used again.
+
+        Returns what to unlink; that may take a while and is for an executor.
+        """
+        aside = []
+        for digest in digests:
+            target = self._ingest / f"unlink-{secrets.token_hex(8)}"
+            with suppress(FileNotFoundError):
+                self.path(Digest(digest)).rename(target)
+                aside.append(target)
+        return aside
+
+    def sweep(self) -> None:
+        """Remove what the database does not know. For the start, before any ingest; blocks."""
+        known = {digest for (digest,) in self._database.query("SELECT digest FROM blobs")}
+        with translated("content store"):
+            for entry in list(os.scandir(self._blobs)):
+                if f"sha256:{entry.name}" not in known:
+                    proa_native.remove_tree(entry.path)
+            for entry in list(os.scandir(self._ingest)):
+                proa_native.remove_tree(entry.path)
+
+
+def unlink_all(paths: Iterable[Path]) -> None:
+    """Unlink files, as far as they are there; blocks."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def digest_of(data: bytes) -> Digest:
+    """The digest of bytes in memory."""
+    return Digest("sha256:" + sha256(data).hexdigest())

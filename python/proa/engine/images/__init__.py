@@ -1,0 +1,14 @@
+"""Images: what is stored, under which names, from which archives.
+
+verbs     the API's and the engine's face, composed of
+store     records, names, users, collection
+loading   archives in          intake   what loads and imports share
+importing plain tars in        changes  --change instructions
+saving    archives out
+removal   rmi and prune        filters  of list and prune
+"""
+
+from proa.engine.images.store import SCHEMA, ImageRecord
+from proa.engine.images.verbs import Images
+
+__all__ = ["SCHEMA", "ImageRecord", "Images"]

@@ -1,0 +1,257 @@
+"""Layers and archives on their way in: request bodies to disk, layers to drafts, all of it undone on failure.
+
+An `Intake` is one load or import. Bytes go from the client's stream into a socket pair, whose other end the
+native core reads in the executor: nothing is held in memory and back-pressure is the kernel's. What was not
+committed when the intake ends is removed.
+"""
+
+import asyncio
+import bz2
+import lzma
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import proa_native
+from msgspec import Struct
+
+from proa.engine.images.store import ImageRecord, ImageStore, Layer, chain_ids
+from proa.errors import InvalidParameter, System
+from proa.schema.oci import ImageFile
+from proa.schema.reference import Digest, Reference
+
+_T = TypeVar("_T")
+
+_SLOW_COMPRESSIONS: Final[dict[bytes, Callable[[], Any]]] = {
+    b"\xfd7zXZ\x00": lambda: lzma.LZMADecompressor(memlimit=128 << 20),
+    b"BZh": bz2.BZ2Decompressor,
+}
+"""xz and bzip2: only outer archives and imports have them, and only the standard library needs to know."""
+
+_STEP: Final = 1 << 20
+
+
+class _Expander:
+    """Decompresses piece by piece; concatenated streams are one. Its calls block for the processor only."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._decompressor: Any = None
+        self._input = b""
+
+    @classmethod
+    def for_start(cls, chunk: bytes) -> "_Expander | None":
+        """What the first bytes need; None for the native core's compressions and none."""
+        for magic, make in _SLOW_COMPRESSIONS.items():
+            if chunk.startswith(magic):
+                return cls(make)
+        return None
+
+    @property
+    def complete(self) -> bool:
+        """No stream is cut short."""
+        return self._decompressor is None
+
+    def give(self, chunk: bytes) -> None:
+        """More compressed bytes; everything must have been taken before."""
+        self._input = chunk
+
+    def take(self) -> bytes:
+        """The next plain bytes, at most `_STEP`; empty when more input is needed."""
+        while self._input or (self._decompressor is not None and not self._decompressor.needs_input):
+            self._decompressor = self._decompressor or self._make()
+            data, self._input = self._input, b""
+            try:
+                plain: bytes = self._decompressor.decompress(data, _STEP)
+            except (lzma.LZMAError, OSError, EOFError) as exc:
+                raise InvalidParameter(f"malformed archive: {exc}") from exc
+            if self._decompressor.eof:
+                self._input = self._decompressor.unused_data
+                self._decompressor = None
+            if plain:
+                return plain
+        return b""
+
+
+class Unpacked(Struct, frozen=True, kw_only=True):
+    """A layer that lies unpacked in a draft, its blob in scratch (or in the content store already)."""
+
+    digest: Digest
+    diff_id: Digest
+    blob: Path
+    blob_size: int
+    draft: Path
+    size: int
+    inodes: int
+
+
+def unpack(blob: Path, draft: Path) -> Unpacked:
+    """Unpack a blob that lies on disk; blocks. Raises InvalidParameter for a malformed one."""
+    with blob.open("rb", buffering=0) as file:
+        return unpack_from(file.fileno(), blob, draft)
+
+
+def unpack_from(source: int, blob: Path, draft: Path, *, copy_fd: int = -1) -> Unpacked:
+    """Unpack from an fd; with `copy_fd` the bytes as read go there, too (the blob's file); blocks."""
+    try:
+        layer = proa_native.unpack_layer(source, str(draft), copy_fd=copy_fd)
+        size, inodes = proa_native.disk_usage(str(draft))
+    except ValueError as exc:
+        raise InvalidParameter(str(exc)) from exc
+    except OSError as exc:
+        raise System(exc.strerror or str(exc)) from exc
+    return Unpacked(
+        digest=Digest(layer.digest),
+        diff_id=Digest(layer.diff_id),
+        blob=blob,
+        blob_size=layer.compressed_size,
+        draft=draft,
+        size=size,
+        inodes=inodes,
+    )
+
+
+class Intake:
+    """One load or import: an async context manager around its scratch directory, drafts and jobs."""
+
+    def __init__(self, store: ImageStore, executor: Executor | None) -> None:
+        self.store = store
+        self._executor = executor
+        self._stack = AsyncExitStack()
+        self._drafts: set[Path] = set()
+        self._jobs: set[asyncio.Future[Any]] = set()
+        self.scratch = Path()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self.store.busy())
+            self.scratch = stack.enter_context(self.store.content.scratch())
+            stack.push_async_callback(self._undo)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A client that goes away cancels us; what was begun is undone all the same.
+        await asyncio.shield(asyncio.ensure_future(self._stack.aclose()))
+
+    def run(self, call: Callable[..., _T], *args: Any) -> "asyncio.Future[_T]":
+        """Run a blocking call in the executor; the intake ends only after it."""
+        job: asyncio.Future[_T] = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+        self._jobs.add(job)
+        return job
+
+    def draft(self) -> Path:
+        """A new draft, removed at the end if it is not committed."""
+        draft = self.store.snapshots.draft()
+        self._drafts.add(draft)
+        return draft
+
+    def unpack(self, blob: Path) -> "asyncio.Future[Unpacked]":
+        """Unpack a blob into a draft of its own."""
+        return self.run(unpack, blob, self.draft())
+
+    async def receive(self, body: AsyncIterator[bytes], consume: Callable[[int], _T]) -> _T:
+        """Feed a request body to `consume(fd)`, which runs in the executor and reads to the end."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            job = self.run(consume, theirs.fileno())
+            feed = asyncio.ensure_future(self._feed(body, ours))
+            both: set[asyncio.Future[Any]] = {job, feed}
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                if not job.done():
+                    await feed  # A failed client must not look like the archive's end.
+                    ours.shutdown(socket.SHUT_WR)
+                return await asyncio.shield(job)
+            finally:
+                feed.cancel()
+                # Also wakes a reader that waits for bytes that will never come.
+                with suppress(OSError):
+                    ours.shutdown(socket.SHUT_RDWR)
+                await asyncio.wait(both)
+                if not feed.cancelled():
+                    feed.exception()
+
+    async def commit(
+        self,
+        config_blob: bytes,
+        file: ImageFile,
+        layers: Sequence["Unpacked | Layer"],
+        names: Sequence[Reference],
+    ) -> tuple[ImageRecord, list[tuple[Reference, str]]]:
+        """Make an image known with its layers, base first, each unpacked here or there already.
+
+        Returns the record and (name, id that lost it) for names that moved. All or nothing.
+        """
+        content = []
+        for layer, chain_id in zip(layers, chain_ids(layer.diff_id for layer in layers), strict=True):
+            content.append(Layer(layer.digest, layer.diff_id, chain_id))
+            if isinstance(layer, Unpacked) and self._is_new(layer):
+                await self.run(self.store.content.place, layer.blob, layer.digest)
+        with self.store.database.transaction():
+            parent = ""
+            for layer, known in zip(layers, content, strict=True):
+                if isinstance(layer, Unpacked):
+                    self._record(layer, known.chain_id, parent)
+                parent = known.chain_id
+            record = self.store.add(config_blob, file, content)
+        self._drafts = {draft for draft in self._drafts if not self.store.snapshots.is_committed(draft)}
+        self.store.publish(record)
+        moved = []
+        with self.store.database.transaction():
+            for name in names:
+                lost = self.store.tag(name, record.id)
+                if lost:
+                    moved.append((name, lost))
+        return record, moved
+
+    def _record(self, layer: Unpacked, chain_id: str, parent: str) -> None:
+        self.store.content.record(layer.digest, layer.blob_size, layer.diff_id)
+        self.store.snapshots.record(layer.draft, chain_id, parent, size=layer.size, inodes=layer.inodes)
+
+    def _is_new(self, layer: Unpacked) -> bool:
+        """Whether a blob is still in scratch and not in the content store."""
+        here = layer.blob.parent == self.scratch and layer.blob.exists()
+        return here and self.store.content.find(layer.digest) is None
+
+    async def _feed(self, body: AsyncIterator[bytes], target: socket.socket) -> None:
+        """Send the body on; xz and bzip2 are decompressed on the way, told by the first bytes."""
+        send = asyncio.get_running_loop().sock_sendall
+        expand: _Expander | None = None
+        first = True
+        async for chunk in body:
+            if first and chunk:
+                first = False
+                expand = _Expander.for_start(chunk)
+            if expand is None:
+                await send(target, chunk)
+                continue
+            await self.run(expand.give, chunk)
+            while plain := await self.run(expand.take):
+                await send(target, plain)
+        if expand is not None and not expand.complete:
+            raise InvalidParameter("malformed archive: unexpected end of the compressed stream")
+
+    async def _undo(self) -> None:
+        """Wait for what still runs, then remove the drafts that nothing was made of."""
+        if self._jobs:
+            await asyncio.wait(self._jobs)
+        for job in self._jobs:
+            if not job.cancelled():
+                job.exception()
+        for draft in self._drafts:
+            await self.store.snapshots.discard(draft)
+
+
+def first_bytes(path: Path, count: int = 512) -> bytes:
+    """The start of a file; blocks."""
+    with path.open("rb", buffering=0) as file:
+        return os.read(file.fileno(), count)

@@ -1,0 +1,346 @@
+"""docker load: Docker archives and OCI layouts, from a stream.
+
+The outer archive is split into numbered files as it arrives. Each that looks like a layer is unpacked at
+once, in parallel with the rest of the stream, before it is known what image it belongs to; manifests usually
+come last. What turns out to belong to nothing is dropped. Nothing is believed because of its name: blobs are
+hashed, configs and manifests read from disk are checked against the digests that lead to them.
+
+Forms: manifest.json (Docker 1.10 and later, podman, skopeo, kaniko), with or without an OCI layout around it
+(Docker 25 and later); a bare OCI layout (buildx, skopeo's oci-archive).
+
+Source: moby image/tarexport/load.go; OCI image specification, image-layout.md.
+"""
+
+import asyncio
+import posixpath
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import proa_native
+from msgspec import Struct
+
+from proa.content import digest_of
+from proa.engine.images.intake import Intake, Unpacked, first_bytes
+from proa.engine.images.store import ImageStore, Layer, chain_ids, decode_image_file, host_architecture
+from proa.engine.ports import EventSink
+from proa.errors import InvalidParameter, System
+from proa.schema.oci import (
+    ANNOTATION_NAME,
+    ANNOTATION_REF,
+    INDEXES,
+    ArchiveImage,
+    Descriptor,
+    ImageFile,
+    Index,
+    Manifest,
+)
+from proa.schema.reference import Digest, Reference, digest_hex, parse_digest, parse_reference
+
+DOCUMENT_SIZE_MAX: Final = 8 << 20
+MEMBERS_MAX: Final = 100_000
+LINKS_MAX: Final = 32
+
+_Document = TypeVar("_Document")
+
+_archive_images = msgspec.json.Decoder(list[ArchiveImage])
+_index = msgspec.json.Decoder(Index)
+_manifest = msgspec.json.Decoder(Manifest)
+
+
+class Found(Struct, frozen=True):
+    """A member of the outer archive, as the native core reports it."""
+
+    path: str
+    kind: str
+    link: str
+    file: Path
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """An image that the archive says it has; layers by member path, base first."""
+
+    config: bytes
+    layers: list[str]
+    digests: list[Digest]
+    """What each layer's blob must be, where an OCI manifest said so; else empty."""
+    names: list[Reference]
+
+
+class Archive:
+    """The members of one outer archive, by cleaned path."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._members: dict[str, Found] = {}
+        self._unpacking: dict[Path, asyncio.Future[Unpacked]] = {}
+        self._claimed: set[Path] = set()
+
+    async def take(self, found: Found) -> None:
+        """A member is complete on disk: begin to unpack it if it may be a layer that is not there."""
+        path = clean(found.path)
+        self._members[path] = found
+        if len(self._members) > MEMBERS_MAX:
+            raise InvalidParameter(f"malformed archive: more than {MEMBERS_MAX} members")
+        if found.kind != "file" or self._blob_known(path):
+            return
+        head = await self._intake.run(first_bytes, found.file)
+        if looks_like_layer(head):
+            self._unpacking[found.file] = self._intake.unpack(found.file)
+
+    def file(self, path: str) -> Path | None:
+        """The file behind a path, links followed within the archive."""
+        path = clean(path)
+        for _ in range(LINKS_MAX):
+            found = self._members.get(path)
+            if found is None or found.kind == "file":
+                return found.file if found else None
+            base = posixpath.dirname(path) if found.kind == "symlink" else ""
+            path = clean(posixpath.join(base, found.link))
+        return None
+
+    def document(self, path: str) -> bytes | None:
+        """A small member's content; None where there is none."""
+        file = self.file(path)
+        if file is None:
+            return None
+        if file.stat().st_size > DOCUMENT_SIZE_MAX:
+            raise InvalidParameter(f"malformed archive: {path} is too large")
+        return file.read_bytes()
+
+    def blob(self, descriptor: Descriptor) -> bytes | None:
+        """A manifest or config of an OCI layout, verified."""
+        digest = parse_digest(descriptor.digest)
+        data = self.document(f"blobs/sha256/{digest_hex(digest)}")
+        if data is not None and digest_of(data) != digest:
+            raise InvalidParameter(f"malformed archive: content of {digest} has another digest")
+        return data
+
+    async def layer(self, path: str, chain_id: Digest) -> "Unpacked | Layer":
+        """A layer as it can be committed under `chain_id`: unpacked, or there already."""
+        store = self._intake.store
+        known = self._blob_known(clean(path))
+        file = self.file(path)
+        if known is not None:
+            if store.snapshots.find(chain_id) is not None:
+                return Layer(known, Digest((store.content.find(known) or (0, ""))[1]), chain_id)
+            return await self._intake.unpack(store.content.path(known))
+        if file is None:
+            raise InvalidParameter(f"invalid archive: layer {path} is missing")
+        if file not in self._unpacking:
+            self._unpacking[file] = self._intake.unpack(file)
+        unpacked = await self._unpacking[file]
+        if unpacked.draft in self._claimed:
+            # The same layer a second time, in this stack or another: a draft has one place only.
+            blob = store.content.path(unpacked.digest)
+            unpacked = await self._intake.unpack(file if file.exists() else blob)
+        self._claimed.add(unpacked.draft)
+        return unpacked
+
+    def _blob_known(self, path: str) -> Digest | None:
+        """The digest that an OCI layout's path claims, where the content store has that blob."""
+        directory, _, name = path.rpartition("/")
+        if directory != "blobs/sha256":
+            return None
+        try:
+            digest = parse_digest(f"sha256:{name}")
+        except InvalidParameter:
+            return None
+        return digest if self._intake.store.content.find(digest) else None
+
+
+class Loader:
+    """Loads archives into the store."""
+
+    def __init__(self, store: ImageStore, events: EventSink, executor: Executor | None) -> None:
+        self._store = store
+        self._events = events
+        self._executor = executor
+
+    async def load(self, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream. Raises InvalidParameter, System."""
+        async with Intake(self._store, self._executor) as intake:
+            archive = Archive(intake)
+            await self._split(intake, archive, body)
+            wanted = read_archive(archive)
+            for image in wanted:
+                async for line in self._image(intake, archive, image, quiet=quiet):
+                    yield line
+
+    async def _split(self, intake: Intake, archive: Archive, body: AsyncIterator[bytes]) -> None:
+        """Receive the whole archive; members are taken while it comes."""
+        loop = asyncio.get_running_loop()
+        members: asyncio.Queue[Found | None] = asyncio.Queue()
+
+        def found(path: bytes, kind: str, link: bytes, number: int, size: int) -> None:
+            text = path.decode(errors="surrogateescape"), kind, link.decode(errors="surrogateescape")
+            loop.call_soon_threadsafe(members.put_nowait, Found(*text, intake.scratch / str(number)))
+
+        def split(fd: int) -> None:
+            try:
+                proa_native.split_archive(fd, str(intake.scratch), found)
+            except ValueError as exc:
+                raise InvalidParameter(str(exc)) from exc
+            except OSError as exc:
+                raise System(exc.strerror or str(exc)) from exc
+            finally:
+                loop.call_soon_threadsafe(members.put_nowait, None)
+
+        receiving = asyncio.ensure_future(intake.receive(body, split))
+        try:
+            while (member := await members.get()) is not None:
+                await archive.take(member)
+            await receiving
+        finally:
+            if not receiving.done():
+                receiving.cancel()
+                await asyncio.wait({receiving})
+
+    async def _image(
+        self, intake: Intake, archive: Archive, wanted: Wanted, *, quiet: bool
+    ) -> AsyncIterator[bytes]:
+        file = decode_image_file(wanted.config)
+        check_platform(file)
+        diff_ids = [parse_digest(text) for text in (file.rootfs.diff_ids if file.rootfs else None) or ()]
+        if len(diff_ids) != len(wanted.layers):
+            raise InvalidParameter(
+                "invalid manifest, layers length mismatch: "
+                f"expected {len(diff_ids)}, got {len(wanted.layers)}"
+            )
+        layers: list[Unpacked | Layer] = []
+        for number, (path, chain_id) in enumerate(zip(wanted.layers, chain_ids(diff_ids), strict=True)):
+            layer = await archive.layer(path, chain_id)
+            if layer.diff_id != diff_ids[number]:
+                raise InvalidParameter(
+                    f'invalid diffID for layer {number}: expected "{diff_ids[number]}", got "{layer.diff_id}"'
+                )
+            if wanted.digests and layer.digest != wanted.digests[number]:
+                raise InvalidParameter(
+                    f"layer {number}: expected {wanted.digests[number]}, got {layer.digest}"
+                )
+            layers.append(layer)
+            if not quiet and isinstance(layer, Unpacked):
+                yield progress("Loading layer", digest_hex(chain_id)[:12], layer.blob_size)
+        record, moved = await intake.commit(wanted.config, file, layers, wanted.names)
+        for name, lost in moved:
+            yield stream(
+                f"The image {name.familiar} already exists, "
+                f"renaming the old one with ID {lost} to empty string"
+            )
+        for name in wanted.names:
+            yield stream(f"Loaded image: {name.familiar}")
+        if not wanted.names:
+            yield stream(f"Loaded image ID: {record.id}")
+        self._events.emit("image", "load", record.id, {"name": record.id})
+
+
+def clean(path: str) -> str:
+    """A member's path without `.`, `..` and leading slashes; it is a key, never a path on disk."""
+    return posixpath.normpath("/" + path).lstrip("/")
+
+
+def looks_like_layer(head: bytes) -> bool:
+    """gzip, zstd or tar, by its first bytes; an empty layer is all zeros."""
+    return (
+        head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd"))
+        or head[257:262] == b"ustar"
+        or (len(head) == 512 and not any(head))
+    )
+
+
+def stream(text: str) -> bytes:
+    """A line of output."""
+    return msgspec.json.encode({"stream": text + "\n"}) + b"\n"
+
+
+def progress(status: str, id_: str, size: int) -> bytes:
+    """A layer is done."""
+    detail = {"current": size, "total": size}
+    return msgspec.json.encode({"status": status, "progressDetail": detail, "id": id_}) + b"\n"
+
+
+def check_platform(file: ImageFile) -> None:
+    """Only Linux images can be stored. Another architecture's are: they can be saved and pushed."""
+    if file.os not in ("", "linux"):
+        raise InvalidParameter(f"cannot load {file.os} image on linux")
+
+
+def read_archive(archive: Archive) -> list[Wanted]:
+    """What images an archive has, by manifest.json or, without one, by index.json."""
+    data = archive.document("manifest.json")
+    if data is not None:
+        return [_of_docker(archive, image) for image in decode(_archive_images, data, "manifest.json")]
+    data = archive.document("index.json")
+    if data is None:
+        raise InvalidParameter("invalid archive: does not contain a manifest.json")
+    return [
+        wanted
+        for descriptor in decode(_index, data, "index.json").manifests
+        if (wanted := _of_oci(archive, descriptor)) is not None
+    ]
+
+
+def decode(decoder: msgspec.json.Decoder[_Document], data: bytes, name: str) -> _Document:
+    """A JSON document of the archive. Raises InvalidParameter."""
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as exc:
+        raise InvalidParameter(f"invalid archive: {name}: {exc}") from exc
+
+
+def _of_docker(archive: Archive, image: ArchiveImage) -> Wanted:
+    config = archive.document(image.config)
+    if config is None:
+        raise InvalidParameter(f"invalid archive: config {image.config} is missing")
+    names = [parse_reference(name).with_default_tag() for name in image.repo_tags or ()]
+    return Wanted(config=config, layers=image.layers or [], digests=[], names=names)
+
+
+def _of_oci(archive: Archive, descriptor: Descriptor) -> Wanted | None:
+    names = _names(descriptor.annotations or {})
+    data = archive.blob(descriptor)
+    if data is None:
+        raise InvalidParameter(f"invalid archive: {descriptor.digest} is missing")
+    for _ in range(LINKS_MAX):
+        if descriptor.media_type not in INDEXES:
+            break
+        chosen = _choose(archive, decode(_index, data, descriptor.digest))
+        if chosen is None:
+            return None
+        descriptor, data = chosen
+    manifest = decode(_manifest, data, descriptor.digest)
+    config = archive.blob(manifest.config)
+    if config is None:
+        raise InvalidParameter(f"invalid archive: config {manifest.config.digest} is missing")
+    digests = [parse_digest(layer.digest) for layer in manifest.layers]
+    paths = [f"blobs/sha256/{digest_hex(digest)}" for digest in digests]
+    return Wanted(config=config, layers=paths, digests=digests, names=names)
+
+
+def _choose(archive: Archive, index: Index) -> tuple[Descriptor, bytes] | None:
+    """This host's platform, else the first one whose manifest is there; attestations are no images."""
+    architecture, variant = host_architecture()
+
+    def rank(descriptor: Descriptor) -> int:
+        platform = descriptor.platform
+        if platform is None or platform.architecture != architecture:
+            return 2
+        return 0 if platform.variant in ("", variant) else 1
+
+    for descriptor in sorted(index.manifests, key=rank):
+        if descriptor.platform is not None and descriptor.platform.architecture == "unknown":
+            continue
+        data = archive.blob(descriptor)
+        if data is not None:
+            return descriptor, data
+    return None
+
+
+def _names(annotations: Mapping[str, str]) -> list[Reference]:
+    """containerd's full name, else a ref.name that is a name and not just a tag."""
+    name = annotations.get(ANNOTATION_NAME) or annotations.get(ANNOTATION_REF, "")
+    if "/" not in name and ":" not in name:
+        return []
+    return [parse_reference(name).with_default_tag()]

@@ -1,0 +1,139 @@
+"""docker rmi and image prune: what may go, what only loses a name, and in whose words it is refused.
+
+Source: moby daemon/images/image_delete.go and image_prune.go.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+
+from proa.content import unlink_all
+from proa.engine.images import filters as image_filters
+from proa.engine.images.store import ImageRecord, ImageStore, is_id_of
+from proa.engine.ports import ContainersOfImages, EventSink
+from proa.errors import Conflict
+from proa.schema.image import ImageDeleteResponseItem
+from proa.schema.prune import ImagesPruneReport
+from proa.schema.reference import Reference, parse_reference
+
+
+def short(id_: str) -> str:
+    """An id as Docker shows it."""
+    return id_.removeprefix("sha256:")[:12]
+
+
+class Remover:
+    """Untags and deletes images."""
+
+    def __init__(
+        self,
+        store: ImageStore,
+        events: EventSink,
+        containers: ContainersOfImages,
+        executor: Executor | None,
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._containers = containers
+        self._executor = executor
+
+    async def remove(self, ref: str, *, force: bool) -> list[ImageDeleteResponseItem]:
+        """Untag what was named; delete the image with its last name. Raises NotFound, Conflict."""
+        record = self._store.resolve(ref)
+        names = self._store.references(record.id)
+        items: list[ImageDeleteResponseItem] = []
+        if not is_id_of(record, ref):
+            if not force and is_single(names):
+                self._refuse_last_name(record, ref)
+            items += self._untag(record, [self._named(ref)])
+            if any(name.tag for name in self._store.references(record.id)):
+                return items
+            if self._conflict(record, force=force):
+                return items  # It was only named: what still needs the image keeps it, without a name.
+        else:
+            single = is_single(names)
+            conflict = self._conflict(record, force=force)
+            if conflict is None and not single and not force:
+                conflict = "(must be forced) - image is referenced in multiple repositories"
+            if conflict:
+                raise Conflict(f"conflict: unable to delete {short(record.id)} {conflict}")
+        items += self._untag(record, self._store.references(record.id))
+        return items + await self._delete(record)
+
+    async def prune(self, filters: Mapping[str, Sequence[str]]) -> ImagesPruneReport:
+        """Delete images without a name, or with `dangling=false` all that no container is made from."""
+        image_filters.check_keys(filters, image_filters.PRUNE_FILTERS)
+        dangling = image_filters.boolean(filters, "dangling") is not False
+        tests = image_filters.tests(self._store, filters)
+        items: list[ImageDeleteResponseItem] = []
+        before = self._blob_bytes()
+        for record in self._store.all():
+            names = self._store.references(record.id)
+            unwanted = not names if dangling else True
+            if not unwanted or not all(test(record, names) for test in tests):
+                continue
+            if self._containers.using_image(record.id):
+                continue
+            items += self._untag(record, names)
+            items += await self._delete(record)
+        reclaimed = before - self._blob_bytes()
+        self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
+        return ImagesPruneReport(images_deleted=items or None, space_reclaimed=reclaimed)
+
+    async def collect(self) -> list[ImageDeleteResponseItem]:
+        """Drop what nothing needs any more; the trees go in the executor."""
+        chains, drafts, files = self._store.collect()
+        loop = asyncio.get_running_loop()
+        if files:
+            await loop.run_in_executor(self._executor, unlink_all, files)
+        for draft in drafts:
+            await self._store.snapshots.discard(draft)
+        return [ImageDeleteResponseItem(deleted=chain_id) for chain_id in chains]
+
+    def _named(self, ref: str) -> Reference:
+        reference = parse_reference(ref)
+        if reference.digest:
+            return Reference(reference.domain, reference.path, "", reference.digest)
+        return reference.with_default_tag()
+
+    def _untag(self, record: ImageRecord, names: Sequence[Reference]) -> list[ImageDeleteResponseItem]:
+        items = []
+        for name in names:
+            self._store.untag(name)
+            self._events.emit("image", "untag", record.id, {"name": record.id})
+            items.append(ImageDeleteResponseItem(untagged=name.familiar))
+        return items
+
+    async def _delete(self, record: ImageRecord) -> list[ImageDeleteResponseItem]:
+        self._store.delete(record.id)
+        self._events.emit("image", "delete", record.id, {"name": record.id})
+        return [ImageDeleteResponseItem(deleted=record.id), *await self.collect()]
+
+    def _refuse_last_name(self, record: ImageRecord, ref: str) -> None:
+        for container, _ in self._containers.using_image(record.id):
+            raise Conflict(
+                f'conflict: unable to remove repository reference "{ref}" (must force) - container '
+                f"{short(container)} is using its referenced image {short(record.id)}"
+            )
+
+    def _conflict(self, record: ImageRecord, *, force: bool) -> str | None:
+        """Why the image cannot be deleted, as the end of Docker's sentence."""
+        users = self._containers.using_image(record.id)
+        for container, running in users:
+            if running:
+                return f"(cannot be forced) - image is being used by running container {short(container)}"
+        for container, _ in users:
+            if not force:
+                return f"(must be forced) - image is being used by stopped container {short(container)}"
+        return None
+
+    def _blob_bytes(self) -> int:
+        """Bytes of all layers unpacked: what a prune is measured by."""
+        return sum(snapshot.size for snapshot in self._store.snapshots.all())
+
+
+def is_single(names: Sequence[Reference]) -> bool:
+    """At most one tag, all names in one repository."""
+    if len(names) <= 1:
+        return True
+    return sum(1 for name in names if name.tag) <= 1 and len({name.name for name in names}) == 1

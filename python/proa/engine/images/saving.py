@@ -1,0 +1,202 @@
+"""docker save: a docker archive with an OCI layout inside, as Docker 25 and later write it.
+
+    blobs/sha256/<hex>      configs, layers (in the compression they came with), OCI manifests
+    index.json oci-layout   the OCI view
+    manifest.json repositories   the Docker view, of the same blobs
+
+What is saved is deterministic: the same images give the same bytes.
+
+Source: moby image/tarexport/save.go; OCI image specification, image-layout.md.
+"""
+
+import asyncio
+import tarfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from proa.content import Content, digest_of
+from proa.engine.images.store import ImageRecord, ImageStore, is_id_of
+from proa.errors import InvalidParameter, System
+from proa.schema import oci
+from proa.schema.reference import Digest, Reference, digest_hex, parse_reference
+
+_STEP: Final = 1 << 20
+
+
+class Selected:
+    """One image to save and the names it is saved under."""
+
+    def __init__(self, record: ImageRecord) -> None:
+        self.record = record
+        self.names: list[Reference] = []
+
+
+def select(store: ImageStore, refs: Sequence[str]) -> list[Selected]:
+    """Images by what was asked for: an id without names, a bare repository with all its tags.
+
+    Raises NotFound, InvalidParameter.
+    """
+    if not refs:
+        raise InvalidParameter("no images to save")
+    selected: dict[str, Selected] = {}
+
+    def add(record: ImageRecord, name: Reference | None) -> None:
+        image = selected.setdefault(record.id, Selected(record))
+        if name is not None and name.tag and name not in image.names:
+            image.names.append(name)
+
+    for ref in refs:
+        record = store.find(ref)
+        if record is not None and is_id_of(record, ref) and not _is_name(store, ref):
+            add(record, None)
+            continue
+        name = parse_reference(ref)
+        tagged = store.names_of_repository(name.name) if not name.tag and not name.digest else []
+        for reference, image_id in tagged:
+            found = store.by_id(image_id)
+            if found is not None:
+                add(found, reference)
+        if not tagged:
+            add(store.resolve(ref), name)
+    return list(selected.values())
+
+
+def _is_name(store: ImageStore, ref: str) -> bool:
+    try:
+        return store.named(parse_reference(ref)) is not None
+    except InvalidParameter:
+        return False
+
+
+class Saver:
+    """Writes archives."""
+
+    def __init__(self, store: ImageStore, executor: Executor | None) -> None:
+        self._store = store
+        self._executor = executor
+
+    async def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+        """The archive's bytes; every error that can be known comes before the first of them."""
+        images = select(self._store, refs)
+        content = self._store.content
+        for image in images:
+            for layer in image.record.content:
+                content.size(layer.digest)
+        return self._archive(images)
+
+    async def _archive(self, images: Sequence[Selected]) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        documents, layers = _blobs(self._store.content, images)
+        with self._store.busy():
+            yield _directory("blobs/") + _directory("blobs/sha256/")
+            for digest in sorted({*documents, *layers}):
+                path = f"blobs/sha256/{digest_hex(digest)}"
+                if digest in documents:
+                    yield _member(path, documents[digest])
+                    continue
+                yield _header(path, layers[digest])
+                with self._store.content.path(digest).open("rb", buffering=0) as blob:
+                    left = layers[digest]
+                    while left:
+                        chunk = await loop.run_in_executor(self._executor, _read, blob, min(_STEP, left))
+                        left -= len(chunk)
+                        yield chunk
+                yield bytes(-layers[digest] % tarfile.BLOCKSIZE)
+            for name, data in _indexes(self._store.content, images):
+                yield _member(name, data)
+            yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _read(blob: BinaryIO, count: int) -> bytes:
+    data = blob.read(count)
+    if not data:
+        raise System("a layer's blob is shorter than it was")
+    return data
+
+
+def _blobs(content: Content, images: Sequence[Selected]) -> tuple[dict[Digest, bytes], dict[Digest, int]]:
+    """Configs and manifests with their content, layers with their size."""
+    documents: dict[Digest, bytes] = {}
+    layers: dict[Digest, int] = {}
+    for image in images:
+        documents[image.record.id] = image.record.config_blob
+        manifest = _manifest(content, image.record)
+        documents[digest_of(manifest)] = manifest
+        for layer in image.record.content:
+            layers[layer.digest] = content.size(layer.digest)
+    return documents, layers
+
+
+def _descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest, "size": size}
+
+
+def _layer_descriptor(content: Content, digest: Digest) -> dict[str, Any]:
+    with content.path(digest).open("rb", buffering=0) as blob:
+        media_type = oci.layer_media_type(blob.read(8))
+    return _descriptor(media_type, digest, content.size(digest))
+
+
+def _manifest(content: Content, record: ImageRecord) -> bytes:
+    """The OCI manifest of an image."""
+    return msgspec.json.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": oci.MANIFEST,
+            "config": _descriptor(oci.CONFIG, record.id, len(record.config_blob)),
+            "layers": [_layer_descriptor(content, layer.digest) for layer in record.content],
+        }
+    )
+
+
+def _indexes(content: Content, images: Sequence[Selected]) -> Iterator[tuple[str, bytes]]:
+    """The members that say what the blobs are."""
+    descriptors = []
+    docker = []
+    repositories: dict[str, dict[str, str]] = {}
+    for image in images:
+        record = image.record
+        manifest = _manifest(content, record)
+        descriptor = _descriptor(oci.MANIFEST, digest_of(manifest), len(manifest))
+        for name in image.names:
+            annotations = {oci.ANNOTATION_NAME: name.canonical, oci.ANNOTATION_REF: name.tag}
+            descriptors.append({**descriptor, "annotations": annotations})
+            top = digest_hex(record.content[-1].diff_id) if record.content else ""
+            repositories.setdefault(name.familiar_name, {})[name.tag] = top
+        if not image.names:
+            descriptors.append(descriptor)
+        docker.append(
+            {
+                "Config": f"blobs/sha256/{digest_hex(record.id)}",
+                "RepoTags": [name.familiar for name in image.names] or None,
+                "Layers": [f"blobs/sha256/{digest_hex(layer.digest)}" for layer in record.content],
+                "LayerSources": {
+                    layer.diff_id: _layer_descriptor(content, layer.digest) for layer in record.content
+                },
+            }
+        )
+    index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": descriptors}
+    yield "index.json", msgspec.json.encode(index)
+    yield "manifest.json", msgspec.json.encode(docker)
+    yield "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
+    if repositories:
+        yield "repositories", msgspec.json.encode(repositories)
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _directory(name: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _member(name: str, data: bytes) -> bytes:
+    return _header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)

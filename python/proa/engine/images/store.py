@@ -1,0 +1,382 @@
+"""The images that are known: records, names, who uses them, and what nobody needs any more.
+
+Owns the tables of SCHEMA and one in-memory picture of them, from which every read is served. Must not read or
+write archives: that is loading, saving and importing.
+
+An image's id is the digest of its config blob, which is kept here as it came. A layer's blob is kept in the
+content store in the compression it came with. Collection is mark and sweep, from images and containers.
+"""
+
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from proa.content import Content
+from proa.engine.ports import Database
+from proa.errors import InvalidParameter, NotFound
+from proa.schema.image import ImageConfig
+from proa.schema.oci import ImageFile
+from proa.schema.reference import Digest, Reference, id_prefix, parse_reference
+from proa.snapshots import Snapshots
+
+SCHEMA: Final = (
+    """
+    CREATE TABLE images (
+        id TEXT PRIMARY KEY,
+        config BLOB NOT NULL,
+        added_ns INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE image_layers (
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        diff_id TEXT NOT NULL,
+        chain_id TEXT NOT NULL,
+        PRIMARY KEY (image, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE image_names (
+        name TEXT PRIMARY KEY,
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        tagged_ns INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE image_users (
+        container TEXT PRIMARY KEY,
+        image TEXT NOT NULL,
+        chain_id TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+_image_file = msgspec.json.Decoder(ImageFile)
+
+_ARCHITECTURES: Final = {
+    "x86_64": ("amd64", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv7l": ("arm", "v7"),
+    "riscv64": ("riscv64", ""),
+    "ppc64le": ("ppc64le", ""),
+    "s390x": ("s390x", ""),
+}
+
+
+def host_architecture() -> tuple[str, str]:
+    """(architecture, variant) of this host in OCI words."""
+    machine = platform.machine()
+    return _ARCHITECTURES.get(machine, (machine, ""))
+
+
+class Layer(Struct, frozen=True):
+    """One layer of an image."""
+
+    digest: Digest
+    """The blob as it came."""
+    diff_id: Digest
+    chain_id: Digest
+
+
+class ImageRecord(Struct, frozen=True, kw_only=True):
+    """An image that is there, whole. Implements engine.ports.ContainerImage."""
+
+    id: Digest
+    config_blob: bytes
+    file: ImageFile
+    config: ImageConfig
+    added_ns: int
+    content: tuple[Layer, ...]
+    """Base first."""
+    sizes: tuple[int, ...]
+    """Bytes of each layer's files, base first."""
+    layers: tuple[str, ...]
+    """Directories of the unpacked layers, top first."""
+
+    @property
+    def os(self) -> str:
+        return self.file.os or "linux"
+
+    @property
+    def architecture(self) -> str:
+        return self.file.architecture
+
+    @property
+    def variant(self) -> str:
+        return self.file.variant
+
+    @property
+    def chain_id(self) -> str:
+        """The top layer's; empty for an image without layers."""
+        return self.content[-1].chain_id if self.content else ""
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def created_ns(self) -> int:
+        """Nanoseconds since 1970; 0 where the image does not say."""
+        return parse_time(self.file.created)
+
+
+def parse_time(text: str | None) -> int:
+    """RFC 3339 to nanoseconds since 1970; 0 for what is not a time (as in images that hide theirs)."""
+    if not text:
+        return 0
+    whole, dot, rest = text.partition(".")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))] if dot else ""
+    zone = rest[len(digits) :] if dot else ""
+    try:
+        seconds = int(datetime.fromisoformat((whole + zone).replace("Z", "+00:00")).timestamp())
+    except ValueError:
+        return 0
+    return max(0, seconds * 10**9 + int(digits[:9].ljust(9, "0") or 0))
+
+
+def decode_image_file(blob: bytes) -> ImageFile:
+    """A config blob. Raises InvalidParameter where it is none."""
+    try:
+        return _image_file.decode(blob)
+    except msgspec.DecodeError as exc:
+        raise InvalidParameter(f"invalid image config: {exc}") from exc
+
+
+def chain_ids(diff_ids: Iterable[str]) -> list[Digest]:
+    """Chain id of each layer, base first: the digest of the chain below, a space, and the diff_id."""
+    chain: list[Digest] = []
+    for diff_id in diff_ids:
+        text = f"{chain[-1]} {diff_id}" if chain else None
+        chain.append(Digest(diff_id if text is None else "sha256:" + sha256(text.encode()).hexdigest()))
+    return chain
+
+
+class ImageStore:
+    """Records by id and name. All calls are direct; none waits for a disk beyond the database's log."""
+
+    def __init__(self, database: Database, content: Content, snapshots: Snapshots) -> None:
+        self.database = database
+        self.content = content
+        self.snapshots = snapshots
+        self._images: dict[str, ImageRecord] = {}
+        self._names: dict[str, str] = {}
+        self._busy = 0
+        self._read()
+
+    # ---- reads ----------------------------------------------------------------------------------
+
+    def all(self) -> list[ImageRecord]:
+        """Every image, newest first."""
+        return sorted(self._images.values(), key=lambda image: -image.created_ns)
+
+    def by_id(self, image_id: str) -> ImageRecord | None:
+        return self._images.get(image_id)
+
+    def references(self, image_id: str) -> list[Reference]:
+        """Names of an image, sorted."""
+        names = sorted(name for name, image in self._names.items() if image == image_id)
+        return [parse_reference(name) for name in names]
+
+    def names_of_repository(self, name: str) -> list[tuple[Reference, str]]:
+        """(reference, image id) of every name in a repository (its normalised name), sorted."""
+        found = [(parse_reference(text), image) for text, image in sorted(self._names.items())]
+        return [(reference, image) for reference, image in found if reference.name == name]
+
+    def named(self, reference: Reference) -> ImageRecord | None:
+        """By name alone: tag (default latest) or digest."""
+        if reference.digest:
+            reference = Reference(reference.domain, reference.path, "", reference.digest)
+        image = self._names.get(reference.with_default_tag().canonical)
+        return self._images[image] if image else None
+
+    def find(self, ref: str) -> ImageRecord | None:
+        """By what a user typed: id, name or unique prefix of an id, in Docker's order."""
+        digits = id_prefix(ref)
+        if len(digits) == 64:
+            return self._images.get(f"sha256:{digits}")
+        try:
+            record = self.named(parse_reference(ref))
+        except InvalidParameter:
+            if not digits:
+                raise
+            record = None
+        return record or self._by_prefix(digits)
+
+    def resolve(self, ref: str) -> ImageRecord:
+        """`find`, or NotFound in Docker's words."""
+        record = self.find(ref)
+        if record is None:
+            raise NotFound(f"No such image: {shown(ref)}")
+        return record
+
+    def tagged_ns(self, image_id: str) -> int:
+        """When it was last tagged; 0 for never."""
+        rows = self.database.query("SELECT max(tagged_ns) FROM image_names WHERE image = ?", (image_id,))
+        return rows[0][0] or 0
+
+    def last_user(self, image_id: str) -> Sequence[str]:
+        """Containers that hold the image's layers."""
+        rows = self.database.query("SELECT container FROM image_users WHERE image = ?", (image_id,))
+        return [container for (container,) in rows]
+
+    # ---- writes ---------------------------------------------------------------------------------
+
+    def add(self, config_blob: bytes, file: ImageFile, content: Sequence[Layer]) -> ImageRecord:
+        """Make an image known whose blobs and snapshots are recorded. Idempotent.
+
+        For the caller's transaction; `publish` the record when that is committed.
+        """
+        image_id = Digest("sha256:" + sha256(config_blob).hexdigest())
+        now = time.time_ns()
+        self.database.execute(
+            "INSERT INTO images VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET added_ns = excluded.added_ns",
+            (image_id, config_blob, now),
+        )
+        for position, layer in enumerate(content):
+            self.database.execute(
+                "INSERT OR REPLACE INTO image_layers VALUES (?, ?, ?, ?, ?)",
+                (image_id, position, layer.digest, layer.diff_id, layer.chain_id),
+            )
+        return self._record(image_id, config_blob, file, now, tuple(content))
+
+    def publish(self, record: ImageRecord) -> None:
+        """Let reads see a record that is committed."""
+        self._images[record.id] = record
+
+    def tag(self, reference: Reference, image_id: str) -> str:
+        """Point a name at an image; returns the id of the one that lost it, if any."""
+        name = reference.canonical
+        before = self._names.get(name, "")
+        self.database.execute(
+            "INSERT OR REPLACE INTO image_names VALUES (?, ?, ?)", (name, image_id, time.time_ns())
+        )
+        self._names[name] = image_id
+        return before if before != image_id else ""
+
+    def untag(self, reference: Reference) -> None:
+        """Take a name away. Missing: nothing to do."""
+        self.database.execute("DELETE FROM image_names WHERE name = ?", (reference.canonical,))
+        self._names.pop(reference.canonical, None)
+
+    def delete(self, image_id: str) -> None:
+        """Forget an image and its names; `collect` what it leaves behind."""
+        self.database.execute("DELETE FROM images WHERE id = ?", (image_id,))
+        self._images.pop(image_id, None)
+        self._names = {name: image for name, image in self._names.items() if image != image_id}
+
+    def hold(self, image_id: str, container_id: str) -> None:
+        """A container stands on the image's layers until `release`. Idempotent."""
+        record = self._images.get(image_id)
+        if record is not None:
+            self.database.execute(
+                "INSERT OR REPLACE INTO image_users VALUES (?, ?, ?)",
+                (container_id, image_id, record.chain_id),
+            )
+
+    def release(self, container_id: str) -> None:
+        """The container is gone. Unknown: nothing to do."""
+        self.database.execute("DELETE FROM image_users WHERE container = ?", (container_id,))
+
+    # ---- collection -----------------------------------------------------------------------------
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Nothing is collected meanwhile: a load relies on blobs and snapshots that it found."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+
+    def collect(self) -> tuple[list[str], list[Path], list[Path]]:
+        """Forget what no image, container or load needs.
+
+        Returns chain ids gone (top first), snapshot directories to discard and files to unlink.
+        """
+        if self._busy:
+            return [], [], []
+        with self.database.transaction():
+            chains = self._unneeded_chains()
+            drafts = self.snapshots.forget(chains)
+            unneeded = "SELECT digest FROM blobs WHERE digest NOT IN (SELECT digest FROM image_layers)"
+            blobs = [digest for (digest,) in self.database.query(unneeded)]
+            self.content.forget(blobs)
+        return chains, drafts, self.content.discard(blobs)
+
+    def _unneeded_chains(self) -> list[str]:
+        snapshots = {snapshot.chain_id: snapshot.parent for snapshot in self.snapshots.all()}
+        needed = set()
+        for table in ("image_layers", "image_users"):
+            for (chain_id,) in self.database.query(f"SELECT DISTINCT chain_id FROM {table}"):
+                while chain_id and chain_id not in needed:
+                    needed.add(chain_id)
+                    chain_id = snapshots.get(chain_id, "")
+        depth: dict[str, int] = {"": 0}
+
+        def depth_of(chain_id: str) -> int:
+            path = []
+            while chain_id not in depth:
+                path.append(chain_id)
+                chain_id = snapshots.get(chain_id, "")
+            for above in reversed(path):
+                depth[above] = depth[chain_id] + 1
+                chain_id = above
+            return depth[chain_id]
+
+        return sorted(snapshots.keys() - needed, key=depth_of, reverse=True)
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        layers: dict[str, list[Layer]] = {}
+        for image, digest, diff_id, chain_id in self.database.query(
+            "SELECT image, digest, diff_id, chain_id FROM image_layers ORDER BY image, position"
+        ):
+            layers.setdefault(image, []).append(Layer(Digest(digest), Digest(diff_id), Digest(chain_id)))
+        for image, blob, added_ns in self.database.query("SELECT id, config, added_ns FROM images"):
+            file = decode_image_file(blob)
+            content = tuple(layers.get(image, ()))
+            self._images[image] = self._record(Digest(image), blob, file, added_ns, content)
+        self._names = dict(self.database.query("SELECT name, image FROM image_names"))
+
+    def _record(
+        self, image_id: Digest, blob: bytes, file: ImageFile, added_ns: int, content: tuple[Layer, ...]
+    ) -> ImageRecord:
+        snapshots = [self.snapshots.find(layer.chain_id) for layer in content]
+        return ImageRecord(
+            id=image_id,
+            config_blob=blob,
+            file=file,
+            config=file.config or ImageConfig(),
+            added_ns=added_ns,
+            content=content,
+            sizes=tuple(snapshot.size if snapshot else 0 for snapshot in snapshots),
+            layers=self.snapshots.lower(content[-1].chain_id) if content else (),
+        )
+
+    def _by_prefix(self, digits: str) -> ImageRecord | None:
+        """Ambiguous ones find nothing, as Docker has it."""
+        if not digits:
+            return None
+        found = [record for key, record in self._images.items() if key.startswith(f"sha256:{digits}")]
+        return found[0] if len(found) == 1 else None
+
+
+def is_id_of(record: ImageRecord, ref: str) -> bool:
+    """Whether the image was named by its id or a prefix of it."""
+    digits = id_prefix(ref)
+    return bool(digits) and record.id.startswith(f"sha256:{digits}")
+
+
+def shown(ref: str) -> str:
+    """What Docker shows of a reference that was not found: the familiar form with a tag."""
+    if len(id_prefix(ref)) == 64:
+        return f"sha256:{id_prefix(ref)}"
+    try:
+        return parse_reference(ref).with_default_tag().familiar
+    except InvalidParameter:
+        return ref

@@ -1,0 +1,283 @@
+"""The verbs of /images that need no registry: api.ports.Images and the engine's own ImageSource.
+
+Composes the store with loading, saving, importing and removal; holds no state of its own.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Executor
+from datetime import UTC, datetime
+
+import msgspec
+
+from proa.content import Content
+from proa.engine.images import filters as image_filters
+from proa.engine.images.builtin import install_hello
+from proa.engine.images.importing import Importer
+from proa.engine.images.loading import Loader
+from proa.engine.images.removal import Remover
+from proa.engine.images.saving import Saver
+from proa.engine.images.store import ImageRecord, ImageStore, parse_time
+from proa.engine.ports import ContainersOfImages, Database, EventSink
+from proa.errors import InvalidParameter, NotFound
+from proa.hello import HELLO_NAME
+from proa.schema.container_state import DriverData
+from proa.schema.image import (
+    ImageDeleteResponseItem,
+    ImageHistoryResponseItem,
+    ImageInspect,
+    ImageSummary,
+)
+from proa.schema.oci import History
+from proa.schema.prune import ImagesPruneReport
+from proa.schema.reference import Reference, parse_reference, parse_tag
+from proa.snapshots import Snapshots
+
+_NO_CREATED = "0001-01-01T00:00:00Z"
+
+
+class Images:
+    """Images of this daemon."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        content: Content,
+        snapshots: Snapshots,
+        events: EventSink,
+        containers: ContainersOfImages,
+        executor: Executor | None = None,
+    ) -> None:
+        self._store = ImageStore(database, content, snapshots)
+        self._events = events
+        self._containers = containers
+        self._remover = Remover(self._store, events, containers, executor)
+        self._loader = Loader(self._store, events, executor)
+        self._importer = Importer(self._store, events, executor)
+        self._saver = Saver(self._store, executor)
+
+    async def start(self) -> None:
+        """Remove what a crash left of loads and deletions. Before the first request."""
+        self._store.content.sweep()
+        await self._store.snapshots.sweep_committed()
+        await self._remover.collect()
+
+    # ---- for the engine -------------------------------------------------------------------------
+
+    def resolve(self, ref: str) -> ImageRecord:
+        """By name, name:tag, digest, id or unique prefix of one. Raises NotFound `No such image: x:latest`.
+
+        proa/hello is there on demand: it comes out of the package, not from a registry.
+        """
+        record = self._store.find(ref)
+        if record is None and _is_hello(ref):
+            return install_hello(self._store)
+        return record or self._store.resolve(ref)
+
+    def used_by(self, image_id: str, container_id: str) -> None:
+        """A container of the image exists: it holds the image's layers until `released`. Idempotent."""
+        self._store.hold(image_id, container_id)
+
+    def released(self, container_id: str) -> None:
+        """The container is gone. Unknown ones are no error."""
+        self._store.release(container_id)
+
+    # ---- reads ----------------------------------------------------------------------------------
+
+    async def list(
+        self, *, all: bool, filters: Mapping[str, Sequence[str]], digests: bool, shared_size: bool
+    ) -> Sequence[ImageSummary]:
+        """Newest first. `all` changes nothing: there are no intermediate images."""
+        image_filters.check_keys(filters, image_filters.LIST_FILTERS)
+        dangling = image_filters.boolean(filters, "dangling")
+        tests = image_filters.tests(self._store, filters)
+        patterns = filters.get("reference") or ()
+        summaries = []
+        for record in self._store.all():
+            names = self._store.references(record.id)
+            if dangling is not None and dangling == bool(names):
+                continue
+            if patterns:
+                names = [name for name in names if image_filters.matches_reference(name, patterns)]
+                if not names:
+                    continue
+            if all_pass(tests, record, names):
+                shared = self._shared_size(record) if shared_size else -1
+                summaries.append(_summary(record, names, shared))
+        return summaries
+
+    async def inspect(self, ref: str) -> ImageInspect:
+        """Raises NotFound."""
+        record = self._store.resolve(ref)
+        names = self._store.references(record.id)
+        file = record.file
+        layers = list(record.layers)
+        data = {"LowerDir": ":".join(layers[1:]), "UpperDir": layers[0]} if layers else {}
+        return ImageInspect(
+            id=record.id,
+            repo_tags=[name.familiar for name in names if name.tag],
+            repo_digests=[name.familiar for name in names if name.digest],
+            parent="",
+            comment=file.comment or _top_comment(file.history),
+            created=file.created or _NO_CREATED,
+            docker_version=file.docker_version,
+            author=file.author,
+            config=record.config,
+            architecture=record.architecture,
+            variant=record.variant or None,
+            os=record.os,
+            os_version=file.os_version or None,
+            size=record.size,
+            graph_driver=DriverData(
+                name="overlay2", data={key: value for key, value in data.items() if value}
+            ),
+            root_fs={"Type": "layers", "Layers": [layer.diff_id for layer in record.content]},
+            metadata={"LastTagTime": rfc3339(self._store.tagged_ns(record.id))},
+        )
+
+    async def history(self, ref: str) -> Sequence[ImageHistoryResponseItem]:
+        """Steps of the build, the last one first. Raises NotFound."""
+        record = self._store.resolve(ref)
+        sizes = list(record.sizes)
+        steps = record.file.history or [History() for _ in sizes]
+        items = []
+        for step in steps:
+            size = 0 if step.empty_layer or not sizes else sizes.pop(0)
+            items.append(
+                ImageHistoryResponseItem(
+                    id="<missing>",
+                    created=_seconds(step.created),
+                    created_by=step.created_by,
+                    size=size,
+                    comment=step.comment,
+                )
+            )
+        if items:
+            tags = [name.familiar for name in self._store.references(record.id) if name.tag]
+            items[-1] = msgspec.structs.replace(items[-1], id=record.id, tags=tags or None)
+        return items[::-1]
+
+    # ---- changes --------------------------------------------------------------------------------
+
+    async def tag(self, ref: str, repo: str, tag: str) -> None:
+        """Give an image one more name. Raises NotFound, InvalidParameter."""
+        record = self.resolve(ref)
+        name = parse_reference(repo)
+        if name.digest:
+            raise InvalidParameter("refusing to create a tag with a digest reference")
+        if tag:
+            name = Reference(name.domain, name.path, parse_tag(tag))
+        name = name.with_default_tag()
+        self._store.tag(name, record.id)
+        self._events.emit("image", "tag", record.id, {"name": name.familiar})
+
+    async def remove(self, ref: str, *, force: bool, prune: bool) -> Sequence[ImageDeleteResponseItem]:
+        """Raises NotFound, Conflict. `prune` changes nothing: there are no intermediate images."""
+        return await self._remover.remove(ref, force=force)
+
+    async def prune(self, filters: Mapping[str, Sequence[str]]) -> ImagesPruneReport:
+        """Raises InvalidParameter."""
+        return await self._remover.prune(filters)
+
+    async def load(self, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream. Raises InvalidParameter, System, after some of it as well."""
+        async for line in self._loader.load(body, quiet=quiet):
+            yield line
+        await self._remover.collect()
+
+    async def import_(
+        self,
+        body: AsyncIterator[bytes],
+        *,
+        repo: str,
+        tag: str,
+        message: str,
+        changes: Sequence[str],
+        platform: str,
+    ) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream, the image id last. Raises InvalidParameter, System."""
+        async for line in self._importer.import_(
+            body, repo=repo, tag=tag, message=message, changes=changes, platform=platform
+        ):
+            yield line
+        await self._remover.collect()
+
+    async def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+        """A docker archive (with an OCI layout inside). Raises NotFound before the first byte."""
+        for ref in refs:
+            self.resolve(ref) if _is_hello(ref) else None
+        return await self._saver.save(refs)
+
+    async def pull(self, repo: str, tag: str, platform: str) -> AsyncIterator[bytes]:
+        """No registries yet: proa/hello is here, everything else is not. Raises NotFound."""
+        reference = parse_reference(repo)
+        if tag and not reference.digest and ":" not in tag:
+            reference = Reference(reference.domain, reference.path, parse_tag(tag))
+        reference = reference.with_default_tag()
+        if reference.canonical != HELLO_NAME:
+            raise NotFound(
+                f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
+                "'docker login': registry support is not built yet, use load or import"
+            )
+        record = self.resolve(reference.familiar)
+        return _pulled(record, reference)
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _shared_size(self, record: ImageRecord) -> int:
+        """Bytes of layers that other images stand on, too."""
+        others = {
+            layer.chain_id for other in self._store.all() if other.id != record.id for layer in other.content
+        }
+        pairs = zip(record.content, record.sizes, strict=True)
+        return sum(size for layer, size in pairs if layer.chain_id in others)
+
+
+async def _pulled(record: ImageRecord, reference: Reference) -> AsyncIterator[bytes]:
+    for status in (
+        f"Digest: {record.id}",
+        f"Status: Image is up to date for {reference.familiar}",
+    ):
+        yield msgspec.json.encode({"status": status}) + b"\n"
+
+
+def all_pass(tests: Sequence[image_filters.Test], record: ImageRecord, names: Sequence[Reference]) -> bool:
+    """Whether an image passes every test."""
+    return all(test(record, names) for test in tests)
+
+
+def _is_hello(ref: str) -> bool:
+    try:
+        return parse_reference(ref).with_default_tag().canonical == HELLO_NAME
+    except InvalidParameter:
+        return False
+
+
+def _summary(record: ImageRecord, names: Sequence[Reference], shared: int) -> ImageSummary:
+    return ImageSummary(
+        id=record.id,
+        parent_id="",
+        repo_tags=[name.familiar for name in names if name.tag],
+        repo_digests=[name.familiar for name in names if name.digest],
+        created=record.created_ns // 10**9,
+        size=record.size,
+        shared_size=shared,
+        labels=record.config.labels,
+        containers=-1,
+    )
+
+
+def _top_comment(history: Sequence[History] | None) -> str:
+    return history[-1].comment if history else ""
+
+
+def _seconds(created: str | None) -> int:
+    return parse_time(created) // 10**9
+
+
+def rfc3339(ns: int) -> str:
+    """Nanoseconds since 1970 as Docker writes times; the zero time for 0."""
+    if not ns:
+        return _NO_CREATED
+    whole = datetime.fromtimestamp(ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{ns % 10**9:09d}Z"

@@ -1,0 +1,254 @@
+"""Snapshots: the directories that root filesystems are stacked from.
+
+Owns <data_root>/snapshots:
+
+    l<random>/fs          committed: one layer, unpacked in overlayfs's form; by chain id in the database
+    <key>/{fs,work}       active: upper and work directory of one container, by its id
+    removed-<random>      on its way out
+
+Directories are leased by the database: a committed one that it does not know is garbage, a known one is
+complete. Active ones are known to the engine's containers (`sweep`). Names are short, since all lower
+directories of a stack must fit into one mount option on kernels before 6.5.
+
+A layer is unpacked into a draft, whatever lies below it, in parallel with its parents; the draft is recorded
+under its chain id in the transaction that makes the image known.
+
+Words: committed, active, prepare, key, parent as in containerd's core/snapshots. Source of the overlay form:
+Documentation/filesystems/overlayfs.rst.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import proa_native
+from msgspec import Struct
+
+from proa.errors import NotFound, System
+from proa.schema.plan import Overlay
+
+SCHEMA: Final = (
+    """
+    CREATE TABLE snapshots (
+        chain_id TEXT PRIMARY KEY,
+        parent TEXT NOT NULL,
+        directory TEXT NOT NULL UNIQUE,
+        size INTEGER NOT NULL,
+        inodes INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+_T = TypeVar("_T")
+
+_DRAFT: Final = "l"
+_REMOVED: Final = "removed-"
+
+
+class Database(Protocol):
+    """The metadata store as this room sees it."""
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]: ...
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int: ...
+
+
+class Committed(Struct, frozen=True):
+    """A layer's snapshot; `parent` is the chain id below it, empty for a base layer."""
+
+    chain_id: str
+    parent: str
+    directory: str
+    size: int
+    inodes: int
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise System(f"{what}: {exc.strerror or exc}") from exc
+
+
+class Snapshots:
+    """Committed and active snapshots. Plain calls are a few system calls; trees are for the executor."""
+
+    def __init__(self, root: Path, database: Database, executor: Executor | None = None) -> None:
+        """`root` is <data_root>/snapshots; made, mode 0700, where missing."""
+        self._root = root
+        self._database = database
+        self._executor = executor
+        with _translated(f"snapshots {root}"):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # ---- committed ------------------------------------------------------------------------------
+
+    def find(self, chain_id: str) -> Committed | None:
+        """The snapshot of a chain id."""
+        rows = self._database.query("SELECT * FROM snapshots WHERE chain_id = ?", (chain_id,))
+        return Committed(*rows[0]) if rows else None
+
+    def all(self) -> list[Committed]:
+        """Every committed snapshot."""
+        return [Committed(*row) for row in self._database.query("SELECT * FROM snapshots")]
+
+    def lower(self, chain_id: str) -> tuple[str, ...]:
+        """The directories of a stack, top layer first; none for an empty chain id. Raises NotFound."""
+        directories = []
+        while chain_id:
+            snapshot = self.find(chain_id)
+            if snapshot is None:
+                raise NotFound(f"snapshot {chain_id} does not exist: not found")
+            directories.append(str(self._root / snapshot.directory / "fs"))
+            chain_id = snapshot.parent
+        return tuple(directories)
+
+    def draft(self) -> Path:
+        """A new empty directory to unpack a layer into."""
+        with _translated("snapshots"):
+            while True:
+                with suppress(FileExistsError):
+                    directory = self._root / f"{_DRAFT}{secrets.token_hex(4)}"
+                    directory.mkdir(mode=0o700)
+                    break
+            draft = directory / "fs"
+            draft.mkdir()
+            draft.chmod(0o755)  # The root directory's mode, where the layer says nothing of it.
+            return draft
+
+    def record(self, draft: Path, chain_id: str, parent: str, *, size: int, inodes: int) -> bool:
+        """Commit a draft. False where the chain id is there already: the draft is the caller's to discard.
+
+        Belongs into the transaction that makes it needed.
+        """
+        return bool(
+            self._database.execute(
+                "INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?)",
+                (chain_id, parent, draft.parent.name, size, inodes),
+            )
+        )
+
+    def is_committed(self, draft: Path) -> bool:
+        """Whether a draft's directory was recorded."""
+        rows = self._database.query("SELECT 1 FROM snapshots WHERE directory = ?", (draft.parent.name,))
+        return bool(rows)
+
+    async def discard(self, draft: Path) -> None:
+        """Remove a draft that was not committed."""
+        await self._remove(draft.parent)
+
+    def forget(self, chain_ids: Iterable[str]) -> list[Path]:
+        """Make committed snapshots unknown; returns the directories to `discard` once that is committed."""
+        drafts = []
+        for chain_id in chain_ids:
+            snapshot = self.find(chain_id)
+            if snapshot is not None:
+                self._database.execute("DELETE FROM snapshots WHERE chain_id = ?", (chain_id,))
+                drafts.append(self._root / snapshot.directory / "fs")
+        return drafts
+
+    # ---- active ---------------------------------------------------------------------------------
+
+    def prepare(self, key: str, lower: Sequence[str], *, volatile: bool = False) -> Overlay:
+        """Upper and work directories for `key`, over `lower` (top layer first). Idempotent.
+
+        The merged root directory shows the upper one's owner and mode, so it takes them from the top layer.
+        """
+        directory = self._root / key
+        upper = directory / "fs"
+        with _translated(f"snapshot {key}"):
+            stack = tuple(lower) or (self._empty(),)
+            if not upper.is_dir():
+                directory.mkdir(mode=0o700, exist_ok=True)
+                (directory / "work").mkdir(mode=0o700, exist_ok=True)
+                below = os.stat(stack[0])
+                # Made last, under a name of its own: what is called `fs` is complete.
+                fresh = directory / "fs.new"
+                with suppress(FileExistsError):
+                    fresh.mkdir()
+                fresh.chmod(below.st_mode & 0o7777)
+                if (below.st_uid, below.st_gid) != (os.geteuid(), os.getegid()):
+                    os.chown(fresh, below.st_uid, below.st_gid)
+                fresh.rename(upper)
+        return Overlay(lower=stack, upper=str(upper), work=str(directory / "work"), volatile=volatile)
+
+    async def remove(self, key: str) -> None:
+        """Remove an active snapshot. Missing: nothing to do."""
+        await self._remove(self._root / key)
+
+    async def usage(self, key: str) -> int:
+        """Bytes of an active snapshot's own files; 0 where it is missing."""
+        return await self._run(_usage, self._root / key / "fs")
+
+    # ---- start ----------------------------------------------------------------------------------
+
+    async def sweep(self, known: Collection[str]) -> None:
+        """Remove every active snapshot whose key is not in `known`, and what was being removed at a crash."""
+        keep = set(known)
+        doomed = [
+            entry
+            for entry in self._entries()
+            if not entry.name.startswith(_DRAFT) and entry.name not in keep and entry.name != "empty"
+        ]
+        for path in doomed:
+            await self._remove(path)
+
+    async def sweep_committed(self) -> None:
+        """Remove drafts that were never committed. For the start, before any is made."""
+        keep = {name for (name,) in self._database.query("SELECT directory FROM snapshots")}
+        for entry in self._entries():
+            if entry.name.startswith(_DRAFT) and entry.name not in keep:
+                await self._remove(entry)
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _empty(self) -> str:
+        """The one lower directory of an image without layers."""
+        directory = self._root / "empty" / "fs"
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o755)
+        return str(directory)
+
+    def _entries(self) -> list[Path]:
+        with _translated(f"snapshots {self._root}"):
+            return list(self._root.iterdir())
+
+    async def _remove(self, directory: Path) -> None:
+        """Rename first, so that the name is free at once and a crash leaves plain garbage."""
+        aside = self._put_aside(directory)
+        if aside is not None:
+            await asyncio.shield(self._run(_remove_tree, aside))
+
+    def _put_aside(self, directory: Path) -> Path | None:
+        if directory.name.startswith(_REMOVED):
+            return directory
+        aside = self._root / f"{_REMOVED}{secrets.token_hex(8)}"
+        with _translated(f"snapshot {directory.name}"):
+            try:
+                directory.rename(aside)
+            except FileNotFoundError:
+                return None
+        return aside
+
+    def _run(self, call: Callable[[Path], _T], path: Path) -> "asyncio.Future[_T]":
+        return asyncio.get_running_loop().run_in_executor(self._executor, call, path)
+
+
+def _usage(directory: Path) -> int:
+    try:
+        return proa_native.disk_usage(str(directory))[0]
+    except FileNotFoundError:
+        return 0
+    except OSError as exc:
+        raise System(str(exc)) from exc
+
+
+def _remove_tree(directory: Path) -> None:
+    with _translated(f"snapshot {directory.name}"):
+        proa_native.remove_tree(str(directory))
