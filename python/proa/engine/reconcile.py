@@ -140,7 +140,7 @@ class Reconcile:
                 self._execs.exited(process.exit)
             return
         container = self._registry.get(process.id)
-        if container is not None and container.state.alive:
+        if container is not None and (container.state.alive or process.exit is not None):
             return
         if process.exit is not None:
             self._keeper.acknowledge(process.id)

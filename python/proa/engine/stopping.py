@@ -107,14 +107,17 @@ class Stopping:
         return not own_pids or is_noticed(container.state.pid, number)
 
     async def _signal(self, container: Container, number: int) -> bool:
-        """Signal the init, thawing it so that it takes the signal; False where it was gone already."""
+        """Signal the init, thawing it so that it takes the signal; False where it was gone already.
+
+        Told before it is done: the answer and the end that follows may come in one turn of the loop.
+        """
+        self._notices.tell(container, "kill", signal=str(int(number)))
         try:
             await self._keeper.signal(container.id, int(number))
         except NotFound:
             return False
         if container.state.status is Status.PAUSED and _ends(container, number):
             await self._thaw(container)
-        self._notices.tell(container, "kill", signal=str(int(number)))
         return True
 
     async def _thaw(self, container: Container) -> None:
