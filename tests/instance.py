@@ -14,6 +14,7 @@ import peers
 import pytest
 from peers import Engine, UnixConnection
 
+from proa.network import tear_down
 from proa.schema.config import DaemonConfig
 
 
@@ -123,4 +124,5 @@ def instance(root: Path, *arguments: str) -> Iterator[Instance]:
         yield daemon
     finally:
         daemon.stop()
+        tear_down(daemon.config)
         shutil.rmtree(root, ignore_errors=True)

@@ -6,6 +6,7 @@ Each namespace is a thread that has left the test's; nothing of the machine's ow
 import ctypes
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import TypeVar
 
 import pytest
 
-from proa.network import firewall, link
+from proa.network import docker_user, firewall, link
 from proa.network.ipam import Subnet, parse_address
 
 T = TypeVar("T")
@@ -278,3 +279,41 @@ def test_without_the_firewall_it_would(
     with closing(containers[0].run(listener)) as server:
         outside.run(connect, "172.30.0.2")
         assert containers[0].run(peer_seen, server) == "203.0.113.2"
+
+
+# ---- beside dockerd -----------------------------------------------------------------------------
+
+
+DOCKERS_FIREWALL = """
+table ip filter {
+    chain DOCKER-USER { counter return; }
+    chain FORWARD { type filter hook forward priority 0; policy drop; counter jump DOCKER-USER; }
+}
+"""
+
+
+def test_a_way_through_dockers_firewall(
+    containers: list[Namespace], bridged: Namespace, outside: Namespace, tmp_path: Path
+) -> None:
+    (tmp_path / "docker.nft").write_text(DOCKERS_FIREWALL)
+    bridged.command("nft", "-f", str(tmp_path / "docker.nft"))
+    before = ruleset(bridged)
+    for _ in range(2):
+        bridged.run(docker_user.let_through, BRIDGE)
+    rules = bridged.command("nft", "list", "chain", "ip", "filter", "DOCKER-USER")
+    assert rules.count("accept") == 2
+    assert f'iifname "{BRIDGE}" counter' in rules
+    assert f'oifname "{BRIDGE}" counter' in rules
+    with closing(outside.run(listener)) as server:
+        containers[0].run(connect, "203.0.113.2")
+        assert outside.run(peer_seen, server) == "203.0.113.1"
+    for _ in range(2):
+        bridged.run(docker_user.withdraw, BRIDGE)
+    after = ruleset(bridged)
+    assert re.sub(r"packets \d+ bytes \d+", "", after) == re.sub(r"packets \d+ bytes \d+", "", before)
+
+
+def test_a_host_without_dockers_firewall_is_left_alone(host: Namespace) -> None:
+    host.run(docker_user.let_through, BRIDGE)
+    host.run(docker_user.withdraw, BRIDGE)
+    assert ruleset(host) == ""

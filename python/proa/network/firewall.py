@@ -13,10 +13,9 @@
 So what comes from outside unasked is dropped, networks do not reach each other, and containers reach out.
 The whole table is written in one transaction that replaces it: a half-written firewall is never seen.
 
-Beside another firewall: every base chain at a hook must let a packet through, so a FORWARD policy DROP
-(dockerd's iptables sets one) still applies to proa's traffic, and an accept there overrides none of the drops
-here. Rules of the host's own that let a bridge pass belong in Docker's chain for that:
-`iptables -I DOCKER-USER -i proa0 -j ACCEPT`, and the same with `-o proa0`. proa edits no table but its own.
+Beside another firewall: every base chain at a hook must let a packet through, so an accept there
+overrides none of the drops here, and a FORWARD policy DROP there (dockerd's iptables sets one) would stop
+proa's traffic: see docker_user.py for the way through. A policy DROP of the host's own is respected.
 """
 
 import errno

@@ -4,6 +4,7 @@ One `Networking` per daemon. Its state belongs to the loop thread; what blocks r
 """
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -71,9 +72,15 @@ class Networking:
 
         Raises ProaError where the host does not let it; containers without a bridge start all the same.
         """
+        self.start_soon()
+        assert self._starting is not None
+        await asyncio.shield(self._starting)
+
+    def start_soon(self) -> None:
+        """The same in the background: a failure is logged, and told to each start that needs the bridge."""
         if self._starting is None or _failed(self._starting):
             self._starting = asyncio.get_running_loop().create_task(self._start())
-        await asyncio.shield(self._starting)
+            self._starting.add_done_callback(_log_failure)
 
     async def close(self) -> None:
         """Stop the background work; bridge, firewall and ready namespaces stay for the next daemon."""
@@ -89,7 +96,7 @@ class Networking:
             await self._pool.close(release=True)
         await self.close()
         try:
-            await self._blocking(_tear_down, self._config.bridge_name, self._config.firewall_table)
+            await self._blocking(tear_down, self._config)
         except OSError as exc:
             raise System(f"remove the default bridge: {exc}") from exc
 
@@ -264,7 +271,7 @@ class Networking:
 
 def _bring_up(config: DaemonConfig, remembered: tuple[str, str] | None) -> tuple[int, Subnet]:
     """(gateway, subnet) of the default bridge, which is up with its firewall afterwards. Blocks."""
-    from proa.network import firewall, link
+    from proa.network import docker_user, firewall, link
 
     gateway, subnet = _addresses(config, remembered)
     link.ensure_bridge(config.bridge_name, gateway, subnet, config.mtu or DEFAULT_MTU)
@@ -281,6 +288,10 @@ def _bring_up(config: DaemonConfig, remembered: tuple[str, str] | None) -> tuple
             firewall.install(config.firewall_table, [network])
         except OSError as exc:
             _log.warning("no firewall, so no way out for containers on the default bridge: %s", exc)
+        try:
+            docker_user.let_through(config.bridge_name)
+        except OSError as exc:
+            _log.debug("dockerd's firewall is left as it is: %s", exc)
     return gateway, subnet
 
 
@@ -309,15 +320,30 @@ def _pools(config: DaemonConfig) -> Iterable[tuple[str, int]]:
     return [(str(pool.get("base", "")), int(pool.get("size", 0))) for pool in config.default_address_pools]
 
 
-def _tear_down(bridge: str, table: str) -> None:
-    from proa.network import firewall, link
+def tear_down(config: DaemonConfig) -> None:
+    """Take away the bridge, the firewall and the way through another's; missing ones are no error. Blocks."""
+    from proa.network import docker_user, firewall, link
 
-    firewall.remove(table)
-    link.remove_bridge(bridge)
+    for remove, name in (
+        (docker_user.withdraw, config.bridge_name),
+        (firewall.remove, config.firewall_table),
+        (link.remove_bridge, config.bridge_name),
+    ):
+        try:
+            remove(name)
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:  # a kernel without nftables has none of it to remove
+                raise
 
 
 def _failed(task: asyncio.Task[None]) -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    exc = None if task.cancelled() else task.exception()
+    if exc is not None:
+        _log.error("%s", exc)
 
 
 def _new_id() -> str:

@@ -6,16 +6,18 @@ A vocabulary and nothing else; what the rules are is firewall.py's. Source: linu
 import struct
 from collections.abc import Iterable, Sequence
 
-from proa.network.netlink import ACK, CREATE, Message, attribute, be32, nested, string
+from proa.network.netlink import ACK, APPEND, CREATE, Message, attribute, attributes, be32, nested, string
 
-INET = 1
+IPV4, INET = 2, 1
+"""Families of tables."""
 _SUBSYSTEM = 10 << 8
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NEWTABLE, _DELTABLE = 0, 2
 _NEWCHAIN = 3
-_NEWRULE = 6
+_NEWRULE, _GETRULE, _DELRULE = 6, 7, 8
 _NEWSET = 9
 _NEWSETELEM, _DELSETELEM = 12, 14
+GET_RULE = _SUBSYSTEM | _GETRULE
 
 FORWARD, POSTROUTING = 2, 4
 """Hook numbers (enum nf_inet_hooks)."""
@@ -77,11 +79,22 @@ def delete_elements(table: str, name: str, elements: Iterable[bytes]) -> Message
 def new_rule(table: str, chain: str, *expressions: bytes) -> Message:
     """A rule at the end of a chain."""
     body = string(1, table) + string(2, chain) + nested(4, *expressions)
-    return _message(_NEWRULE, CREATE | 0x800, body, f"add nft rule to {chain}")
+    return _message(_NEWRULE, CREATE | APPEND, body, f"add nft rule to {chain}")
 
 
-def _message(kind: int, flags: int, body: bytes, what: str) -> Message:
-    return Message(_SUBSYSTEM | kind, ACK | flags, struct.pack(">BBH", INET, 0, 0) + body, what)
+def insert_rule(family: int, table: str, chain: str, *expressions: bytes) -> Message:
+    """A rule at the beginning of a chain of any family."""
+    body = string(1, table) + string(2, chain) + nested(4, *expressions)
+    return _message(_NEWRULE, CREATE, body, f"add nft rule to {chain}", family)
+
+
+def delete_rule(family: int, table: str, chain: str, handle: int) -> Message:
+    body = string(1, table) + string(2, chain) + attribute(3, struct.pack(">Q", handle))
+    return _message(_DELRULE, 0, body, f"remove nft rule from {chain}", family)
+
+
+def _message(kind: int, flags: int, body: bytes, what: str, family: int = INET) -> Message:
+    return Message(_SUBSYSTEM | kind, ACK | flags, struct.pack(">BBH", family, 0, 0) + body, what)
 
 
 def _elements(
@@ -127,6 +140,29 @@ def interface_in(direction: str, name: str, number: int, *, inverted: bool = Fal
     return _meta(key, _REGISTER_1) + _lookup(name, number, inverted=inverted)
 
 
+def interface_is(direction: str, name: str) -> bytes:
+    """The `in` or `out` interface is this one."""
+    key = _META_IIFNAME if direction == "in" else _META_OIFNAME
+    return _meta(key, _REGISTER_1) + _compare(name.encode() + b"\0")
+
+
+def matches_interface(expressions: Sequence[bytes], direction: str, name: str) -> bool:
+    """Whether a rule, as the kernel lists it, accepts by this interface and by nothing else."""
+    key = _META_IIFNAME if direction == "in" else _META_OIFNAME
+    parsed = [dict(attributes(expression)) for expression in expressions]
+    kept = [p for p in parsed if p.get(1) != b"counter\0"]
+    if [p.get(1) for p in kept] != [b"meta\0", b"cmp\0", b"immediate\0"]:
+        return False
+    meta, compare, immediate = (dict(attributes(p.get(2, b""))) for p in kept)
+    value = dict(attributes(compare.get(3, b""))).get(1)
+    verdict_ = dict(attributes(dict(attributes(immediate.get(2, b""))).get(2, b""))).get(1)
+    return (
+        meta.get(2) == struct.pack(">I", key)
+        and value == name.encode() + b"\0"
+        and verdict_ == struct.pack(">I", ACCEPT)
+    )
+
+
 def interfaces_in(name: str, number: int) -> bytes:
     """The pair (in, out) of interfaces is in a set."""
     return _meta(_META_IIFNAME, _REGISTER_1) + _meta(_META_OIFNAME, _REGISTER_2) + _lookup(name, number)
@@ -144,6 +180,11 @@ def connection_status(bits: int) -> bytes:
 
 def verdict(code: int) -> bytes:
     return _expression("immediate", be32(1, 0), nested(2, nested(2, be32(1, code))))
+
+
+def counter() -> bytes:
+    """Counts what gets this far; iptables wants one in every rule of its own tables."""
+    return _expression("counter")
 
 
 def masquerade() -> bytes:

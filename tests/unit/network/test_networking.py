@@ -31,7 +31,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         return subnet.first + 1, subnet
 
     monkeypatch.setattr(networking, "_bring_up", bring_up)
-    monkeypatch.setattr(networking, "_tear_down", lambda *names: calls.append(names))
+    monkeypatch.setattr(networking, "tear_down", calls.append)
     return calls
 
 
@@ -70,7 +70,7 @@ async def test_a_bridge_endpoint_and_what_inspect_shows(database: Metadata, host
     assert network.endpoints("bridge") == {}
     await network.remove()
     assert keeper.prepared == {}
-    assert host[-1] == (network.bridge_name, "proa_" + network.bridge_name.removeprefix("proa-"))
+    assert isinstance(host[-1], DaemonConfig)
 
 
 async def test_the_next_daemon_remembers_and_holds_what_runs(database: Metadata, host: list[object]) -> None:
