@@ -213,6 +213,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self._reconcile.sweep_at_boot()
         welcome = await self._keeper.connect(self)
         await self._reconcile.welcomed(welcome, boot=True)
+        self._background.spawn(self._start_networking(), "default bridge")
 
     def reload(self, config: DaemonConfig) -> None:
         """Take over a configuration that was read again: for containers created from now on."""
@@ -250,6 +251,12 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         """The keeper is gone: get one again, and learn what is left."""
         log.warning("the keeper is gone; its containers have ended")
         self._recovery = asyncio.get_running_loop().create_task(self._recover())
+
+    async def _start_networking(self) -> None:
+        try:
+            await self._networking.start()
+        except ProaError as exc:
+            log.error("%s", exc)  # a start that needs the bridge tries again and is told
 
     async def _recover(self) -> None:
         attempt = 0

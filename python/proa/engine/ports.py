@@ -70,16 +70,12 @@ class ImageSource(Protocol):
         """By name, name:tag, digest, id or prefix of one. Raises NotFound `No such image: x`."""
         ...
 
-    def by_id(self, image_id: str) -> ContainerImage | None:
-        """By full id."""
+    def used_by(self, image_id: str, container_id: str) -> None:
+        """A container of the image exists: it holds the image's layers until `released`. Idempotent."""
         ...
 
-    def hold(self, image_id: str, container_id: str) -> None:
-        """A container stands on the image's layers until `release`. Idempotent."""
-        ...
-
-    def release(self, container_id: str) -> None:
-        """The container is gone. Unknown: nothing to do."""
+    def released(self, container_id: str) -> None:
+        """The container is gone. Unknown ones are no error."""
         ...
 
 
@@ -108,6 +104,10 @@ class Snapshots(Protocol):
 
 class ContainerNetworks(Protocol):
     """What start and exit need of the network room (proa.network.Networking)."""
+
+    async def start(self) -> None:
+        """Bring up the default bridge and the pool; once, however often it is called. Raises ProaError."""
+        ...
 
     async def connect(self, container_id: str, wish: NetworkWish) -> Sandbox: ...
     async def disconnect(self, container_id: str) -> None: ...

@@ -116,6 +116,11 @@ class Registry:
         """Ids of the containers that mount the volume."""
         return [c.id for c in self if any(wish.name == name for wish in c.record.resolved.volumes)]
 
+    def name_of(self, id_: str) -> str:
+        """Its name by id; empty where it is gone."""
+        container = self._by_id.get(id_)
+        return container.record.name if container is not None else ""
+
     def _generated(self, id_: str) -> str:
         for attempt in range(_GENERATE_TRIES):
             name = generate(attempt)

@@ -121,6 +121,9 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.connected: dict[str, Sandbox] = {}
 
+    async def start(self) -> None:
+        pass
+
     async def connect(self, container_id: str, wish: NetworkWish) -> Sandbox:
         endpoint = Endpoint(id="e" * 64, network_id="n" * 64, network_name="bridge", address="10.0.0.2")
         sandbox = Sandbox(id="s", mode=wish.mode, plan_network=NoNetwork(), endpoints=(endpoint,))
@@ -183,13 +186,10 @@ class FakeImages:
             raise NotFound(f"No such image: {ref}:latest")
         return self.image
 
-    def by_id(self, image_id: str) -> Any:
-        return self.image if image_id == self.image.id else None
-
-    def hold(self, image_id: str, container_id: str) -> None:
+    def used_by(self, image_id: str, container_id: str) -> None:
         self.holders[container_id] = image_id
 
-    def release(self, container_id: str) -> None:
+    def released(self, container_id: str) -> None:
         self.holders.pop(container_id, None)
 
 

@@ -82,6 +82,10 @@ class Images:
         """The container is gone. Unknown ones are no error."""
         self._store.release(container_id)
 
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._store.all())
+
     # ---- reads ----------------------------------------------------------------------------------
 
     async def list(

@@ -1,0 +1,261 @@
+"""proad: the composition root. Builds the rooms, hands them to the engine, serves the API, and ends in order.
+
+Owns the process: its directories (0700), lock, pid file, signals and log. Containers keep running
+when it ends, however it ends; the keeper holds them.
+"""
+
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from proa.errors import InvalidParameter, ProaError, System
+from proa.schema.config import DaemonConfig
+from proa.settings import Invocation, invocation, load
+
+if TYPE_CHECKING:
+    from proa.engine.engine import Engine
+    from proa.engine.images import Images
+    from proa.engine.networks import NetworkVerbs
+    from proa.engine.volumes import VolumeVerbs
+
+log = logging.getLogger("proad")
+
+WORKERS = 8
+"""Threads of the one executor for what blocks."""
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run proad; the exit status is 0 after SIGTERM, 1 where it could not start."""
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except ProaError as exc:
+        sys.exit(f"proad: {exc}")
+    sys.exit(0)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    import proa_native
+
+    called = invocation(arguments, proa_native.__version__)
+    if called.validate:
+        print("configuration OK")
+        return
+    if os.geteuid() != 0:
+        raise InvalidParameter(
+            "dockerd needs to be started with root privileges; rootless mode is not there yet"
+        )
+    if called.detach and os.getsid(0) != os.getpid():
+        _detach(arguments)
+        return
+    _set_up_log(called.config)
+    with ExitStack() as stack:
+        _take_roots(called.config, stack)
+        _write_pidfile(called.config, stack)
+        _loop_runner()(_serve(called))
+
+
+def _loop_runner() -> Callable[[Any], None]:
+    import uvloop
+
+    return uvloop.run
+
+
+async def _serve(called: Invocation) -> None:
+    from proa.api.server import serve
+
+    async with AsyncExitStack() as stack:
+        engine = await _build(called.config, stack)
+        await engine.start()
+        stack.push_async_callback(engine.close)
+        server = await serve(engine, called.config)
+        stack.push_async_callback(server.close)
+        stop = asyncio.Event()
+        _handle_signals(stop, called, engine)
+        # What is loaded now lives as long as the process: no collection needs to look at it again.
+        gc.collect()
+        gc.freeze()
+        log.info("API listen on %s", ", ".join(server.addresses))
+        _tell_ready(called.ready_fd)
+        await stop.wait()
+        log.info("shutting down; containers keep running")
+
+
+async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images, NetworkVerbs, VolumeVerbs]":
+    """Every room, and the engine over them."""
+    import proa_native
+
+    from proa import content, network, snapshots, volumes
+    from proa.engine import images as image_room
+    from proa.engine import record
+    from proa.engine.engine import Engine
+    from proa.engine.events import Events
+    from proa.engine.networks import NetworkVerbs
+    from proa.engine.registry import Registry
+    from proa.engine.resolve.host import read_host
+    from proa.engine.resolve.seccomp import SeccompCache
+    from proa.engine.volumes import VolumeVerbs
+    from proa.metadata import Metadata
+    from proa.network import Networking
+    from proa.runtime import Keeper
+
+    root = Path(config.data_root)
+    executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="proad")
+    stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+    asyncio.get_running_loop().set_default_executor(executor)
+    schemas = {
+        "containers": record.SCHEMA,
+        "networks": network.SCHEMA,
+        "volumes": volumes.SCHEMA,
+        "content": content.SCHEMA,
+        "snapshots": snapshots.SCHEMA,
+        "images": image_room.SCHEMA,
+    }
+    metadata = Metadata(root / "metadata.db", schemas, executor)
+    stack.push_async_callback(metadata.close)
+    events = Events(root)
+    registry = Registry(record.ContainerTable(metadata))
+    registry.load()
+    snapshot_store = snapshots.Snapshots(root / "snapshots", metadata, executor)
+    images = image_room.Images(
+        database=metadata,
+        content=content.Content(root / "content", metadata),
+        snapshots=snapshot_store,
+        events=events,
+        containers=registry,
+        executor=executor,
+    )
+    await images.start()
+    volume_store = volumes.VolumeStore(metadata, str(root / "volumes"))
+    for garbage in volume_store.sweep():
+        executor.submit(proa_native.remove_tree, garbage)
+    volume_verbs = VolumeVerbs(
+        volume_store,
+        events,
+        using_volume=registry.using_volume,
+        remove_tree=proa_native.remove_tree,
+        disk_usage=proa_native.disk_usage,
+        executor=executor,
+    )
+    keeper = Keeper(Path(config.exec_root))
+    networking = Networking(config, metadata, keeper, executor=executor)
+    stack.push_async_callback(networking.close)
+    return Engine(
+        config=config,
+        host=read_host(),
+        version=proa_native.__version__,
+        native=proa_native,
+        keeper=keeper,
+        database=metadata,
+        registry=registry,
+        events=events,
+        networking=networking,
+        snapshots=snapshot_store,
+        image_source=images,
+        count_images=images.count,
+        container_volumes=volume_verbs,
+        images=images,
+        networks=NetworkVerbs(networking, container_name=registry.name_of),
+        volumes=volume_verbs,
+        seccomp=SeccompCache(),
+        executor=executor,
+    )
+
+
+def _handle_signals(stop: asyncio.Event, called: Invocation, engine: Any) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, called, engine)
+
+
+def _reload(called: Invocation, engine: Any) -> None:
+    try:
+        config = load(called.config_file, called.flags)
+    except ProaError as exc:
+        log.error("configuration is not reloaded: %s", exc)
+        return
+    _set_up_log(config)
+    engine.reload(config)
+    log.info("configuration reloaded")
+
+
+def _set_up_log(config: DaemonConfig) -> None:
+    level = logging.DEBUG if config.debug else _LEVELS.get(config.log_level, logging.CRITICAL)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=level, force=True)
+    if not config.debug:
+        logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _take_roots(config: DaemonConfig, stack: ExitStack) -> None:
+    """Make the directories, closed to others from the start, and hold the lock while we run."""
+    os.umask(0o022)
+    try:
+        for directory in (config.data_root, config.exec_root, f"{config.data_root}/containers"):
+            os.makedirs(directory, 0o700, exist_ok=True)
+        for directory in (config.data_root, config.exec_root):
+            os.chmod(directory, 0o700)
+        lock = os.open(f"{config.exec_root}/proad.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise System(f"{exc.filename}: {(exc.strerror or '').lower()}") from exc
+    stack.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise System(f"another proad is running with the exec root {config.exec_root}") from None
+
+
+def _write_pidfile(config: DaemonConfig, stack: ExitStack) -> None:
+    path = Path(config.pidfile or f"{config.exec_root}/proad.pid")
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as exc:
+        raise System(f"failed to start daemon: {path}: {(exc.strerror or '').lower()}") from exc
+    stack.callback(_remove_file, path)
+
+
+def _remove_file(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _tell_ready(fd: int) -> None:
+    if fd < 0:
+        return
+    with suppress(OSError):
+        os.write(fd, b"\n")
+        os.close(fd)
+
+
+def _detach(arguments: Sequence[str]) -> None:
+    """Start the daemon in a session of its own, without a fork of this process; wait until it serves."""
+    ready, told = os.pipe()
+    with ExitStack() as stack:
+        stack.callback(os.close, ready)
+        os.set_inheritable(told, True)
+        command = [sys.executable, "-P", "-m", "proa.daemon", *arguments, "--ready-fd", str(told)]
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        stack.callback(os.close, null)
+        os.posix_spawn(
+            sys.executable,
+            command,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, null, 0)],
+            setsid=True,
+        )
+        os.close(told)
+        if not os.read(ready, 1):
+            raise System("the daemon did not start")
+
+
+if __name__ == "__main__":
+    main()
