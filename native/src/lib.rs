@@ -7,13 +7,21 @@
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+mod child;
+mod dev;
 pub mod error;
+mod idmap;
+mod init;
 pub mod keeper;
+mod launch;
 pub mod layer;
+mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
+mod prepare;
 pub mod process;
 #[cfg(feature = "python")]
 mod py;
 pub mod sys;
+mod tree;

@@ -16,19 +16,28 @@
 //! |                                         | record `failed`: (operation, errno), exits  |
 //! | end of file: the program runs           | execve closes the socket                    |
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use crate::error;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    recvmsg, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags,
+    SocketType,
+};
+use rustix::process::{pidfd_send_signal, waitid, Pid, Signal, WaitId, WaitIdOptions};
+
+use crate::cgroup::Group;
+use crate::child::{Record, RecordKind, Script};
+use crate::error::{Error, Result};
+use crate::idmap::{self, IdMaps};
+use crate::init::Kept;
 use crate::keeper::protocol::Failure;
-use crate::plan::{Plan, Process};
-
-/// What a start needs to know of a cgroup that the caller has made.
-pub trait CgroupGroup {
-    /// Moves `pid` into every hierarchy that it did not enter at birth.
-    fn attach(&self, pid: i32) -> error::Result<()>;
-    /// The v2 directory for `CLONE_INTO_CGROUP`, where there is one.
-    fn clone_into_fd(&self) -> Option<BorrowedFd<'_>>;
-}
+use crate::launch;
+use crate::plan::{Plan, Process, UserNamespace};
+use crate::prepare::{self, failure, Label, Prepared};
+use crate::sys::{self, Stack};
 
 /// A container that runs: what `exec_into` and namespace joins need of it.
 #[derive(Debug)]
@@ -43,17 +52,50 @@ pub struct ContainerHandle {
 /// What is the same for every start: probed and opened once per keeper.
 #[derive(Debug)]
 pub struct Host {
-    _private: (),
+    pub(crate) pid_namespace: OwnedFd,
+    pub(crate) network_namespace: OwnedFd,
+    /// What this process may pass on, bit n for capability n.
+    pub(crate) capabilities: u64,
+    pub(crate) last_capability: u32,
+    /// The caller is not in a user namespace below the kernel's own.
+    pub(crate) initial_user_namespace: bool,
+    pub(crate) kept: Kept,
+    id_maps: IdMaps,
 }
 
 impl Host {
-    pub fn probe() -> error::Result<Self> {
-        Ok(Self { _private: () })
+    pub fn probe() -> Result<Self> {
+        let (_, capabilities) = sys::capabilities().map_err(|e| Error::os("capget", "self", e))?;
+        let last = read_text("/proc/sys/kernel/cap_last_cap")?;
+        let uid_map = read_text("/proc/self/uid_map")?;
+        Ok(Self {
+            pid_namespace: open_namespace("/proc/self/ns/pid")?,
+            network_namespace: open_namespace("/proc/self/ns/net")?,
+            capabilities,
+            last_capability: last.trim().parse().unwrap_or(40),
+            initial_user_namespace: uid_map.split_whitespace().eq(["0", "0", "4294967295"]),
+            kept: Kept::probe().map_err(|e| Error::os("read", "/proc/self/maps", e))?,
+            id_maps: IdMaps::default(),
+        })
+    }
+
+    pub(crate) fn id_map(&self, user: &UserNamespace) -> Result<Arc<OwnedFd>> {
+        self.id_maps.get(user)
     }
 }
 
+fn read_text(path: &str) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::os("read", path, e))
+}
+
+fn open_namespace(path: &str) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::os("open", path, e))
+}
+
 /// The child's ends of its standard streams; not looked at where the process has a tty.
-/// They stay the caller's and may be closed as soon as `spawn` returns.
+/// They stay the caller's and may be closed as soon as `spawn` returns. Pipes belong to the process's user
+/// already, who can then open /dev/stdout and its like again.
 #[derive(Debug, Clone, Copy)]
 pub struct Stdio<'a> {
     pub stdin: BorrowedFd<'a>,
@@ -62,7 +104,7 @@ pub struct Stdio<'a> {
 }
 
 /// What one start needs besides its plan.
-#[allow(missing_debug_implementations)]
+#[allow(missing_debug_implementations)] // it holds a closure
 pub struct SpawnContext<'a> {
     pub host: &'a Host,
     pub stdio: Stdio<'a>,
@@ -71,7 +113,7 @@ pub struct SpawnContext<'a> {
     /// The running container of an id, for namespaces that are another container's.
     pub container: &'a dyn Fn(&str) -> Option<&'a ContainerHandle>,
     /// Made already, limits written; `None` leaves the child in the caller's cgroups.
-    pub group: Option<&'a dyn CgroupGroup>,
+    pub group: Option<&'a Group>,
 }
 
 /// A child on its way to execve.
@@ -80,6 +122,13 @@ pub struct Spawning {
     pub pid: i32,
     pub pidfd: OwnedFd,
     sync: OwnedFd,
+    pty_master: Option<OwnedFd>,
+    warnings: Vec<String>,
+    labels: Vec<Label>,
+    ready: bool,
+    /// The child reads these until it has executed.
+    _script: Box<Script>,
+    _stack: Stack,
 }
 
 /// How far a [`Spawning`] is.
@@ -96,13 +145,85 @@ pub enum Progress {
 }
 
 impl Spawning {
-    /// Call when the fd of [`AsFd`] is readable (level-triggered); never blocks.
+    /// Call when the fd of [`AsFd`] is readable (level-triggered); does not block while the child works.
     pub fn on_readable(&mut self) -> Progress {
-        Progress::Pending
+        loop {
+            match self.receive() {
+                Ok(None) => return self.ended(),
+                Ok(Some(record)) => {
+                    if let Some(failure) = self.note(record) {
+                        self.reap();
+                        return Progress::Failed(failure);
+                    }
+                }
+                Err(Errno::AGAIN) => return Progress::Pending,
+                Err(Errno::INTR) => {}
+                // The child is gone with unread bytes of ours in its queue.
+                Err(_) => return self.ended(),
+            }
+        }
     }
 
-    /// Kills and reaps the child: for a start that is given up. Dropping a `Spawning` does not.
-    pub fn abandon(self) {}
+    /// Kills and reaps the child: for a start that is given up. Dropping a `Spawning` does neither.
+    pub fn abandon(self) {
+        self.reap();
+    }
+
+    fn reap(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ =
+            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED));
+    }
+
+    fn receive(&mut self) -> rustix::io::Result<Option<Record>> {
+        let mut bytes = [0; Record::SIZE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            &self.sync,
+            &mut [std::io::IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                self.pty_master = fds.last();
+            }
+        }
+        match received.bytes {
+            0 => Ok(None),
+            _ => Record::from_bytes(&bytes).map(Some).ok_or(Errno::PROTO),
+        }
+    }
+
+    /// Takes in a record; some failure where it is one.
+    fn note(&mut self, record: Record) -> Option<Failure> {
+        let label = self.labels.get(record.operation as usize);
+        let (step, subject) = label.map_or(("sync", ""), |label| (label.step, label.subject.as_str()));
+        match record.kind {
+            RecordKind::Ready => self.ready = true,
+            RecordKind::Terminal => {}
+            RecordKind::Warning => {
+                let reason = Errno::from_raw_os_error(record.errno);
+                self.warnings.push(format!("{step} {subject}: {reason}; as far as the host allows"));
+            }
+            RecordKind::Failed => {
+                return Some(Failure { step: step.into(), subject: subject.into(), errno: record.errno });
+            }
+        }
+        None
+    }
+
+    /// The socket is closed: by execve, or because the child died on its way.
+    fn ended(&mut self) -> Progress {
+        if self.ready {
+            let warnings = std::mem::take(&mut self.warnings);
+            return Progress::Started { warnings, pty_master: self.pty_master.take() };
+        }
+        self.reap();
+        let subject = "the process was killed before it ran (memory limit too low?)".into();
+        Progress::Failed(Failure { step: "init".into(), subject, errno: 0 })
+    }
 }
 
 impl AsFd for Spawning {
@@ -113,9 +234,9 @@ impl AsFd for Spawning {
 }
 
 /// Starts the container of `plan`. Nothing is left behind on failure.
-pub fn spawn(plan: &Plan, context: &SpawnContext<'_>) -> Result<Spawning, Failure> {
-    let _ = (plan, context.host);
-    Err(Failure { step: "invalid".into(), subject: "not yet".into(), errno: 0 })
+pub fn spawn(plan: &Plan, context: &SpawnContext<'_>) -> std::result::Result<Spawning, Failure> {
+    let prepared = prepare::start(plan, context)?;
+    launch_in(prepared, context.host, context.group, plan.namespaces.user.as_ref())
 }
 
 /// Runs `process` in the namespaces (and the cgroup, where given) of the container of `init`.
@@ -124,8 +245,70 @@ pub fn exec_into(
     process: &Process,
     host: &Host,
     stdio: Stdio<'_>,
-    group: Option<&dyn CgroupGroup>,
-) -> Result<Spawning, Failure> {
-    let _ = (init, process, host, stdio, group.is_some());
-    Err(Failure { step: "invalid".into(), subject: "not yet".into(), errno: 0 })
+    group: Option<&Group>,
+) -> std::result::Result<Spawning, Failure> {
+    let prepared = prepare::exec(init, process, host, stdio, group.is_some())?;
+    launch_in(prepared, host, group, None)
+}
+
+/// Clones the child, does the parent's part beside it, and lets it go on.
+fn launch_in(
+    mut prepared: Prepared,
+    host: &Host,
+    group: Option<&Group>,
+    user: Option<&UserNamespace>,
+) -> std::result::Result<Spawning, Failure> {
+    let fail = |what: &'static str| move |e: Errno| failure("clone", &Error::os(what, "the child", e));
+    let flags = SocketFlags::CLOEXEC;
+    let (sync, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(fail("make a socket for"))?;
+    rustix::io::ioctl_fionbio(&sync, true).map_err(fail("make a socket for"))?;
+    let stack = Stack::new().map_err(|e| failure("clone", &Error::os("map a stack for", "the child", e)))?;
+    prepared.script.sync = theirs.as_raw_fd();
+    prepared.script.kept = Kept { stack: stack.range(), ..host.kept };
+    let script = Box::new(prepared.script);
+    let into = group.and_then(Group::clone_into_fd);
+    let namespaces = prepared.namespaces;
+    let (pid, pidfd) = launch::clone_child(&script, &stack, namespaces, &prepared.borrowed, into, host)
+        .map_err(fail("clone"))?;
+    drop(theirs);
+    let spawning = Spawning {
+        pid,
+        pidfd,
+        sync,
+        pty_master: prepared.pty_master,
+        warnings: prepared.warnings,
+        labels: prepared.labels,
+        ready: false,
+        _script: script,
+        _stack: stack,
+    };
+    if prepared.awaits {
+        if let Err(failed) = accompany(&spawning, group, into.is_some(), user) {
+            spawning.abandon();
+            return Err(failed);
+        }
+    }
+    Ok(spawning)
+}
+
+/// What the parent does while the child works, and the byte that tells it so.
+fn accompany(
+    spawning: &Spawning,
+    group: Option<&Group>,
+    born_in_group: bool,
+    user: Option<&UserNamespace>,
+) -> std::result::Result<(), Failure> {
+    if let Some(user) = user {
+        idmap::write_maps(spawning.pid, user).map_err(|e| failure("user", &e))?;
+    }
+    if let (Some(group), Some(pid)) = (group, Pid::from_raw(spawning.pid)) {
+        let attached = if born_in_group { group.attach_v1(pid) } else { group.attach(pid) };
+        attached.map_err(|e| failure("cgroup", &e))?;
+    }
+    match rustix::io::write(&spawning.sync, b"g") {
+        // The child failed already; its record says why.
+        Ok(_) | Err(Errno::PIPE) => Ok(()),
+        Err(e) => Err(failure("sync", &Error::os("write to", "the child", e))),
+    }
 }

@@ -9,7 +9,7 @@ use rustix::fs::{mkdirat, openat, unlinkat, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 
-use super::hierarchy::{inherit_cpuset, read_at, subdirectories, write_at, Parent};
+use super::hierarchy::{inherit_cpuset, read_at, subdirectories, write_at, Hierarchy, Parent, V1Mount};
 use super::{devices, limits};
 use crate::error::{Error, Result};
 use crate::plan::Resources;
@@ -29,6 +29,17 @@ pub struct Group {
     /// Its cgroup2 directory.
     unified: Option<OwnedFd>,
     warnings: Vec<String>,
+}
+
+/// A group in one hierarchy.
+#[derive(Debug)]
+pub struct Directory<'a> {
+    /// How the hierarchy is mounted; the directory is empty for a cgroup2 at /sys/fs/cgroup itself.
+    pub mount: V1Mount,
+    pub unified: bool,
+    pub parent: BorrowedFd<'a>,
+    /// Below `parent`.
+    pub name: &'a str,
 }
 
 impl Group {
@@ -67,6 +78,21 @@ impl Group {
     #[must_use]
     pub fn clone_into_fd(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The group's directory in every hierarchy, for the mounts that show a container its own groups.
+    pub fn directories(&self) -> Result<Vec<Directory<'_>>> {
+        let hierarchies = self.parent.host.hierarchies.iter().enumerate();
+        let directory = |(index, hierarchy): (usize, &Hierarchy)| {
+            let parent = self.parent.directory(index)?;
+            Ok(Directory {
+                mount: hierarchy.as_mount(),
+                unified: hierarchy.unified,
+                parent,
+                name: &self.name,
+            })
+        };
+        hierarchies.map(directory).collect()
     }
 
     /// Move a process (all its threads) into the group, in every hierarchy.

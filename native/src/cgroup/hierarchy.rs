@@ -51,6 +51,19 @@ pub(super) struct Hierarchy {
     pub name: Option<String>,
 }
 
+impl Hierarchy {
+    /// Its place below /sys/fs/cgroup, empty for /sys/fs/cgroup itself.
+    pub fn as_mount(&self) -> V1Mount {
+        let mut mount = v1_mount(self);
+        if self.unified {
+            let below = self.mount_point.strip_prefix(ROOT).unwrap_or(&self.mount_point);
+            mount.directory = below.trim_start_matches('/').to_string();
+            mount.links.clear();
+        }
+        mount
+    }
+}
+
 /// A v1 hierarchy as a container mounts it for itself in its cgroup namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct V1Mount {

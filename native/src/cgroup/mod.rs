@@ -25,7 +25,7 @@ mod stats;
 mod v1;
 mod v2;
 
-pub use group::Group;
+pub use group::{Directory, Group};
 pub use hierarchy::{favor_dynamic_modifications, Hierarchies, V1Mount, Version};
 pub use oom::OomEvents;
 pub use stats::{BlkioEntry, CpuStats, MemoryStats, Stats};

@@ -1,14 +1,13 @@
 //! The table of processes: containers' inits and execs, from the first waiting client to the last.
 
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::poll::Registration;
 use super::protocol::ProcessState;
 use super::stdio::Stdio;
 use crate::cgroup::{Group, OomEvents};
-use crate::error::{Error, Result};
-use crate::process::{CgroupGroup, ContainerHandle, Spawning};
+use crate::process::{ContainerHandle, Spawning};
 
 /// What a process is known by: a container's id, and an exec's within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,21 +73,6 @@ pub struct Confinement {
     pub group_path: String,
     /// Its processes do not die with its init: the pid namespace is somebody else's.
     pub shared_pids: bool,
-}
-
-impl CgroupGroup for Group {
-    fn attach(&self, pid: i32) -> Result<()> {
-        let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| Error::Invalid(format!("pid {pid}")))?;
-        if Self::clone_into_fd(self).is_some() {
-            self.attach_v1(pid)
-        } else {
-            Self::attach(self, pid)
-        }
-    }
-
-    fn clone_into_fd(&self) -> Option<BorrowedFd<'_>> {
-        Self::clone_into_fd(self)
-    }
 }
 
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use super::supervisor::{failure, refusal, Cleanup, Deferred, Keeper};
 use super::timers::{monotonic_ns, realtime_ns, Due};
 use crate::cgroup::Group;
 use crate::plan::{self, IdMap, Namespace, Network, Plan};
-use crate::process::{self, CgroupGroup, ContainerHandle, Progress, SpawnContext, Spawning, Stdio};
+use crate::process::{self, ContainerHandle, Progress, SpawnContext, Spawning, Stdio};
 
 impl Keeper {
     pub(super) fn start(&mut self, asked: Asked, plan: &Plan) {
@@ -109,7 +109,7 @@ impl Keeper {
         };
         let pipes = make_pipes(process, stdio, process.uid)?;
         let streams = child_streams(pipes.as_ref(), &self.null);
-        let group = init.confinement.group.as_ref().map(|group| group as &dyn CgroupGroup);
+        let group = init.confinement.group.as_ref();
         let spawning = process::exec_into(&init.handle, process, &self.host, streams, group)?;
         let confinement = Confinement::default();
         let start = Start { asked, number, user_namespace: false, timeout_ns: 0, confinement };

@@ -1,0 +1,294 @@
+//! Detached mounts: everything of a container's tree that the parent can make before the clone.
+//!
+//! Each function returns the fd of a mount that is attached nowhere yet; dropping the fd unmounts it,
+//! so that nothing is left behind when a start fails half-way. What depends on the container's own
+//! namespaces (proc, sysfs, mqueue) is made by the child.
+//!
+//! Source: `Documentation/filesystems/mount_api.rst`, <https://man7.org/linux/man-pages/man2/fsopen.2.html>.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, CWD};
+use rustix::io::Errno;
+use rustix::mount::{
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree, FsMountFlags,
+    FsOpenFlags, MountAttrFlags, OpenTreeFlags,
+};
+
+use crate::error::{Error, Result};
+use crate::plan::{Mount, Propagation};
+use crate::sys::{self, MountAttributes, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+
+/// The layers of an overlay; directories, top layer first.
+#[derive(Debug)]
+pub struct Overlay<'a> {
+    pub lower: &'a [String],
+    pub upper: &'a str,
+    pub work: &'a str,
+    pub volatile: bool,
+    /// Show the layers through the id maps of this user namespace.
+    pub idmap: Option<BorrowedFd<'a>>,
+    /// The caller is root of a user namespace only: trusted.* attributes are out of its reach.
+    pub userxattr: bool,
+}
+
+impl Overlay<'_> {
+    /// Assembles the overlay.
+    ///
+    /// Kernel 6.5 takes one `lowerdir+` per layer; before, all of them go into one string, which the
+    /// kernel bounds to a page: there each layer is named by a short path through a descriptor.
+    pub fn mount(&self) -> Result<OwnedFd> {
+        let fs =
+            fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| Error::os("open", "overlay", e))?;
+        let set = |key: &str, value: &str| {
+            fsconfig_set_string(&fs, key, value).map_err(|e| Error::os(format!("overlay {key}"), value, e))
+        };
+        set("source", "overlay")?;
+        let mut layers = Layers::new(self.idmap);
+        self.set_layers(&fs, &mut layers)?;
+        if self.volatile {
+            fsconfig_set_flag(&fs, "volatile").map_err(|e| Error::os("overlay", "volatile", e))?;
+        }
+        if self.userxattr {
+            fsconfig_set_flag(&fs, "userxattr").map_err(|e| Error::os("overlay", "userxattr", e))?;
+        } else {
+            // The upper directory holds plain files only, whatever the host's module options say:
+            // it is read directly by diff and commit.
+            set("redirect_dir", "off")?;
+            set("metacopy", "off")?;
+        }
+        set("index", "off")?;
+        fsconfig_create(&fs).map_err(|e| Error::os("mount overlay", self.upper, e))?;
+        attach_later(&fs, 0).map_err(|e| Error::os("mount overlay", self.upper, e))
+    }
+
+    fn set_layers(&self, fs: &OwnedFd, layers: &mut Layers<'_>) -> Result<()> {
+        let fail = |key: &str, path: &str, e: Errno| Error::os(format!("overlay {key}"), path, e);
+        let mut one_by_one = true;
+        for (number, lower) in self.lower.iter().enumerate() {
+            let name = layers.name(lower)?;
+            match fsconfig_set_string(fs, "lowerdir+", &*name) {
+                Ok(()) => {}
+                Err(Errno::INVAL) if number == 0 => {
+                    one_by_one = false;
+                    break;
+                }
+                Err(e) => return Err(fail("lower layer", lower, e)),
+            }
+        }
+        if !one_by_one {
+            let mut joined = String::new();
+            for lower in self.lower {
+                let separator = if joined.is_empty() { "" } else { ":" };
+                joined = joined + separator + &layers.short_name(lower)?;
+            }
+            fsconfig_set_string(fs, "lowerdir", &*joined).map_err(|e| fail("lower layers", &joined, e))?;
+        }
+        let in_one_string = !one_by_one;
+        for (key, path) in [("upperdir", self.upper), ("workdir", self.work)] {
+            let name = if in_one_string { layers.short_name(path)? } else { layers.name(path)? };
+            fsconfig_set_string(fs, key, &*name).map_err(|e| fail(key, path, e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Names of layer directories for the kernel, and the descriptors that keep the short ones valid.
+struct Layers<'a> {
+    idmap: Option<BorrowedFd<'a>>,
+    open: Vec<OwnedFd>,
+}
+
+impl<'a> Layers<'a> {
+    fn new(idmap: Option<BorrowedFd<'a>>) -> Self {
+        Self { idmap, open: Vec::new() }
+    }
+
+    fn name(&mut self, path: &str) -> Result<String> {
+        if self.idmap.is_some() {
+            self.short_name(path)
+        } else {
+            Ok(path.to_owned())
+        }
+    }
+
+    fn short_name(&mut self, path: &str) -> Result<String> {
+        let fd = match self.idmap {
+            Some(user_namespace) => {
+                let fd = clone_tree(path, false)?;
+                sys::mount_idmap(fd.as_fd(), user_namespace).map_err(|e| Error::os("id-map", path, e))?;
+                fd
+            }
+            None => rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|e| Error::os("open layer", path, e))?,
+        };
+        let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        self.open.push(fd);
+        Ok(name)
+    }
+}
+
+/// A mount of the filesystem that `fs` has configured.
+fn attach_later(fs: &OwnedFd, attributes: u64) -> rustix::io::Result<OwnedFd> {
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// A detached copy of what is at `path` on the host.
+fn clone_tree(path: &str, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(CWD, path, flags).map_err(|e| Error::os("bind source", path, e))
+}
+
+/// What a mount covers: a target of the other kind is refused by the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Directory,
+    File,
+}
+
+/// The kind of what `fd` refers to.
+pub fn kind_of(fd: BorrowedFd<'_>) -> rustix::io::Result<Kind> {
+    let stat = rustix::fs::fstat(fd)?;
+    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    Ok(if directory { Kind::Directory } else { Kind::File })
+}
+
+/// A bind source with its attributes, from a [`Mount::Bind`].
+pub fn bind(mount: &Mount) -> Result<(OwnedFd, Kind)> {
+    let Mount::Bind {
+        source,
+        readonly,
+        recursive,
+        recursive_readonly,
+        recursive_readonly_forced,
+        nosuid,
+        nodev,
+        noexec,
+        propagation,
+        ..
+    } = mount
+    else {
+        return Err(Error::Invalid("not a bind".into()));
+    };
+    let fd = clone_tree(source, *recursive)?;
+    let fail = |e: Errno| Error::os("bind attributes", source.as_str(), e);
+    let kind = kind_of(fd.as_fd()).map_err(fail)?;
+    let (kinds, everywhere) = propagation_bits(*propagation);
+    let with_propagation = MountAttributes::new(0, kinds);
+    sys::mount_setattr(fd.as_fd(), everywhere, &with_propagation).map_err(fail)?;
+    let flags = attributes(*readonly, *nosuid, *nodev, *noexec);
+    if *readonly && *recursive_readonly {
+        let everywhere = MountAttributes::new(ATTR_RDONLY, 0);
+        match sys::mount_setattr(fd.as_fd(), true, &everywhere) {
+            Ok(()) => {}
+            Err(e) if *recursive_readonly_forced => return Err(fail(e)),
+            Err(_) => {} // The plain one below is the fallback that the plan allows.
+        }
+    }
+    if flags != 0 {
+        sys::mount_setattr(fd.as_fd(), false, &MountAttributes::new(flags, 0)).map_err(fail)?;
+    }
+    Ok((fd, kind))
+}
+
+/// A detached bind of a directory of the engine's own choice, with `attributes` on it and below.
+pub fn bind_plain(source: &str, recursive: bool, attributes: u64) -> Result<OwnedFd> {
+    let fd = clone_tree(source, recursive)?;
+    let change = MountAttributes::new(attributes, libc::MS_PRIVATE);
+    sys::mount_setattr(fd.as_fd(), recursive, &change)
+        .map_err(|e| Error::os("bind attributes", source, e))?;
+    Ok(fd)
+}
+
+/// `MOUNT_ATTR_*` of four switches.
+#[must_use]
+pub fn attributes(readonly: bool, nosuid: bool, nodev: bool, noexec: bool) -> u64 {
+    let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+    bit(readonly, ATTR_RDONLY) | bit(nosuid, ATTR_NOSUID) | bit(nodev, ATTR_NODEV) | bit(noexec, ATTR_NOEXEC)
+}
+
+/// `MS_*` of a propagation, and whether it goes for the mounts below, too.
+#[must_use]
+pub fn propagation_bits(propagation: Propagation) -> (u64, bool) {
+    match propagation {
+        Propagation::Private => (libc::MS_PRIVATE, false),
+        Propagation::Rprivate => (libc::MS_PRIVATE, true),
+        Propagation::Slave => (libc::MS_SLAVE, false),
+        Propagation::Rslave => (libc::MS_SLAVE, true),
+        Propagation::Shared => (libc::MS_SHARED, false),
+        Propagation::Rshared => (libc::MS_SHARED, true),
+    }
+}
+
+/// A filesystem of its own with `key=value` (or bare) options.
+pub fn filesystem<'o>(
+    kind: &str,
+    options: impl IntoIterator<Item = &'o str>,
+    attributes: u64,
+) -> Result<OwnedFd> {
+    let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| Error::os("open filesystem", kind, e))?;
+    fsconfig_set_string(&fs, "source", kind).map_err(|e| Error::os("mount", kind, e))?;
+    for option in options {
+        match option.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(&fs, key, value),
+            None => fsconfig_set_flag(&fs, option),
+        }
+        .map_err(|e| Error::os(format!("{kind} option"), option, e))?;
+    }
+    fsconfig_create(&fs).map_err(|e| Error::os("mount", kind, e))?;
+    attach_later(&fs, attributes).map_err(|e| Error::os("mount", kind, e))
+}
+
+/// Copies what `source` has into the empty directory `target`: for a tmpfs with copy-up.
+///
+/// Regular files, directories, symlinks and special files with owner and mode; fd-relative throughout.
+pub fn copy_tree(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    use rustix::fs::{openat, Dir};
+    let directory = openat(source, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        copy_entry(directory.as_fd(), target, entry.file_name())?;
+    }
+    Ok(())
+}
+
+fn copy_entry(
+    source: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    name: &std::ffi::CStr,
+) -> rustix::io::Result<()> {
+    use rustix::fs::{chownat, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, Gid, Uid};
+    let stat = statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let (kind, mode) = (FileType::from_raw_mode(stat.st_mode), Mode::from_raw_mode(stat.st_mode));
+    let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match kind {
+        FileType::Directory => {
+            mkdirat(target, name, mode)?;
+            let from = openat(source, name, read | OFlags::DIRECTORY, Mode::empty())?;
+            let to = openat(target, name, read | OFlags::DIRECTORY, Mode::empty())?;
+            copy_tree(from.as_fd(), to.as_fd())?;
+        }
+        FileType::RegularFile => {
+            let from = openat(source, name, read, Mode::empty())?;
+            let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let to = openat(target, name, create, mode)?;
+            while rustix::fs::sendfile(&to, &from, None, 1 << 30)? > 0 {}
+        }
+        FileType::Symlink => symlinkat(&readlinkat(source, name, Vec::new())?, target, name)?,
+        _ => mknodat(target, name, kind, mode, stat.st_rdev)?,
+    }
+    let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+    chownat(target, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+    if kind != FileType::Symlink {
+        // After the owner, whose change clears set-id bits; the umask is out of it, too.
+        rustix::fs::chmodat(target, name, mode, AtFlags::empty())?;
+    }
+    Ok(())
+}
