@@ -34,8 +34,10 @@ cdef enum:
     CHUNK_LINE = 1024           # a chunk's size line with its extensions
     DISCARD_BYTES = 67108864    # what is read of a body nobody wants, so that its client sees the answer
 
+cdef double REFUSAL_SECONDS = 1.0     # a client not admitted may ask once within this, to be told why
 cdef double FOREVER = float("inf")
 
+METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # RFC 9110 5.6.2: the characters of a token.
@@ -93,15 +95,11 @@ cdef Request parse_request(bytes head):
     cdef Request request = Request.__new__(Request)
     cdef str key, value
     cdef dict headers = {}
-    found = <const char*>memchr(data, 13, size)
-    line_end = size if found == NULL else found - data
+    line_end = find_line_end(data, 0, size)
     parse_request_line(request, head[:line_end])
     start = line_end + 2
     while start < size:
-        if data[start - 1] != 10:
-            raise HttpError(400, "malformed header line")
-        found = <const char*>memchr(data + start, 13, size - start)
-        line_end = size if found == NULL else found - data
+        line_end = find_line_end(data, start, size)
         found = <const char*>memchr(data + start, 58, line_end - start)
         if found == NULL or found == data + start:
             raise HttpError(400, "malformed header line")
@@ -130,6 +128,18 @@ cdef Request parse_request(bytes head):
     return request
 
 
+cdef Py_ssize_t find_line_end(const char* data, Py_ssize_t start, Py_ssize_t size) except -1:
+    """Where the line's CRLF is, or the end of the head."""
+    cdef const char* found = <const char*>memchr(data + start, 13, size - start)
+    cdef Py_ssize_t end
+    if found == NULL:
+        return size
+    end = found - data
+    if end + 1 >= size or data[end + 1] != 10:
+        raise HttpError(400, "malformed line end")
+    return end
+
+
 cdef void parse_request_line(Request request, bytes line) except *:
     cdef list parts = line.split(b" ")
     cdef bytes method, target, version
@@ -142,7 +152,9 @@ cdef void parse_request_line(Request request, bytes line) except *:
         request.http10 = True
     else:
         raise HttpError(505 if version.startswith(b"HTTP/") else 400, "unsupported HTTP version")
-    if not method.isalpha() or not target.startswith(b"/"):
+    if method not in METHODS:
+        raise HttpError(501, "unsupported method")
+    if not target.startswith(b"/"):
         raise HttpError(400, "malformed request line")
     try:
         text = target.decode()
@@ -248,6 +260,7 @@ cdef class Connection:
     cdef object _task
     cdef object _timer
     cdef object _drained
+    cdef object _refusal
     cdef bytearray _buffer
     cdef bytearray _collected
     cdef Request _request
@@ -277,20 +290,22 @@ cdef class Connection:
 
     def connection_made(self, transport):
         self._transport = transport
-        refusal = self._service.admit(self, transport)
-        if refusal is not None:
-            self._close_after = True
-            self._write_reply(refusal, False)
-            self._close()
-            return
-        self._deadline = self._loop.time() + self._service.limits.head_timeout
-        self._timer = self._loop.call_later(self._service.limits.head_timeout, self._check_deadline)
+        cdef double timeout = self._service.limits.head_timeout
+        try:
+            self._refusal = self._service.admit(self, transport)
+        except BaseException:
+            self._abort()
+            raise
+        if self._refusal is not None:
+            timeout = min(timeout, REFUSAL_SECONDS)
+        self._deadline = self._loop.time() + timeout
+        self._timer = self._loop.call_later(timeout, self._check_deadline)
 
     def data_received(self, data):
         if self._state == CLOSED:
             return
         if self._state == HEAD:
-            if not self._buffer:
+            if not self._buffer and self._refusal is None:
                 self._deadline = self._loop.time() + self._service.limits.head_timeout
         elif self._stream is not None and self._state != COMPLETE:
             self._deadline = self._loop.time() + self._service.limits.body_timeout
@@ -376,6 +391,11 @@ cdef class Connection:
 
     cdef void _begin(self, Request request) except *:
         """Route the request and get ready for its body."""
+        if self._refusal is not None:
+            self._close_after = True
+            self._write_reply(self._refusal, request.method == "HEAD")
+            self._close()
+            return
         request.connection = self
         request.route, request.name, request.minor = self._service.resolve(request.method, request.path)
         self._continued = False

@@ -15,7 +15,8 @@ from proa.errors import Conflict, InvalidParameter, System
 BACKLOG = 1024
 _PEERCRED = struct.Struct("3i")
 _SO_PEERGROUPS = 59  # include/uapi/asm-generic/socket.h, Linux 4.13
-_GROUPS_MAX = 65536
+_GROUPS_BYTES = 1024  # the most that Python asks a socket option for: 256 groups
+_FIRST_INHERITED = 3
 
 
 def listen_unix(path: str, group: str) -> socket.socket:
@@ -97,6 +98,26 @@ def listen_tcp(address: str) -> list[socket.socket]:
     return sockets
 
 
+def inherited() -> list[socket.socket]:
+    """The sockets that systemd listens on for us, in its order (sd_listen_fds(3)); raises InvalidParameter.
+
+    The variables are consumed: they are not for programs that this process starts.
+    """
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdigit() or not int(count):
+        raise InvalidParameter(
+            "no sockets found via socket activation: make sure the service was started by systemd"
+        )
+    sockets = []
+    for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
+        os.set_inheritable(fd, False)
+        listener = socket.socket(fileno=fd)
+        listener.setblocking(False)
+        sockets.append(listener)
+    return sockets
+
+
 class PeerPolicy:
     """Who may use the unix socket: root, the daemon's own user, and the members of its group.
 
@@ -122,6 +143,11 @@ def peer_credentials(peer: socket.socket) -> tuple[int, int, int]:
 
 
 def peer_groups(peer: socket.socket) -> tuple[int, ...]:
-    """The supplementary groups of the process that connected."""
-    raw = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _GROUPS_MAX)
+    """The supplementary groups of the process that connected; none where it has more than 256."""
+    try:
+        raw = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError as exc:
+        if exc.errno == errno.ERANGE:
+            return ()
+        raise
     return struct.unpack(f"{len(raw) // 4}I", raw)

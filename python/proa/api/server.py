@@ -14,7 +14,7 @@ from itertools import chain
 
 from proa.api import containers, execs, images, networks, system, volumes
 from proa.api._connection import Connection, Request
-from proa.api.listeners import BACKLOG, PeerPolicy, listen_tcp, listen_unix, peer_credentials
+from proa.api.listeners import BACKLOG, PeerPolicy, inherited, listen_tcp, listen_unix, peer_credentials
 from proa.api.ports import Engine
 from proa.api.responses import Reply, Response, error_reply, failure_reply
 from proa.api.routes import Route, Router
@@ -149,30 +149,33 @@ class Server:
     async def listen(self, host: str, group: str, tls: ssl.SSLContext | None) -> None:
         """Serve at one `unix://` or `tcp://` URL; raises InvalidParameter, Conflict, System."""
         scheme, separator, address = host.partition("://")
-        if not separator or scheme not in ("unix", "tcp"):
-            raise InvalidParameter(f"invalid listen address {host!r}: use unix:///path or tcp://host:port")
-        loop = asyncio.get_running_loop()
-
-        def connect() -> asyncio.Protocol:
-            return Connection(self._service, loop)
-
-        def connect_tls() -> asyncio.Protocol:
-            assert tls is not None
-            return TlsTransport(tls, connect(), loop, self._service.limits.head_timeout)
-
-        if scheme == "tcp" and tls is None:
-            log.warning("%s is served without TLS: whoever reaches it is root on this host", host)
+        if not separator or scheme not in ("unix", "tcp", "fd"):
+            raise InvalidParameter(
+                f"invalid listen address {host!r}: use unix:///path, tcp://host:port or fd://"
+            )
         if scheme == "unix":
-            listener = listen_unix(address, group)
-            self._servers.append(await loop.create_unix_server(connect, sock=listener, backlog=BACKLOG))
+            await self._serve(listen_unix(address, group), None)
             self._paths.append((address, os.stat(address).st_ino))
             self.addresses.append(host)
             return
-        for listener in listen_tcp(address):
-            factory = connect if tls is None else connect_tls
-            self._servers.append(await loop.create_server(factory, sock=listener, backlog=BACKLOG))
-            name = listener.getsockname()
-            self.addresses.append(f"tcp://{name[0]}:{name[1]}")
+        if scheme == "tcp" and tls is None:
+            log.warning("%s is served without TLS: whoever reaches it is root on this host", host)
+        for listener in listen_tcp(address) if scheme == "tcp" else inherited():
+            await self._serve(listener, tls if listener.family != socket.AF_UNIX else None)
+            self.addresses.append(url_of(listener))
+
+    async def _serve(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Accept on a listening socket, which the server then owns."""
+        loop = asyncio.get_running_loop()
+
+        def connect() -> asyncio.Protocol:
+            connection = Connection(self._service, loop)
+            if tls is None:
+                return connection
+            return TlsTransport(tls, connection, loop, self._service.limits.head_timeout)
+
+        create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+        self._servers.append(await create(connect, sock=listener, backlog=BACKLOG))
 
     async def close(self) -> None:
         """Stop listening, finish what is under way, remove the socket files. Idempotent."""
@@ -183,6 +186,14 @@ class Server:
             remove_own(path, inode)
         self._paths.clear()
         await self._service.shut_down()
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a listening socket, with its real port."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix://{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def remove_own(path: str, inode: int) -> None:

@@ -346,7 +346,7 @@ class TestCaps:
         first, second, third = connect(), connect(), connect()
         assert (await first.request("GET", "/_ping")).status == 200
         assert (await second.request("GET", "/_ping")).status == 200
-        answer = await third.answer()
+        answer = await third.request("GET", "/_ping")
         assert (answer.status, json.loads(answer.body)) == (503, {"message": "too many connections"})
         first.close()
         assert (await second.request("GET", "/_ping")).status == 200
