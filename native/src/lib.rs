@@ -23,5 +23,6 @@ mod prepare;
 pub mod process;
 #[cfg(feature = "python")]
 mod py;
+pub mod rootfs;
 pub mod sys;
 mod tree;

@@ -36,6 +36,33 @@ fn keeper_main(python: Python<'_>, exec_root: std::path::PathBuf, ready_fd: i32)
 
 // ---- rootfs reads -------------------------------------------------------------------------------
 
+type Contents<'py> = Vec<Option<Bound<'py, PyBytes>>>;
+
+/// Files as a container with these layers would see them.
+#[pyfunction]
+#[pyo3(signature = (layers, paths, *, limit = 1 << 20))]
+fn read_in_layers<'py>(
+    py: Python<'py>,
+    layers: Vec<String>,
+    paths: Vec<String>,
+    limit: usize,
+) -> PyResult<Contents<'py>> {
+    let found = py.detach(|| crate::rootfs::read_in_layers(&layers, &paths, limit))?;
+    Ok(contents(py, &found))
+}
+
+/// Files in the root of a running process.
+#[pyfunction]
+#[pyo3(signature = (pid, paths, *, limit = 1 << 20))]
+fn read_in_process_root(py: Python<'_>, pid: u32, paths: Vec<String>, limit: usize) -> PyResult<Contents<'_>> {
+    let found = py.detach(|| crate::rootfs::read_in_process_root(pid, &paths, limit))?;
+    Ok(contents(py, &found))
+}
+
+fn contents<'py>(py: Python<'py>, found: &[Option<Vec<u8>>]) -> Contents<'py> {
+    found.iter().map(|content| content.as_deref().map(|bytes| PyBytes::new(py, bytes))).collect()
+}
+
 // ---- layers -------------------------------------------------------------------------------------
 
 /// What one pass over a layer found.
@@ -205,6 +232,9 @@ mod proa_native {
 
     #[pymodule_export]
     use super::{keeper_main, LogReader};
+
+    #[pymodule_export]
+    use super::{read_in_layers, read_in_process_root};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
