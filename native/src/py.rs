@@ -54,7 +54,12 @@ fn read_in_layers<'py>(
 /// Files in the root of a running process.
 #[pyfunction]
 #[pyo3(signature = (pid, paths, *, limit = 1 << 20))]
-fn read_in_process_root(py: Python<'_>, pid: u32, paths: Vec<String>, limit: usize) -> PyResult<Contents<'_>> {
+fn read_in_process_root(
+    py: Python<'_>,
+    pid: u32,
+    paths: Vec<String>,
+    limit: usize,
+) -> PyResult<Contents<'_>> {
     let found = py.detach(|| crate::rootfs::read_in_process_root(pid, &paths, limit))?;
     Ok(contents(py, &found))
 }

@@ -233,7 +233,11 @@ mod tests {
     #[test]
     fn symlinks_stay_inside_and_cross_layers() {
         let layers = layers(&[
-            &[("etc/passwd", "-> /run/../data/passwd"), ("a", "-> ../../../../etc/passwd"), ("loop", "-> loop")],
+            &[
+                ("etc/passwd", "-> /run/../data/passwd"),
+                ("a", "-> ../../../../etc/passwd"),
+                ("loop", "-> loop"),
+            ],
             &[("data/passwd", "inside"), ("run/x", "")],
         ]);
         assert_eq!(one(&layers, "/etc/passwd").as_deref(), Some("inside"));
