@@ -133,7 +133,7 @@ COMMANDS = {
     "inspect": Command(
         "inspect",
         "[OPTIONS] NAME|ID [NAME|ID...]",
-        "Return low-level information on Docker objects",
+        "Return low-level information on proa objects",
         inspect,
         (
             _FORMAT,

@@ -187,7 +187,7 @@ def event_text(event: "dict[str, Any]") -> str:
 
 COMMANDS = {
     "version": Command(
-        "version", "[OPTIONS]", "Show the Docker version information", version, (_FORMAT,), maximum=0
+        "version", "[OPTIONS]", "Show the proa version information", version, (_FORMAT,), maximum=0
     ),
     "info": Command(
         "info",

@@ -170,6 +170,8 @@ class _Parser:
             command = self.command(closing)
             if not command:
                 raise self.fail(f"missing value for {context}")
+            if command[0].kind == "nil" and len(command) == 1:
+                raise self.fail("nil is not a command")
             if pipe.commands and command[0].kind in ("bool", "number", "string", "nil", "dot"):
                 position = len(pipe.commands) + 1
                 raise self.fail(f"non executable command in pipeline stage {position}")

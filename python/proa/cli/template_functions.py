@@ -47,7 +47,7 @@ def title(text: str) -> str:
     letters = []
     previous = " "
     for letter in text:
-        letters.append(letter if previous.isalnum() or previous in "_'" else letter.upper())
+        letters.append(letter if previous.isalnum() or previous == "_" else letter.upper())
         previous = letter
     return "".join(letters)
 
@@ -80,7 +80,7 @@ def index(value: "Any", *keys: "Any") -> "Any":
             if not isinstance(key, int):
                 raise TypeError(f"cannot index slice/array with type {go_type(key)}")
             if not 0 <= key < len(value):
-                raise IndexError(f"error calling index: reflect: slice index out of range: {key}")
+                raise IndexError(f"index out of range: {key}")
             value = value.encode()[key] if isinstance(value, str) else value[key]
         elif value is None or isinstance(value, (Missing, Null)):
             raise TypeError("index of untyped nil")

@@ -84,12 +84,11 @@ class _Run:
         self.out: list[str] = []
         self.scopes: list[list[Any]] = [["$", root]]
 
-    def fail(self, node: Node, reason: str) -> TemplateError:
+    def fail(self, node: Node, reason: str, text: str = "") -> TemplateError:
         before = self.template.source[: node.position]
         line = before.count("\n") + 1
         column = len(before.rpartition("\n")[2].encode())
-        text = node.text if len(node.text) <= 20 else node.text[:20] + "..."
-        return TemplateError(f'template: :{line}:{column}: executing "" at <{text}>: {reason}')
+        return TemplateError(f'template: :{line}:{column}: executing "" at <{text or node.text}>: {reason}')
 
     def walk(self, nodes: list[Node], dot: "Any") -> None:
         for node in nodes:
@@ -209,7 +208,10 @@ class _Run:
         except TemplateError:
             raise
         except (TypeError, ValueError, IndexError, KeyError) as exc:
-            raise self.fail(node, f"error calling {name}: {exc}") from None
+            if "argument" in str(exc) and isinstance(exc, TypeError) and "for comparison" not in str(exc):
+                raise self.fail(node, f"wrong number of args for {name}: got {len(arguments)}") from None
+            text = " ".join((name, *(operand.text for operand in rest)))
+            raise self.fail(node, f"error calling {name}: {exc}", text) from None
 
     def shortcut(self, name: str, rest: list[Node], dot: "Any", final: "tuple[Any, ...]") -> "Any":
         value: Any = None
