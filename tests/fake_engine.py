@@ -10,7 +10,7 @@ import socket
 from asyncio import Future
 from collections.abc import AsyncIterator, Sequence
 
-from proa.api.ports import AttachOptions, Filters, HijackedConnection, LogsOptions, LogStream
+from proa.api.ports import Filters, HijackedConnection
 from proa.errors import Conflict, InvalidParameter, NotFound, NotModified, StartFailed
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, ContainerUpdateRequest, HostConfig
 from proa.schema.container_state import (
@@ -27,6 +27,7 @@ from proa.schema.image import ImageDeleteResponseItem, ImageHistoryResponseItem,
 from proa.schema.network import Network, NetworkSettings
 from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
 from proa.schema.stats import ContainerStatsResponse
+from proa.schema.stream import AttachOptions, LogsOptions, LogStream
 from proa.schema.system import EventActor, EventMessage, IDResponse, SystemInfo, SystemVersion
 from proa.schema.volume import Volume, VolumeCreateOptions, VolumeListResponse
 

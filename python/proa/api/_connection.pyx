@@ -251,6 +251,13 @@ cdef class BodyStream:
             self._waiter.set_result(None)
 
 
+cdef BodyStream empty_body(Connection connection):
+    """The stream of a request that has no body."""
+    cdef BodyStream stream = BodyStream.__new__(BodyStream, connection)
+    stream.finish(None)
+    return stream
+
+
 cdef class Connection:
     """The asyncio protocol of one client."""
 
@@ -404,7 +411,7 @@ cdef class Connection:
         self._stream = None
         self._collected = bytearray()
         if not request.chunked and request.length == 0:
-            request.body = b""
+            request.body = empty_body(self) if request.route.streams_body else b""
             self._complete()
             return
         self._remaining = request.length

@@ -6,7 +6,7 @@ Source: the Docker Engine API v1.51; moby daemon/server/router/container.
 from proa.api._connection import Request
 from proa.api.bodies import Body
 from proa.api.hijack import Hijack
-from proa.api.ports import AttachOptions, Engine, LogsOptions
+from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import (
     EMPTY,
@@ -22,6 +22,7 @@ from proa.api.routes import Route
 from proa.api.streams import json_lines, when_done
 from proa.errors import Conflict, InvalidParameter, NotFound
 from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
+from proa.schema.stream import AttachOptions, LogsOptions
 
 WAIT_CONDITIONS = frozenset(("not-running", "next-exit", "removed"))
 
@@ -30,6 +31,7 @@ _update_body = Body(ContainerUpdateRequest)
 
 
 async def create(engine: Engine, request: Request) -> Response:
+    """POST /containers/create."""
     body = _create_body.read(request)
     if not request.body:
         raise InvalidParameter("config cannot be empty in order to create a container")
@@ -40,6 +42,7 @@ async def create(engine: Engine, request: Request) -> Response:
 
 
 async def start(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/start."""
     if len(request.body) > 7:
         raise InvalidParameter(
             "starting container with non-empty request body was deprecated since API v1.22 "
@@ -50,12 +53,14 @@ async def start(engine: Engine, request: Request) -> Response:
 
 
 async def stop(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/stop."""
     query = Query(request.query)
     await engine.containers.stop(request.name, _stop_signal(request, query), query.number("t"))
     return NO_CONTENT
 
 
 async def restart(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/restart."""
     query = Query(request.query)
     await engine.containers.restart(request.name, _stop_signal(request, query), query.number("t"))
     return NO_CONTENT
@@ -66,6 +71,7 @@ def _stop_signal(request: Request, query: Query) -> str | None:
 
 
 async def kill(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/kill."""
     try:
         await engine.containers.kill(request.name, Query(request.query).optional("signal"))
     except (NotFound, Conflict, InvalidParameter) as exc:
@@ -74,16 +80,19 @@ async def kill(engine: Engine, request: Request) -> Response:
 
 
 async def pause(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/pause."""
     await engine.containers.pause(request.name)
     return NO_CONTENT
 
 
 async def unpause(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/unpause."""
     await engine.containers.unpause(request.name)
     return NO_CONTENT
 
 
 async def rename(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/rename."""
     await engine.containers.rename(request.name, Query(request.query).text("name"))
     return NO_CONTENT
 
@@ -97,6 +106,7 @@ async def wait(engine: Engine, request: Request) -> Response:
 
 
 async def remove(engine: Engine, request: Request) -> Response:
+    """DELETE /containers/{id}."""
     query = Query(request.query)
     await engine.containers.remove(
         request.name, volumes=query.flag("v"), force=query.flag("force"), link=query.flag("link")
@@ -105,6 +115,7 @@ async def remove(engine: Engine, request: Request) -> Response:
 
 
 async def list_(engine: Engine, request: Request) -> Response:
+    """GET /containers/json."""
     query = Query(request.query)
     return json_reply(
         await engine.containers.list(
@@ -117,11 +128,13 @@ async def list_(engine: Engine, request: Request) -> Response:
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
+    """GET /containers/{id}/json."""
     size = bool(request.query) and Query(request.query).flag("size")
     return json_reply(await engine.containers.inspect(request.name, size=size))
 
 
 async def logs(engine: Engine, request: Request) -> Response:
+    """GET /containers/{id}/logs."""
     query = Query(request.query)
     options = LogsOptions(
         stdout=query.flag("stdout"),
@@ -146,6 +159,7 @@ def _tail(value: str) -> int:
 
 
 async def attach(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/attach."""
     query = Query(request.query)
     options = AttachOptions(
         stdin=query.flag("stdin"),
@@ -160,17 +174,20 @@ async def attach(engine: Engine, request: Request) -> Response:
 
 
 async def resize(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/resize."""
     query = Query(request.query)
     await engine.containers.resize(request.name, query.size("h", "height"), query.size("w", "width"))
     return EMPTY
 
 
 async def top(engine: Engine, request: Request) -> Response:
+    """GET /containers/{id}/top."""
     ps_args = Query(request.query).text("ps_args") or "-ef"
     return json_reply(await engine.containers.top(request.name, ps_args))
 
 
 async def stats(engine: Engine, request: Request) -> Response:
+    """GET /containers/{id}/stats."""
     query = Query(request.query)
     stream = query.flag("stream", True)
     one_shot = request.minor >= 41 and query.flag("one-shot")
@@ -179,10 +196,12 @@ async def stats(engine: Engine, request: Request) -> Response:
 
 
 async def update(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/update."""
     return json_reply(await engine.containers.update(request.name, _update_body.read(request)))
 
 
 async def prune(engine: Engine, request: Request) -> Response:
+    """POST /containers/prune."""
     return json_reply(await engine.containers.prune(Query(request.query).filters()))
 
 

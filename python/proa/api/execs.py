@@ -20,6 +20,7 @@ _start_body = Body(ExecStartRequest)
 
 
 async def create(engine: Engine, request: Request) -> Response:
+    """POST /containers/{id}/exec."""
     body = _create_body.read(request)
     if not body.cmd:
         raise InvalidParameter("No exec command specified")
@@ -29,6 +30,7 @@ async def create(engine: Engine, request: Request) -> Response:
 
 
 async def start(engine: Engine, request: Request) -> Response:
+    """POST /exec/{id}/start."""
     body = _start_body.read(request)
     if request.minor < 42 or not body.tty:
         body = replace(body, console_size=None)
@@ -37,12 +39,14 @@ async def start(engine: Engine, request: Request) -> Response:
 
 
 async def resize(engine: Engine, request: Request) -> Response:
+    """POST /exec/{id}/resize."""
     query = Query(request.query)
     await engine.execs.resize(request.name, query.size("h", "height"), query.size("w", "width"))
     return EMPTY
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
+    """GET /exec/{id}/json."""
     return json_reply(await engine.execs.inspect(request.name))
 
 

@@ -13,6 +13,7 @@ from proa.errors import InvalidParameter, NotImplemented_
 
 
 async def list_(engine: Engine, request: Request) -> Response:
+    """GET /images/json."""
     query = Query(request.query)
     return json_reply(
         await engine.images.list(
@@ -25,20 +26,24 @@ async def list_(engine: Engine, request: Request) -> Response:
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
+    """GET /images/{name}/json."""
     return json_reply(await engine.images.inspect(request.name))
 
 
 async def history(engine: Engine, request: Request) -> Response:
+    """GET /images/{name}/history."""
     return json_reply(await engine.images.history(request.name))
 
 
 async def tag(engine: Engine, request: Request) -> Response:
+    """POST /images/{name}/tag."""
     query = Query(request.query)
     await engine.images.tag(request.name, query.text("repo"), query.text("tag"))
     return CREATED
 
 
 async def remove(engine: Engine, request: Request) -> Response:
+    """DELETE /images/{name}."""
     query = Query(request.query)
     return json_reply(
         await engine.images.remove(request.name, force=query.flag("force"), prune=not query.flag("noprune"))
@@ -46,15 +51,18 @@ async def remove(engine: Engine, request: Request) -> Response:
 
 
 async def load(engine: Engine, request: Request) -> Response:
+    """POST /images/load."""
     quiet = Query(request.query).flag("quiet", True)
     return Stream(await progress(engine.images.load(request.body, quiet=quiet)))
 
 
 async def save_one(engine: Engine, request: Request) -> Response:
+    """GET /images/{name}/get."""
     return Stream(await engine.images.save([request.name]), TAR)
 
 
 async def save(engine: Engine, request: Request) -> Response:
+    """GET /images/get."""
     names = [name for value in Query(request.query).texts("names") for name in value.split(",") if name]
     if not names:
         raise InvalidParameter("no image name given")
@@ -83,6 +91,7 @@ async def create(engine: Engine, request: Request) -> Response:
 
 
 async def prune(engine: Engine, request: Request) -> Response:
+    """POST /images/prune."""
     return json_reply(await engine.images.prune(Query(request.query).filters()))
 
 

@@ -11,10 +11,12 @@ from proa.api.routes import Route
 
 
 async def list_(engine: Engine, request: Request) -> Response:
+    """GET /networks."""
     return json_reply(await engine.networks.list(Query(request.query).filters()))
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
+    """GET /networks/{id}."""
     return json_reply(await engine.networks.inspect(request.name))
 
 

@@ -47,7 +47,7 @@ class HijackedConnection(Protocol):
 
         The caller owns the fd. For TLS it is one end of a socketpair that the server pumps.
         Nothing has been written yet: the new owner writes the head. Called once, after every check
-        that could fail with an HTTP error.
+        that could fail with an HTTP error. Raises ConnectionResetError when the client is gone.
         """
         ...
 
@@ -66,7 +66,10 @@ class Containers(Protocol):
     async def unpause(self, ref: str) -> None: ...
     async def rename(self, ref: str, name: str) -> None: ...
     async def wait(self, ref: str, condition: str) -> "Future[ContainerWaitResponse]":
-        """Register the wait; the future resolves when `condition` holds (status line goes out before)."""
+        """Register the wait; the future resolves when `condition` holds (status line goes out before).
+
+        The future is this caller's alone: the server cancels it when the client goes away.
+        """
         ...
 
     async def remove(self, ref: str, *, volumes: bool, force: bool, link: bool) -> None: ...

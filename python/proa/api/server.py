@@ -59,6 +59,11 @@ class Service:
         self._per_client: Counter[str] = Counter()
         self.resolve = self._router.resolve
 
+    @property
+    def connections(self) -> int:
+        """How many are admitted now."""
+        return len(self._connections)
+
     def admit(self, connection: Connection, transport: asyncio.BaseTransport) -> Reply | None:
         """Count a client's connection; the reply that turns it away where it may not stay."""
         peer = transport.get_extra_info("socket")
@@ -145,6 +150,11 @@ class Server:
         self._paths: list[tuple[str, int]] = []
         self.addresses: list[str] = []
         """Where it listens, as URLs with the real ports."""
+
+    @property
+    def connections(self) -> int:
+        """How many clients it has; a connection that was handed over is none."""
+        return self._service.connections
 
     async def listen(self, host: str, group: str, tls: ssl.SSLContext | None) -> None:
         """Serve at one `unix://` or `tcp://` URL; raises InvalidParameter, Conflict, System."""

@@ -27,18 +27,22 @@ _PONG_HEAD = Reply(response_head(200, TEXT, PING_HEADERS), b"")
 
 
 async def ping(engine: Engine, request: Request) -> Response:
+    """GET /_ping."""
     return _PONG
 
 
 async def ping_head(engine: Engine, request: Request) -> Response:
+    """HEAD /_ping."""
     return _PONG_HEAD
 
 
 async def version(engine: Engine, request: Request) -> Response:
+    """GET /version."""
     return json_reply(await engine.system.version())
 
 
 async def info(engine: Engine, request: Request) -> Response:
+    """GET /info."""
     return json_reply(await engine.system.info())
 
 
@@ -79,6 +83,7 @@ async def with_legacy_members(messages: AsyncIterator[EventMessage]) -> AsyncIte
 
 
 async def events(engine: Engine, request: Request) -> Response:
+    """GET /events."""
     query = Query(request.query)
     since, until = query.time_ns("since"), query.time_ns("until")
     if until and until < since:
@@ -90,6 +95,7 @@ async def events(engine: Engine, request: Request) -> Response:
 
 
 async def plugins(engine: Engine, request: Request) -> Response:
+    """GET /plugins."""
     return json_reply([])
 
 

@@ -15,23 +15,28 @@ _create_body = Body(VolumeCreateOptions)
 
 
 async def list_(engine: Engine, request: Request) -> Response:
+    """GET /volumes."""
     return json_reply(await engine.volumes.list(Query(request.query).filters()))
 
 
 async def create(engine: Engine, request: Request) -> Response:
+    """POST /volumes/create."""
     return created_reply(await engine.volumes.create(_create_body.read(request)))
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
+    """GET /volumes/{name}."""
     return json_reply(await engine.volumes.inspect(request.name))
 
 
 async def remove(engine: Engine, request: Request) -> Response:
+    """DELETE /volumes/{name}."""
     await engine.volumes.remove(request.name, force=Query(request.query).flag("force"))
     return NO_CONTENT
 
 
 async def prune(engine: Engine, request: Request) -> Response:
+    """POST /volumes/prune."""
     return json_reply(await engine.volumes.prune(Query(request.query).filters()))
 
 

@@ -115,3 +115,9 @@ async def test_a_hijacked_connection_outlives_the_server(client: RawClient, serv
     await server.close()
     await client.send(b"still")
     assert await client.read_exactly(13) == frame(1, b"still")
+
+
+async def test_the_server_forgets_a_hijacked_connection(client: RawClient, server: Server) -> None:
+    await client.send(ATTACH + b" HTTP/1.1\r\n" + UPGRADE + b"\r\n")
+    await client.read_until(b"\r\n\r\n")
+    assert server.connections == 0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,29 @@ async def test_a_request_may_come_byte_by_byte(connect: Connect) -> None:
         await client.send(bytes((byte,)))
         await asyncio.sleep(0)
     assert (await client.answer()).body == b"OK"
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_requests_may_be_split_anywhere(connect: Connect, engine: FakeEngine, seed: int) -> None:
+    """Whatever the reads are, the answers are the same."""
+    chance = random.Random(seed)
+    data = (
+        b"POST /containers/create?name=a HTTP/1.1\r\nHost: p\r\nContent-Type: application/json\r\n"
+        b'Transfer-Encoding: chunked\r\n\r\n8;x=y\r\n{"Image"\r\n5\r\n:"b"}\r\n0\r\nX-T: 1\r\n\r\n'
+        b"\r\nPOST /images/load HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+        b"POST /images/load HTTP/1.1\r\nHost: p\r\nContent-Length: 5\r\n\r\nhijkl"
+        b"GET /_ping HTTP/1.1\r\nHost: p\r\n\r\n"
+    )
+    cuts = sorted(chance.sample(range(1, len(data)), chance.randint(1, 40)))
+    client = connect()
+    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        await client.send(data[start:end])
+        await asyncio.sleep(0)
+    answers = [await client.answer() for _ in range(4)]
+    assert [answer.status for answer in answers] == [201, 200, 200, 200]
+    assert engine.images.loaded == b"abcdefghijkl"
+    assert answers[3].body == b"OK"
 
 
 async def test_chunked_json_body(connect: Connect) -> None:
@@ -192,6 +216,12 @@ class TestBodies:
 
 class TestStreams:
     """Bodies and answers that are streamed."""
+
+    async def test_an_empty_archive_is_a_stream_too(self, connect: Connect, engine: FakeEngine) -> None:
+        client = connect()
+        assert (await client.request("POST", "/images/load")).status == 200
+        assert (await client.request("POST", "/images/create?fromSrc=-&repo=a&tag=b")).status == 200
+        assert engine.images.calls == [("import", "a", "b", "Imported from -", (), "")]
 
     async def test_load_takes_a_chunked_archive(self, connect: Connect, engine: FakeEngine) -> None:
         client = connect()
