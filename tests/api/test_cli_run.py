@@ -1,4 +1,4 @@
-"""`proa run` and its kin against a server that plays one container: streams, signals, terminals, exit codes."""
+"""`proa run` and its kin against a server that plays a container: streams, signals, terminals, exit codes."""
 
 import os
 import pty

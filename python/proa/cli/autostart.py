@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 LOG_NAME = "proad.log"
 LOCK_NAME = "start.lock"
 
+# Held by a daemon as long as it lives.
+DAEMON_LOCK_NAME = "proad.lock"
+
 # How often, and how many milliseconds apart, to look for a daemon that something else is starting.
 ATTEMPTS = 40
 PAUSE_MS = 50
@@ -55,7 +58,11 @@ def _start_locked(path: str, exec_root: str, lock: int) -> "Any":
     finally:
         os.close(log)
     try:
-        return unix_socket(path) if ready else _look_again(path)
+        return (
+            _look_again(path)
+            if not ready and _is_held(f"{exec_root}/{DAEMON_LOCK_NAME}")
+            else unix_socket(path)
+        )
     except OSError as exc:
         reason = _last_line(f"{exec_root}/{LOG_NAME}", before)
         text = f"Cannot connect to the Docker daemon at unix://{path}: the daemon did not start"
@@ -102,6 +109,23 @@ def _command(ready_fd: int) -> list[str]:
         if os.environ.get(name):
             command += [option, os.environ[name]]
     return command
+
+
+def _is_held(lock: str) -> bool:
+    """Whether another daemon is there already, on its way up or down."""
+    import fcntl
+
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _look_again(path: str) -> "Any":

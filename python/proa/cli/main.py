@@ -35,7 +35,7 @@ def main() -> "NoReturn":
     """Run the command line of this process and end it."""
     argv = sys.argv[1:]
     if argv in (["--version"], ["-v"]):
-        os.write(1, b"proa version 0.1.0\n")
+        os.write(1, f"proa version {VERSION}\n".encode())
         os._exit(0)
     end(run(argv))
 

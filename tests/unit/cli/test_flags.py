@@ -85,7 +85,6 @@ def test_help_comes_before_the_count_of_arguments() -> None:
 @pytest.mark.parametrize(
     ("minimum", "maximum", "words"),
     [
-        (0, 0, "accepts no arguments"),
         (2, None, "requires at least 2 arguments"),
         (2, 2, "requires 2 arguments"),
         (0, 0, "accepts no arguments"),
