@@ -93,10 +93,10 @@ impl Keeper {
         self.after_client(number);
     }
 
-    /// A process that is over is forgotten with its last client.
+    /// A process that is over, or only waited for, is forgotten with its last client.
     pub(super) fn after_client(&mut self, number: u32) {
         let Some(record) = self.table.get(number) else { return };
-        if matches!(record.phase, Phase::Over) && !record.stdio.has_clients() {
+        if matches!(record.phase, Phase::Over | Phase::Waiting) && !record.stdio.has_clients() {
             self.table.remove(number);
         }
     }

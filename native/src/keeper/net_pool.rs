@@ -6,16 +6,21 @@ use crate::error::Result;
 use crate::keeper::protocol::Endpoint;
 use crate::netns::{HostNetwork, Prepared};
 
+/// Namespaces with only `lo` that are kept ready once the first was asked for.
+const SPARES: usize = 2;
+
 #[derive(Debug)]
 pub struct NetPool {
     host: HostNetwork,
+    /// Nothing but `lo`, which is up.
+    spares: Vec<Prepared>,
     prepared: HashMap<u64, Prepared>,
 }
 
 impl NetPool {
     /// A pool for the network namespace of the calling thread.
     pub fn new() -> Result<Self> {
-        Ok(Self { host: HostNetwork::open()?, prepared: HashMap::new() })
+        Ok(Self { host: HostNetwork::open()?, spares: Vec::new(), prepared: HashMap::new() })
     }
 
     /// Make a namespace ready under `key`; answers the host's end of its veth.
@@ -39,6 +44,21 @@ impl NetPool {
     /// Out of the pool; dropping it lets the kernel take the namespace down in its own time.
     pub fn take(&mut self, key: u64) -> Option<Prepared> {
         self.prepared.remove(&key)
+    }
+
+    /// A namespace with only `lo`, if one is ready.
+    pub fn take_spare(&mut self) -> Option<Prepared> {
+        self.spares.pop()
+    }
+
+    #[must_use]
+    pub fn wants_spare(&self) -> bool {
+        self.spares.len() < SPARES
+    }
+
+    pub fn make_spare(&mut self) -> Result<()> {
+        self.spares.push(self.host.loopback_only()?);
+        Ok(())
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Prepared)> {

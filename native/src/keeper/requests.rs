@@ -130,6 +130,15 @@ impl Keeper {
         }
     }
 
+    pub(super) fn make_spare_network(&mut self) {
+        match self.pool.make_spare() {
+            Ok(()) if self.pool.wants_spare() => self.deferred.push_back(Deferred::SpareNetworks),
+            Ok(()) => {}
+            // Starts make their own as long as there is none.
+            Err(error) => report!("{error}"),
+        }
+    }
+
     fn hand_over(&mut self, asked: Asked, argv: Vec<String>) {
         if argv.is_empty() {
             return self.refuse(asked, refusal("invalid", "an empty command line"));

@@ -13,6 +13,7 @@ use super::record::{Asked, Confinement, Key, Phase, Running, Starting};
 use super::supervisor::{failure, refusal, Cleanup, Deferred, Keeper};
 use super::timers::{monotonic_ns, realtime_ns, Due};
 use crate::cgroup::Group;
+use crate::netns::Prepared;
 use crate::plan::{self, IdMap, Namespace, Network, Plan};
 use crate::process::{self, ContainerHandle, Progress, SpawnContext, Spawning, Stdio};
 
@@ -50,15 +51,7 @@ impl Keeper {
     }
 
     fn try_start(&mut self, asked: Asked, plan: &Plan, number: u32) -> Result<(), Failure> {
-        // Out of the pool now: whatever comes of the start, nobody else can use it.
-        let prepared = match plan.namespaces.net {
-            Network::Prepared { key } => Some(
-                self.pool
-                    .take(key)
-                    .ok_or_else(|| refusal("not_found", format!("network {key} is not prepared")))?,
-            ),
-            _ => None,
-        };
+        let prepared = self.take_network(plan)?;
         let owner = plan
             .namespaces
             .user
@@ -93,6 +86,27 @@ impl Keeper {
                 self.clean_later(confinement);
                 Err(error)
             }
+        }
+    }
+
+    /// The namespace out of the pool: whatever comes of the start, nobody else gets it.
+    fn take_network(&mut self, plan: &Plan) -> Result<Option<Prepared>, Failure> {
+        match plan.namespaces.net {
+            Network::Prepared { key } => {
+                let missing = || refusal("not_found", format!("network {key} is not prepared"));
+                self.pool.take(key).map(Some).ok_or_else(missing)
+            }
+            // One of the host's would not belong to the container's own users.
+            Network::None if plan.namespaces.user.is_none() => {
+                let spare = self.pool.take_spare();
+                if self.pool.wants_spare()
+                    && !self.deferred.iter().any(|work| matches!(work, Deferred::SpareNetworks))
+                {
+                    self.deferred.push_back(Deferred::SpareNetworks);
+                }
+                Ok(spare)
+            }
+            _ => Ok(None),
         }
     }
 

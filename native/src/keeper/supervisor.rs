@@ -26,6 +26,8 @@ const BUSY_ROUNDS: u32 = 8;
 #[derive(Debug)]
 pub enum Deferred {
     PrepareNetwork(Asked, u64, Endpoint),
+    /// Fill up the namespaces with only `lo`.
+    SpareNetworks,
     /// Be told of out-of-memory kills of this process's cgroup.
     WatchMemory(u32),
     Clean(Cleanup),
@@ -206,8 +208,10 @@ impl Keeper {
 
     /// Send to whatever proad is connected.
     pub(super) fn tell(&mut self, reply: &Reply) {
-        if let Some(connection) = &mut self.connection {
-            connection.send(reply);
+        let Some(connection) = &mut self.connection else { return };
+        connection.send(reply);
+        if connection.closed() {
+            self.disconnect();
         }
     }
 
@@ -217,6 +221,7 @@ impl Keeper {
             Some(Deferred::PrepareNetwork(asked, key, endpoint)) => {
                 self.prepare_network(asked, key, &endpoint);
             }
+            Some(Deferred::SpareNetworks) => self.make_spare_network(),
             Some(Deferred::WatchMemory(number)) => self.watch_memory(number),
             Some(Deferred::Clean(cleanup)) => self.clean(cleanup),
         }
