@@ -36,7 +36,11 @@ class Wire:
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(30)
-        self.socket.connect(str(path))
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
         self.events: list[protocol.Exited | protocol.Oom] = []
         self._answers: dict[int, protocol.Reply] = {}
         self._numbers = itertools.count(1)
@@ -94,6 +98,7 @@ class Rig:
         self.process: subprocess.Popen[bytes] | None = None
         self.wire: Wire
         self._sockets: list[socket.socket] = []
+        self._sockets: list[socket.socket] = []
 
     def command(self, ready_fd: int = -1) -> tuple[str, ...]:
         return (sys.executable, "-I", "-S", "-c", BOOT, str(NATIVE), str(self.exec_root), str(ready_fd))
@@ -110,6 +115,7 @@ class Rig:
 
     def connect(self) -> Wire:
         self.wire = Wire(self.exec_root / "keeper.sock")
+        self._sockets.append(self.wire.socket)
         self._sockets.append(self.wire.socket)
         return self.wire
 
@@ -131,10 +137,12 @@ class Rig:
                 self.kill()
         for end in self._sockets:
             end.close()
-        for path in [*proa_native.cgroup_list(self.cgroups)]:
-            proa_native.cgroup_kill(f"{self.cgroups}/{path}")
-            proa_native.cgroup_remove(f"{self.cgroups}/{path}")
-        proa_native.cgroup_remove(self.cgroups)
+        for end in self._sockets:
+            end.close()
+        for directory in self._cgroup_parents():
+            for child in [*directory.iterdir(), directory]:
+                if child.is_dir():
+                    child.rmdir()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def process_of(self, script: str, *, tty: bool = False) -> plans.Process:
@@ -199,14 +207,25 @@ class Rig:
         assert isinstance(answer, protocol.Done), answer
         return ours
 
-    def log(self, plan: plans.Plan) -> bytes:
-        """All that is in the log now, both streams, raw."""
+    def log(self, plan: plans.Plan, stream: str = "stdout") -> bytes:
+        """All of a stream that is in the log now."""
         assert plan.stdio.log is not None
-        reader = proa_native.LogReader(plan.stdio.log.path, stdout=True, stderr=True, multiplexed=False)
+        streams = {name: name == stream for name in ("stdout", "stderr")}
+        reader = proa_native.LogReader(plan.stdio.log.path, **streams, multiplexed=False)
         return b"".join(iter(reader.read, b""))
 
-    def cgroup_left(self) -> list[str]:
-        return proa_native.cgroup_list(self.cgroups)
+    def cgroups_left(self) -> list[str]:
+        """Containers' groups that still exist in some hierarchy."""
+        children = [child for parent in self._cgroup_parents() for child in parent.iterdir()]
+        return [str(child) for child in children if child.is_dir()]
+
+    def _cgroup_parents(self) -> list[Path]:
+        mount = Path("/sys/fs/cgroup")
+        return [
+            path
+            for path in (*mount.glob(f"*{self.cgroups}"), Path(f"{mount}{self.cgroups}"))
+            if path.is_dir()
+        ]
 
 
 def read_all(client: socket.socket) -> bytes:

@@ -18,7 +18,8 @@ def test_exit_code_comes_after_the_last_byte_is_in_the_log(rig: Rig) -> None:
     assert started.pid > 0
     assert (exited.code, exited.reason, exited.oom) == (3, "exit", False)
     assert exited.finished_at_ns >= started.started_at_ns
-    assert sorted(rig.log(plan).splitlines()) == [b"end", b"error", b"out"]
+    assert rig.log(plan) == b"out\nend"
+    assert rig.log(plan, "stderr") == b"error\n"
 
 
 def test_a_client_attached_before_start_sees_every_byte_and_the_end(rig: Rig) -> None:
@@ -106,7 +107,7 @@ def test_a_failed_start_leaves_nothing_and_closes_waiting_clients(rig: Rig) -> N
     assert read_all(client) == b""
     assert rig.wire.hello().processes == ()
     rig.wire.ask(lambda seq: protocol.Shutdown(seq=seq))
-    assert rig.cgroup_left() == []
+    assert rig.cgroups_left() == []
 
 
 def test_timeout_kills_with_its_own_reason(rig: Rig) -> None:
@@ -189,7 +190,7 @@ def test_shutdown_refuses_while_a_container_runs(rig: Rig) -> None:
     assert isinstance(answer, protocol.Done)
     assert rig.process is not None
     assert rig.process.wait(10) == 0
-    assert rig.cgroup_left() == []
+    assert rig.cgroups_left() == []
 
 
 def test_one_slow_client_does_not_hold_up_another_container(rig: Rig) -> None:

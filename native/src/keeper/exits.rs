@@ -22,6 +22,10 @@ use crate::sys::supervise::send_signal;
 const DRAIN_NS: u64 = 100_000_000;
 /// How long a client may take to close after it was told the end.
 const LINGER_NS: u64 = 5_000_000_000;
+/// After a notice of memory trouble, look for a kill this long later, doubled each time.
+const LOOK_NS: u64 = 1_000_000;
+/// So often.
+const LOOKS: u32 = 10;
 /// A cgroup that is busy is tried again after this long, doubled each time.
 const RETRY_NS: u64 = 5_000_000;
 /// Tries after which a cgroup is left behind.
@@ -133,17 +137,28 @@ impl Keeper {
         }
     }
 
-    /// The cgroup has had memory trouble: was a process killed?
-    pub(super) fn on_oom(&mut self, number: u32) {
+    /// The cgroup is short of memory; whether a process is killed for it shows a little later.
+    pub(super) fn on_memory_trouble(&mut self, number: u32) {
+        let Some(Phase::Running(running)) = self.table.get(number).map(|record| &record.phase) else {
+            return;
+        };
+        if let Some((events, _)) = &running.oom {
+            events.drain();
+        }
+        self.look_for_kills(number, 0);
+    }
+
+    /// Tell of kills that were not told of yet. v1 gives notice before it kills: then look again.
+    pub(super) fn look_for_kills(&mut self, number: u32, look: u32) {
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Running(running) = &mut record.phase else { return };
-        let (Some((events, _)), Some(group)) = (&running.oom, &running.confinement.group) else { return };
-        events.drain();
-        let kills = group.oom_kills();
+        let kills = running.confinement.group.as_ref().map_or(0, crate::cgroup::Group::oom_kills);
         if kills > running.oom_kills {
             running.oom_kills = kills;
             let id = record.key.id.clone();
             self.tell(&Reply::Oom { id });
+        } else if look < LOOKS {
+            self.timers.add(monotonic_ns() + (LOOK_NS << look), Due::Memory(number, look + 1));
         }
     }
 

@@ -133,7 +133,7 @@ impl Keeper {
             Source::Peer => self.serve(flags),
             Source::Process(number, Part::Sync) => self.drive(number),
             Source::Process(number, Part::Pidfd) => self.reap(number),
-            Source::Process(number, Part::Oom) => self.on_oom(number),
+            Source::Process(number, Part::Oom) => self.on_memory_trouble(number),
             Source::Process(number, part) => {
                 if let Some(record) = self.table.get_mut(number) {
                     record.stdio.on_ready(part, flags, realtime_ns(), &mut self.scratch);
@@ -234,6 +234,7 @@ impl Keeper {
                 Due::Timeout(number) => self.time_out(number),
                 Due::Drain(number) => self.publish(number),
                 Due::Linger(number) => self.drop_lingering(number),
+                Due::Memory(number, look) => self.look_for_kills(number, look),
                 Due::Cleanup => self.deferred.extend(self.cleanups.drain(..).map(Deferred::Clean)),
             }
         }

@@ -12,6 +12,8 @@ pub enum Due {
     Drain(u32),
     /// A process's clients that were told the end have had their time to close.
     Linger(u32),
+    /// A cgroup had memory trouble: look again whether a process was killed, for the n-th time.
+    Memory(u32, u32),
     /// Try again to remove cgroups.
     Cleanup,
 }
