@@ -200,7 +200,7 @@ def test_the_table_is_written_as_a_whole_and_again(bridged: Namespace) -> None:
     for line in (
         f'elements = {{ "{BRIDGE}" }}',
         f'elements = {{ "{BRIDGE}" . "{BRIDGE}" }}',
-        "elements = { 172.30.0.0/16 }",
+        "elements = { 127.0.0.0/8, 172.30.0.0/16 }",
         "oifname @bridges ct state established,related accept",
         "oifname @bridges ct status dnat accept",
         "iifname . oifname @links accept",
@@ -279,6 +279,123 @@ def test_without_the_firewall_it_would(
     with closing(containers[0].run(listener)) as server:
         outside.run(connect, "172.30.0.2")
         assert containers[0].run(peer_seen, server) == "203.0.113.2"
+
+
+# ---- published ports ----------------------------------------------------------------------------
+
+
+def published(*, address: str = "172.30.0.2", at: str = "", protocol: str = "tcp") -> firewall.Translation:
+    return firewall.Translation(
+        protocol=protocol,
+        host_address=parse_address(at) if at else None,
+        host_port=8080,
+        address=parse_address(address),
+        port=9000,
+    )
+
+
+def reach(address: str) -> None:
+    socket.create_connection((address, 8080), timeout=10).close()
+
+
+@pytest.mark.parametrize("at", ["", "203.0.113.1"])
+def test_a_published_port_from_outside(
+    containers: list[Namespace], bridged: Namespace, outside: Namespace, at: str
+) -> None:
+    bridged.run(firewall.publish, TABLE, [published(at=at)])
+    with closing(containers[0].run(listener)) as server:
+        outside.run(reach, "203.0.113.1")
+        assert containers[0].run(peer_seen, server) == "203.0.113.2"
+
+
+@pytest.mark.parametrize(
+    ("address", "seen"),
+    [("127.0.0.1", "172.30.0.1"), ("172.30.0.1", "172.30.0.1"), ("127.9.9.9", "172.30.0.1")],
+)
+def test_a_published_port_from_the_host(
+    containers: list[Namespace], bridged: Namespace, address: str, seen: str
+) -> None:
+    bridged.run(firewall.publish, TABLE, [published()])
+    with closing(containers[0].run(listener)) as server:
+        bridged.run(reach, address)
+        assert containers[0].run(peer_seen, server) == seen
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["itself", "another"])
+def test_a_published_port_from_containers(containers: list[Namespace], bridged: Namespace, who: int) -> None:
+    bridged.run(firewall.publish, TABLE, [published()])
+    bridged.run(link.allow_hairpin, "c2")
+    with closing(containers[0].run(listener)) as server:
+        containers[who].run(reach, "172.30.0.1")
+        containers[0].run(peer_seen, server)
+
+
+def test_a_port_on_localhost_only_is_not_there_for_others(
+    containers: list[Namespace], bridged: Namespace, outside: Namespace
+) -> None:
+    bridged.run(firewall.publish, TABLE, [published(at="127.0.0.1")])
+    with closing(containers[0].run(listener)) as server:
+        bridged.run(reach, "127.0.0.1")
+        containers[0].run(peer_seen, server)
+    with pytest.raises(ConnectionRefusedError):
+        outside.run(reach, "203.0.113.1")
+
+
+def test_datagrams_are_published_apart(
+    containers: list[Namespace], bridged: Namespace, outside: Namespace
+) -> None:
+    bridged.run(firewall.publish, TABLE, [published(protocol="udp")])
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"asked", ("203.0.113.1", 8080))
+
+    with closing(containers[0].run(listener, socket.SOCK_DGRAM)) as mailbox:
+        outside.run(send)
+        assert mailbox.recv(100) == b"asked"
+    with pytest.raises(ConnectionRefusedError):
+        outside.run(reach, "203.0.113.1")
+
+
+def test_a_port_that_is_taken_back(
+    containers: list[Namespace], bridged: Namespace, outside: Namespace
+) -> None:
+    ports = [published(), published(at="203.0.113.1")]
+    bridged.run(firewall.publish, TABLE, ports)
+    bridged.run(firewall.unpublish, TABLE, ports[:1])
+    for _ in range(2):
+        bridged.run(firewall.unpublish, TABLE, ports)
+    with pytest.raises(ConnectionRefusedError):
+        outside.run(reach, "203.0.113.1")
+
+
+def test_ports_survive_a_table_written_anew(
+    containers: list[Namespace], bridged: Namespace, outside: Namespace
+) -> None:
+    networks = [firewall.FirewallNetwork(bridge=BRIDGE, subnet=SUBNET)]
+    bridged.run(firewall.install, TABLE, networks, [published()])
+    with closing(containers[0].run(listener)) as server:
+        outside.run(reach, "203.0.113.1")
+        containers[0].run(peer_seen, server)
+
+
+def test_containers_do_not_reach_the_hosts_localhost(containers: list[Namespace], bridged: Namespace) -> None:
+    containers[0].command("sysctl", "-q", "-w", "net.ipv4.conf.all.route_localnet=1")
+    containers[0].ip("addr", "del", "127.0.0.1/8", "dev", "lo")
+    containers[0].ip("route", "add", "127.0.0.0/8", "via", "172.30.0.1", "src", "172.30.0.2")
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"unasked", ("127.0.0.1", 9000))
+
+    with closing(bridged.run(listener, socket.SOCK_DGRAM)) as mailbox:
+        containers[0].run(send)
+        with closing(containers[0].run(listener)) as server:
+            bridged.run(connect, "172.30.0.2")
+            containers[0].run(peer_seen, server)
+        mailbox.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            mailbox.recv(100)
 
 
 # ---- beside dockerd -----------------------------------------------------------------------------

@@ -30,14 +30,16 @@ from proa.network.netlink import (
     u32,
 )
 
-_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+_NEWLINK, _DELLINK, _SETLINK = 16, 17, 19
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _GETROUTE = 26
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 1, 3, 4, 18
+_IFLA_PROTINFO, _BRPORT_MODE = 12, 4
 _INFO_KIND = 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST = 1
 _IFF_UP = 1
+_AF_BRIDGE = 7
 _RT_TABLE_LOCAL = 255
 
 _LINK = struct.Struct("=BxHiII")
@@ -69,7 +71,7 @@ def ensure_bridge(name: str, gateway: int, subnet: Subnet, mtu: int) -> Bridge:
             )
             netlink.request(Message(_NEWLINK, ACK | CREATE | EXCL, body, f"create bridge {name}"))
             index = socket.if_nametoindex(name)
-        _quiet_ipv6(name)
+        _settle(name)
         for old in _addresses_of(netlink, index):
             if old != (gateway, subnet.prefix):
                 _change_address(netlink, _DELADDR, index, *old)
@@ -103,6 +105,19 @@ def remove_bridge(name: str) -> None:
                 raise
 
 
+def allow_hairpin(interface: str) -> None:
+    """Let the bridge send a frame back where it came from: a container that calls its own published port.
+
+    Needed only where br_netfilter translates inside the bridge (dockerd loads it), and set only for
+    containers that publish: their broadcasts come back to them, too. Raises OSError.
+    """
+    with Netlink(ROUTE) as netlink:
+        index = socket.if_nametoindex(interface)
+        mode = nested(_IFLA_PROTINFO, attribute(_BRPORT_MODE, b"\1"))
+        body = _LINK.pack(_AF_BRIDGE, 0, index, 0, 0) + mode
+        netlink.request(Message(_SETLINK, ACK, body, f"set hairpin of {interface}"))
+
+
 def used_subnets() -> list[Subnet]:
     """IPv4 ranges that the host has addresses in or routes to, the default route left out."""
     with Netlink(ROUTE) as netlink:
@@ -126,17 +141,23 @@ def enable_forwarding() -> None:
         path.write_text("1\n", encoding="ascii")
 
 
-def _quiet_ipv6(name: str) -> None:
-    """A bridge must not take routes from what a container advertises (CVE-2020-13401)."""
-    path = f"/proc/sys/net/ipv6/conf/{name}/accept_ra"
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return  # no IPv6 in this kernel
-    try:
-        os.write(fd, b"0\n")
-    finally:
-        os.close(fd)
+def _settle(name: str) -> None:
+    """A bridge must not take routes from what a container advertises (CVE-2020-13401).
+
+    It does route 127.0.0.0/8, for published ports on localhost; the firewall guards the way back.
+    """
+    for path, value in (
+        (f"/proc/sys/net/ipv6/conf/{name}/accept_ra", b"0\n"),
+        (f"/proc/sys/net/ipv4/conf/{name}/route_localnet", b"1\n"),
+    ):
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # no IPv6 in this kernel
+        try:
+            os.write(fd, value)
+        finally:
+            os.close(fd)
 
 
 def _index(name: str) -> int | None:

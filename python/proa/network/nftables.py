@@ -19,18 +19,25 @@ _NEWSET = 9
 _NEWSETELEM, _DELSETELEM = 12, 14
 GET_RULE = _SUBSYSTEM | _GETRULE
 
-FORWARD, POSTROUTING = 2, 4
+PREROUTING, FORWARD, OUTPUT, POSTROUTING = 0, 2, 3, 4
 """Hook numbers (enum nf_inet_hooks)."""
-FILTER_PRIORITY, SOURCE_NAT_PRIORITY = 0, 100
+RAW_PRIORITY, DESTINATION_NAT_PRIORITY, FILTER_PRIORITY, SOURCE_NAT_PRIORITY = -300, -100, 0, 100
 DROP, ACCEPT = 0, 1
 
 SET_INTERVAL = 4
-TYPE_ADDRESS, TYPE_INTERFACE = 7, 41
+_SET_MAP = 8
+TYPE_ADDRESS, TYPE_PROTOCOL, TYPE_PORT, TYPE_INTERFACE = 7, 12, 13, 41
 """nft's numbers of data types: only nft itself reads them, to print a set."""
 
 _REGISTER_1, _REGISTER_2 = 1, 2
-_META_IIFNAME, _META_OIFNAME, _META_NFPROTO = 6, 7, 15
+_WORD_0 = 8
+"""NFT_REG32_00: registers of four bytes from here on; a concatenated key is a run of them."""
+_META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
 _PROTOCOL_IPV4 = 2
+_NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
+_SOURCE, _DESTINATION = 12, 16
+"""Offsets of the addresses in an IPv4 header."""
+_LOCAL_ADDRESS = 2
 _INTERFACE_NAME = 16
 
 
@@ -66,6 +73,24 @@ def new_set(table: str, name: str, number: int, key_type: int, key_size: int, *,
         # For nft's listing: keys are in the host's byte order (libnftnl's NFTNL_UDATA_SET_KEYBYTEORDER).
         body += attribute(13, struct.pack("=BBI", 0, 4, 1))
     return _message(_NEWSET, CREATE, body, f"create nft set {name}")
+
+
+def new_map(
+    table: str, name: str, number: int, key: Sequence[int], value: Sequence[int], sizes: tuple[int, int]
+) -> Message:
+    """A map between concatenations of data types; `sizes` in bytes, each part padded to four."""
+    body = string(1, table) + string(2, name) + be32(3, _SET_MAP)
+    body += be32(4, concatenation(*key)) + be32(5, sizes[0])
+    body += be32(6, concatenation(*value)) + be32(7, sizes[1]) + be32(10, number)
+    return _message(_NEWSET, CREATE, body, f"create nft map {name}")
+
+
+def concatenation(*types: int) -> int:
+    """nft's number of a concatenated type."""
+    number = 0
+    for kind in types:
+        number = number << 6 | kind
+    return number
 
 
 def add_elements(table: str, name: str, elements: Iterable[bytes], number: int | None = None) -> Message:
@@ -115,6 +140,16 @@ def element(key: bytes, *, interval_end: bool = False) -> bytes:
     return nested(1, body + be32(3, 1)) if interval_end else nested(1, body)
 
 
+def map_element(key: bytes, value: bytes) -> bytes:
+    """One element of a map."""
+    return nested(1, nested(1, attribute(1, key)) + nested(2, attribute(1, value)))
+
+
+def words(*parts: bytes) -> bytes:
+    """A concatenated key or value: each part padded to four bytes."""
+    return b"".join(part.ljust(4, b"\0") for part in parts)
+
+
 def interface_key(*names: str) -> bytes:
     """Interface names as a key, each padded as the kernel compares them."""
     return b"".join(name.encode().ljust(_INTERFACE_NAME, b"\0") for name in names)
@@ -130,8 +165,33 @@ def ipv4() -> bytes:
 
 def source_in(name: str, number: int) -> bytes:
     """The IPv4 source address is in a set."""
-    load = _expression("payload", be32(1, _REGISTER_1), be32(2, 1), be32(3, 12), be32(4, 4))
-    return load + _lookup(name, number)
+    return _payload(_NETWORK_HEADER, _SOURCE, 4, _REGISTER_1) + _lookup(name, number)
+
+
+def to_loopback() -> bytes:
+    """The IPv4 destination is in 127.0.0.0/8."""
+    return _payload(_NETWORK_HEADER, _DESTINATION, 1, _REGISTER_1) + _compare(bytes([127]))
+
+
+def to_this_host() -> bytes:
+    """The destination address is one of the host's own."""
+    kind = _expression("fib", be32(1, _REGISTER_1), be32(2, 3), be32(3, 2))
+    return kind + _compare(struct.pack("=I", _LOCAL_ADDRESS))
+
+
+def translate_by(name: str, number: int, *, with_address: bool) -> bytes:
+    """Destination translation by a map of (protocol, [address,] port) to (address, port)."""
+    load = _meta(_META_L4PROTO, _WORD_0)
+    register = _WORD_0 + 1
+    if with_address:
+        load += _payload(_NETWORK_HEADER, _DESTINATION, 4, register)
+        register += 1
+    load += _payload(_TRANSPORT_HEADER, 2, 2, register)
+    find = _expression("lookup", string(1, name), be32(2, _WORD_0), be32(3, _WORD_0), be32(4, number))
+    translate = _expression(
+        "nat", be32(1, 1), be32(2, _PROTOCOL_IPV4), be32(3, _WORD_0), be32(5, _WORD_0 + 1)
+    )
+    return load + find + translate
 
 
 def interface_in(direction: str, name: str, number: int, *, inverted: bool = False) -> bytes:
@@ -197,6 +257,10 @@ def _expression(name: str, *attributes_: bytes) -> bytes:
 
 def _meta(key: int, register: int) -> bytes:
     return _expression("meta", be32(2, key), be32(1, register))
+
+
+def _payload(header: int, offset: int, size: int, register: int) -> bytes:
+    return _expression("payload", be32(1, register), be32(2, header), be32(3, offset), be32(4, size))
 
 
 def _compare(value: bytes, operation: int = 0) -> bytes:
