@@ -88,6 +88,9 @@ class UnpackedLayer:
     def size(self) -> int: ...
     @property
     def entries(self) -> int: ...
+    @property
+    def implied(self) -> list[bytes]:
+        """Directories that the archive has no entry for, the root (empty) among them."""
 
 def unpack_layer(
     source_fd: int, target: str, *, overlay: bool = True, copy_fd: int = -1
@@ -115,6 +118,12 @@ def pack_layer(directory: str, target_fd: int, *, compression: str = "none", ove
     """The reverse: a directory to a tar on `target_fd`, sorted, whiteouts from overlayfs's form.
 
     `compression`: none, gzip or zstd.
+    """
+
+def inherit_directories(directory: str, lower: Sequence[str], paths: Sequence[bytes]) -> None:
+    """Give directories of a layer the owner, mode and times they have in the layers below (top first).
+
+    For `UnpackedLayer.implied`: overlayfs shows the uppermost layer's. What no lower layer has stays.
     """
 
 def disk_usage(directory: str) -> tuple[int, int]:

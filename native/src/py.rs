@@ -1,5 +1,8 @@
 //! The Python face of the crate: the only file that names pyo3.
 
+// Arguments come out of Python as owned values.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use pyo3::exceptions::PyValueError;
@@ -79,12 +82,13 @@ struct UnpackedLayer {
     compressed_size: u64,
     size: u64,
     entries: u64,
+    implied: Vec<Vec<u8>>,
 }
 
 impl From<layer::Layer> for UnpackedLayer {
     fn from(found: layer::Layer) -> Self {
         let layer::Digests { digest, diff_id, compressed_size, size } = found.digests;
-        Self { digest, diff_id, compressed_size, size, entries: found.entries }
+        Self { digest, diff_id, compressed_size, size, entries: found.entries, implied: found.implied }
     }
 }
 
@@ -173,6 +177,16 @@ fn disk_usage(py: Python<'_>, directory: &str) -> PyResult<(u64, u64)> {
 }
 
 #[pyfunction]
+fn inherit_directories(
+    py: Python<'_>,
+    directory: &str,
+    lower: Vec<String>,
+    paths: Vec<Vec<u8>>,
+) -> PyResult<()> {
+    Ok(py.detach(|| layer::inherit_directories(directory, &lower, &paths))?)
+}
+
+#[pyfunction]
 fn remove_tree(py: Python<'_>, directory: &str) -> PyResult<()> {
     Ok(py.detach(|| layer::remove_tree(directory))?)
 }
@@ -233,7 +247,9 @@ mod proa_native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::{disk_usage, pack_layer, remove_tree, split_archive, unpack_layer, UnpackedLayer};
+    use super::{
+        disk_usage, inherit_directories, pack_layer, remove_tree, split_archive, unpack_layer, UnpackedLayer,
+    };
 
     #[pymodule_export]
     use super::{keeper_main, LogReader};

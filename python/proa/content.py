@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 import proa_native
 
 from proa.errors import NotFound, System
-from proa.schema.reference import Digest, digest_hex
+from proa.schema.reference import Digest, digest_hex, parse_digest
 
 SCHEMA: Final = (
     """
@@ -117,7 +117,7 @@ class Content:
         for digest in digests:
             target = self._ingest / f"unlink-{secrets.token_hex(8)}"
             with suppress(FileNotFoundError):
-                self.path(Digest(digest)).rename(target)
+                self.path(parse_digest(digest)).rename(target)
                 aside.append(target)
         return aside
 

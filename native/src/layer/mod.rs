@@ -29,7 +29,7 @@ pub use archive::{split_archive, Member, MemberKind};
 pub use limits::Limits;
 pub use pack::{pack_layer, PackCompression};
 pub use stream::Digests;
-pub use tree::{disk_usage, remove_tree};
+pub use tree::{disk_usage, inherit_directories, remove_tree};
 
 use crate::error::Result;
 
@@ -39,6 +39,9 @@ pub struct Layer {
     pub digests: Digests,
     /// Entries of the archive.
     pub entries: u64,
+    /// Directories that the archive has no entry for, by path, the root (empty) among them; see
+    /// [`inherit_directories`].
+    pub implied: Vec<Vec<u8>>,
 }
 
 /// Unpack a layer from `source`, read to its end, into the directory `target`. With `overlay` whiteouts take
@@ -52,10 +55,10 @@ pub fn unpack_layer(
     limits: &Limits,
 ) -> Result<Layer> {
     let root = tree::open_root(target)?;
-    let (entries, digests) = stream::run(source.as_fd(), copy, limits, |stream| {
+    let ((entries, implied), digests) = stream::run(source.as_fd(), copy, limits, |stream| {
         let mut unpacker = unpack::Unpacker::new(root, limits, overlay);
         unpacker.archive(stream)?;
-        Ok(unpacker.entries)
+        Ok((unpacker.entries, unpacker.implied()))
     })?;
-    Ok(Layer { digests, entries })
+    Ok(Layer { digests, entries, implied })
 }

@@ -46,7 +46,7 @@ pub fn pack_layer(
     };
     packer.tree()?;
     let entries = packer.entries;
-    Ok(Layer { digests: packer.output.finish()?, entries })
+    Ok(Layer { digests: packer.output.finish()?, entries, implied: Vec::new() })
 }
 
 struct Packer<'a> {

@@ -553,7 +553,7 @@ fn malformed_archives_say_what_is_wrong() {
     for (bytes, says) in [
         (checksum, "checksum"),
         (b"not a tar archive".to_vec(), "unexpected end"),
-        (vec![b'x'; 2048], "bad checksum"),
+        (vec![b'x'; 2048], "not a tar archive"),
         (good[..600].to_vec(), "unexpected end"),
         (good[..515].to_vec(), "unexpected end"),
         (Archive::default().raw(&size, b"").end(), "negative size"),
@@ -716,6 +716,31 @@ fn usage_counts_hardlinks_once() {
     fs::write(place.at("d/a"), "12345").expect("write");
     fs::hard_link(place.at("d/a"), place.at("b")).expect("link");
     assert_eq!(disk_usage(place.root.to_str().expect("utf-8")).expect("usage"), (5, 2));
+}
+
+#[test]
+fn implied_directories_look_as_they_do_below() {
+    let mut tmp = Archive::header(b"tmp/", b'5', 0, b"");
+    tmp[100..108].copy_from_slice(b"0001777\0");
+    let base = Place::new();
+    base.unpack(&Archive::default().raw(&tmp, b"").file("x", "").end()).expect("unpack");
+    let upper = Place::new();
+    let archive =
+        Archive::default().file("tmp/a", "").file("x/y", "").file("new/z", "").dir("own/").file("own/f", "");
+    let layer = upper.unpack(&archive.end()).expect("unpack");
+    let implied: [&[u8]; 4] = [b"", b"new", b"tmp", b"x"];
+    assert_eq!(layer.implied, implied);
+    let lower = [base.root.to_str().expect("utf-8").to_owned()];
+    inherit_directories(upper.root.to_str().expect("utf-8"), &lower, &layer.implied).expect("inherit");
+    let stat = fs::metadata(upper.at("tmp")).expect("stat");
+    assert_eq!((stat.permissions().mode() & 0o7777, stat.mtime()), (0o1777, 1));
+    for path in ["x", "new"] {
+        assert_eq!(
+            fs::metadata(upper.at(path)).expect("stat").permissions().mode() & 0o7777,
+            0o755,
+            "{path}"
+        );
+    }
 }
 
 #[test]

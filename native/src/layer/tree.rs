@@ -5,7 +5,9 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -111,6 +113,34 @@ pub(super) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     } else {
         [path, b"/", name].concat()
     }
+}
+
+/// Give directories of a layer the owner, mode and times that they have in the layers below (top first): overlayfs
+/// shows the uppermost layer's, and a layer that only puts a file into /tmp must not take its sticky bit. What no
+/// lower layer has as a directory stays as it is.
+pub fn inherit_directories(directory: &str, lower: &[String], paths: &[Vec<u8>]) -> Result<()> {
+    let root = open_root(directory)?;
+    let layers = lower.iter().map(|layer| open_root(layer)).collect::<Result<Vec<_>>>()?;
+    for path in paths {
+        let Some(stat) = layers.iter().find_map(|layer| stat_beneath(layer, path)) else { continue };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            continue;
+        }
+        let Ok(fd) = open_beneath(&root, path, OFlags::RDONLY | OFlags::DIRECTORY) else { continue };
+        let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+        rustix::fs::fchown(&fd, owner.0, owner.1).map_err(|errno| failed("chown", path, errno))?;
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        rustix::fs::fchmod(&fd, mode).map_err(|errno| failed("chmod", path, errno))?;
+        let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::futimens(&fd, &times).map_err(|errno| failed("set times of", path, errno))?;
+    }
+    Ok(())
+}
+
+fn stat_beneath(root: &OwnedFd, path: &[u8]) -> Option<Stat> {
+    let fd = open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
+    rustix::fs::fstat(&fd).ok()
 }
 
 /// Remove a directory tree. Missing: nothing to do. A mount inside is an error (EBUSY), never entered.

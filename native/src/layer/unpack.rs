@@ -9,7 +9,7 @@
 //! from what the kernel gave; parents stay open in a small cache; directories get their mode and times at
 //! the end, in one go, since files made in them would change them again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -46,6 +46,8 @@ pub struct Unpacker {
     parents: HashMap<Vec<u8>, Rc<OwnedFd>>,
     directories: BTreeMap<Vec<u8>, Finish>,
     directories_bytes: usize,
+    /// Directories that are there only because something in them is.
+    implied: BTreeSet<Vec<u8>>,
     /// Without `overlay`: what this layer made, which its opaque directories keep.
     made: HashSet<Vec<u8>>,
     pub entries: u64,
@@ -63,9 +65,16 @@ impl Unpacker {
             parents: HashMap::new(),
             directories: BTreeMap::new(),
             directories_bytes: 0,
+            implied: BTreeSet::from([Vec::new()]),
             made: HashSet::new(),
             entries: 0,
         }
+    }
+
+    /// Directories, the root among them, that the archive put things into without saying what they are:
+    /// their owner and mode are the lower layers' to say.
+    pub fn implied(self) -> Vec<Vec<u8>> {
+        self.implied.into_iter().collect()
     }
 
     /// Take a whole archive.
@@ -148,6 +157,8 @@ impl Unpacker {
                 .map_err(|errno| unresolvable(above, errno))?;
             match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
+                    self.remember(end)?;
+                    self.implied.insert(path[..end].to_vec());
                     if !self.overlay {
                         self.made.insert(path[..end].to_vec());
                     }
@@ -239,10 +250,8 @@ impl Unpacker {
                 self.directory_over(&dir, path)?;
             }
         }
-        self.directories_bytes += path.len() + size_of::<Finish>();
-        if self.directories_bytes > self.limits.directories {
-            return Err(malformed("the directories' names are too long to keep"));
-        }
+        self.remember(path.len())?;
+        self.implied.remove(path);
         let finish = Finish { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime };
         self.directories.insert(path.to_vec(), finish);
         if kept_xattrs(entry).next().is_some() {
@@ -251,6 +260,15 @@ impl Unpacker {
                 let set = rustix::fs::fsetxattr(&fd, name, value, XattrFlags::empty());
                 tolerate(set).map_err(|errno| failed("set xattr of", path, errno))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Account for a path that is kept until the end.
+    fn remember(&mut self, length: usize) -> Result<()> {
+        self.directories_bytes += length + size_of::<Finish>();
+        if self.directories_bytes > self.limits.directories {
+            return Err(malformed("the directories' names are too long to keep"));
         }
         Ok(())
     }

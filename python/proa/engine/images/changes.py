@@ -71,9 +71,8 @@ def _words(text: str) -> list[str]:
 
 def _pairs(keyword: str, text: str) -> list[tuple[str, str]]:
     """`K=V K2="V 2"`, or the old form `K the rest`."""
-    first = text.split(None, 1)[0]
-    if "=" not in first:
-        key, _, value = text.partition(" ")
+    key, _, value = text.partition(" ")
+    if "=" not in key and not text.startswith(('"', "'")):
         if not value.strip():
             raise InvalidParameter(f"{keyword} must have two arguments")
         return [(key, value.strip())]

@@ -88,6 +88,8 @@ class Unpacked(Struct, frozen=True, kw_only=True):
     draft: Path
     size: int
     inodes: int
+    implied: tuple[bytes, ...]
+    """Directories whose owner and mode are the lower layers' to say."""
 
 
 def unpack(blob: Path, draft: Path) -> Unpacked:
@@ -113,7 +115,16 @@ def unpack_from(source: int, blob: Path, draft: Path, *, copy_fd: int = -1) -> U
         draft=draft,
         size=size,
         inodes=inodes,
+        implied=tuple(layer.implied),
     )
+
+
+def inherit(draft: Path, lower: Sequence[str], implied: Sequence[bytes]) -> None:
+    """Give a draft's implied directories what the layers below (top first) say of them; blocks."""
+    try:
+        proa_native.inherit_directories(str(draft), lower, implied)
+    except OSError as exc:
+        raise System(exc.strerror or str(exc)) from exc
 
 
 class Intake:
@@ -192,10 +203,18 @@ class Intake:
         Returns the record and (name, id that lost it) for names that moved. All or nothing.
         """
         content = []
+        lower: list[str] = []
         for layer, chain_id in zip(layers, chain_ids(layer.diff_id for layer in layers), strict=True):
             content.append(Layer(layer.digest, layer.diff_id, chain_id))
-            if isinstance(layer, Unpacked) and self._is_new(layer):
-                await self.run(self.store.content.place, layer.blob, layer.digest)
+            there = self.store.snapshots.find(chain_id)
+            if isinstance(layer, Unpacked):
+                if there is None and lower:
+                    await self.run(inherit, layer.draft, lower[::-1], layer.implied)
+                if self._is_new(layer):
+                    await self.run(self.store.content.place, layer.blob, layer.digest)
+                lower.append(str(layer.draft))
+            else:
+                lower.append(self.store.snapshots.lower(chain_id)[0])
         with self.store.database.transaction():
             parent = ""
             for layer, known in zip(layers, content, strict=True):

@@ -80,15 +80,15 @@ class Remover:
         self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
         return ImagesPruneReport(images_deleted=items or None, space_reclaimed=reclaimed)
 
-    async def collect(self) -> list[ImageDeleteResponseItem]:
-        """Drop what nothing needs any more; the trees go in the executor."""
+    async def collect(self) -> list[str]:
+        """Drop what nothing needs any more, the trees in the executor; returns the chain ids, top first."""
         chains, drafts, files = self._store.collect()
         loop = asyncio.get_running_loop()
         if files:
             await loop.run_in_executor(self._executor, unlink_all, files)
         for draft in drafts:
             await self._store.snapshots.discard(draft)
-        return [ImageDeleteResponseItem(deleted=chain_id) for chain_id in chains]
+        return chains
 
     def _named(self, ref: str) -> Reference:
         reference = parse_reference(ref)
@@ -107,7 +107,9 @@ class Remover:
     async def _delete(self, record: ImageRecord) -> list[ImageDeleteResponseItem]:
         self._store.delete(record.id)
         self._events.emit("image", "delete", record.id, {"name": record.id})
-        return [ImageDeleteResponseItem(deleted=record.id), *await self.collect()]
+        own = {layer.chain_id for layer in record.content}
+        gone = [chain_id for chain_id in await self.collect() if chain_id in own]
+        return [ImageDeleteResponseItem(deleted=id_) for id_ in (record.id, *gone)]
 
     def _refuse_last_name(self, record: ImageRecord, ref: str) -> None:
         for container, _ in self._containers.using_image(record.id):

@@ -218,11 +218,6 @@ class ImageStore:
         rows = self.database.query("SELECT max(tagged_ns) FROM image_names WHERE image = ?", (image_id,))
         return rows[0][0] or 0
 
-    def last_user(self, image_id: str) -> Sequence[str]:
-        """Containers that hold the image's layers."""
-        rows = self.database.query("SELECT container FROM image_users WHERE image = ?", (image_id,))
-        return [container for (container,) in rows]
-
     # ---- writes ---------------------------------------------------------------------------------
 
     def add(self, config_blob: bytes, file: ImageFile, content: Sequence[Layer]) -> ImageRecord:
@@ -269,17 +264,21 @@ class ImageStore:
         self._names = {name: image for name, image in self._names.items() if image != image_id}
 
     def hold(self, image_id: str, container_id: str) -> None:
-        """A container stands on the image's layers until `release`. Idempotent."""
+        """A container stands on the image's layers until `release`. Idempotent. Raises NotFound."""
         record = self._images.get(image_id)
-        if record is not None:
-            self.database.execute(
-                "INSERT OR REPLACE INTO image_users VALUES (?, ?, ?)",
-                (container_id, image_id, record.chain_id),
-            )
+        if record is None:
+            raise NotFound(f"No such image: {image_id}")
+        self.database.execute(
+            "INSERT OR REPLACE INTO image_users VALUES (?, ?, ?)", (container_id, image_id, record.chain_id)
+        )
 
-    def release(self, container_id: str) -> None:
-        """The container is gone. Unknown: nothing to do."""
+    def release(self, container_id: str) -> bool:
+        """The container is gone; true where its image is gone, too, so that layers may be left behind."""
+        rows = self.database.query("SELECT image FROM image_users WHERE container = ?", (container_id,))
+        if not rows:
+            return False
         self.database.execute("DELETE FROM image_users WHERE container = ?", (container_id,))
+        return rows[0][0] not in self._images
 
     # ---- collection -----------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 Composes the store with loading, saving, importing and removal; holds no state of its own.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -55,6 +57,7 @@ class Images:
         self._loader = Loader(self._store, events, executor)
         self._importer = Importer(self._store, events, executor)
         self._saver = Saver(self._store, executor)
+        self._collecting: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
         """Remove what a crash left of loads and deletions. Before the first request."""
@@ -74,13 +77,27 @@ class Images:
             return install_hello(self._store)
         return record or self._store.resolve(ref)
 
-    def used_by(self, image_id: str, container_id: str) -> None:
-        """A container of the image exists: it holds the image's layers until `released`. Idempotent."""
+    def by_id(self, image_id: str) -> ImageRecord | None:
+        """By full id."""
+        return self._store.by_id(image_id)
+
+    def count(self) -> int:
+        """How many images there are."""
+        return len(self._store.all())
+
+    def hold(self, image_id: str, container_id: str) -> None:
+        """A container stands on the image's layers until `release`. Idempotent. Raises NotFound."""
         self._store.hold(image_id, container_id)
 
-    def released(self, container_id: str) -> None:
-        """The container is gone. Unknown ones are no error."""
-        self._store.release(container_id)
+    def release(self, container_id: str) -> None:
+        """The container is gone. Unknown: nothing to do.
+
+        The last container of a deleted image takes the image's layers with it.
+        """
+        if self._store.release(container_id):
+            task = asyncio.ensure_future(self._remover.collect())
+            self._collecting.add(task)
+            task.add_done_callback(self._collecting.discard)
 
     def count(self) -> int:
         """How many there are."""

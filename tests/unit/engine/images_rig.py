@@ -1,0 +1,76 @@
+"""Images over a real database and real directories, with fakes for events and containers."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from proa import content, snapshots
+from proa.engine import images
+from proa.engine.images import Images
+from proa.metadata import Metadata
+
+
+class FakeEvents:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def emit(self, type_: str, action: str, actor_id: str, attributes: dict[str, str]) -> None:
+        assert type_ == "image"
+        self.told.append((action, attributes.get("name", "")))
+
+
+class FakeContainers:
+    def __init__(self) -> None:
+        self.users: list[tuple[str, bool]] = []
+
+    def using_image(self, image_id: str) -> Sequence[tuple[str, bool]]:
+        return self.users
+
+
+class Rig:
+    """One store in a directory; `again()` is the next daemon on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        schemas = {"content": content.SCHEMA, "snapshots": snapshots.SCHEMA, "images": images.SCHEMA}
+        self.database = Metadata(root / "db", schemas)
+        self.events = FakeEvents()
+        self.containers = FakeContainers()
+        self.content = content.Content(root / "content", self.database)
+        self.snapshots = snapshots.Snapshots(root / "snapshots", self.database)
+        self.images = Images(
+            database=self.database,
+            content=self.content,
+            snapshots=self.snapshots,
+            events=self.events,
+            containers=self.containers,
+        )
+
+    async def again(self) -> "Rig":
+        await self.database.close()
+        rig = Rig(self.root)
+        await rig.images.start()
+        return rig
+
+    def files(self) -> set[str]:
+        """What is on disk besides the database: blobs, snapshots' directories, leftovers."""
+        found = {f"blobs/{path.name}" for path in (self.root / "content/blobs/sha256").iterdir()}
+        found |= {f"ingest/{path.name}" for path in (self.root / "content/ingest").iterdir()}
+        return found | {f"snapshots/{path.name}" for path in (self.root / "snapshots").iterdir()}
+
+    async def load(self, body: AsyncIterator[bytes], *, quiet: bool = True) -> list[Any]:
+        return await lines(self.images.load(body, quiet=quiet))
+
+    async def save(self, *refs: str) -> bytes:
+        return b"".join([chunk async for chunk in await self.images.save(refs)])
+
+    async def names(self, **filters: list[str]) -> list[str]:
+        listed = await self.images.list(all=False, filters=filters, digests=False, shared_size=False)
+        return sorted(name for image in listed for name in image.repo_tags or ["<none>"])
+
+
+async def lines(stream: AsyncIterator[bytes]) -> list[Any]:
+    """A JSON stream, decoded; text of `stream` and `status` alone."""
+    found = [json.loads(line) async for line in stream]
+    return [line.get("stream", line.get("status", line)) for line in found]

@@ -1,0 +1,242 @@
+"""load, save and import: every form of archive, round trips, and nothing left behind by a bad one."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from image_archives import chunks, config, digest, docker_archive, oci_archive, tar
+from images_rig import Rig, lines
+
+from proa.errors import InvalidParameter, NotFound
+
+BASE = tar({"bin": None, "bin/true": b"#!base"})
+TOP = tar({"etc/os": b"top"})
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+async def test_a_docker_archive_becomes_an_image(rig: Rig) -> None:
+    told = await rig.load(chunks(docker_archive([BASE, TOP], ["busybox:1", "busybox"])), quiet=False)
+    assert told[:2] == ["Loading layer"] * 2
+    assert told[2:] == ["Loaded image: busybox:1\n", "Loaded image: busybox:latest\n"]
+    image = rig.images.resolve("busybox")
+    assert image.id == digest(config([BASE, TOP]))
+    assert image.config.cmd == ["/bin/true"]
+    top, base = (Path(directory) for directory in image.layers)
+    assert (top / "etc/os").read_bytes() == b"top"
+    assert (base / "bin/true").read_bytes() == b"#!base"
+    assert image.size == len(b"#!base") + len(b"top")
+    assert ("load", image.id) in rig.events.told
+    assert not any(name.startswith("ingest/") for name in rig.files())
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+async def test_the_outer_archive_may_be_compressed(rig: Rig, compress: "type[bytes]") -> None:
+    await rig.load(chunks(compress(docker_archive([BASE], ["a:1"]))))
+    assert await rig.names() == ["a:1"]
+
+
+async def test_without_names_the_id_is_told(rig: Rig) -> None:
+    told = await rig.load(chunks(docker_archive([BASE])))
+    assert told == [f"Loaded image ID: {digest(config([BASE]))}\n"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_an_oci_layout_becomes_an_image(rig: Rig, nested: bool) -> None:
+    archive = oci_archive([BASE, TOP], "docker.io/library/app:2", nested=nested)
+    assert await rig.load(chunks(archive)) == ["Loaded image: app:2\n"]
+    image = rig.images.resolve("app:2")
+    assert [layer.diff_id for layer in image.content] == [digest(BASE), digest(TOP)]
+    assert [layer.digest for layer in image.content] == [
+        digest(gzip.compress(layer, mtime=0)) for layer in (BASE, TOP)
+    ]
+
+
+async def test_layers_behind_links_are_found(rig: Rig) -> None:
+    blob = config([BASE, BASE])
+    manifest = [{"Config": "c.json", "RepoTags": ["twice:1"], "Layers": ["a/layer.tar", "b/layer.tar"]}]
+    archive = tar(
+        {
+            "a/layer.tar": BASE,
+            "b/layer.tar": "../a/layer.tar",
+            "c.json": blob,
+            "manifest.json": json.dumps(manifest).encode(),
+        }
+    )
+    await rig.load(chunks(archive))
+    upper, lower = rig.images.resolve("twice:1").layers
+    assert upper != lower
+    assert (Path(upper) / "bin/true").read_bytes() == b"#!base"
+
+
+async def test_what_is_saved_loads_as_the_same_image(rig: Rig, tmp_path: Path) -> None:
+    await rig.load(chunks(docker_archive([BASE, TOP], ["one:1", "one:2"])))
+    await rig.load(chunks(oci_archive([BASE], "docker.io/library/two:latest")))
+    saved = await rig.save("one", "two:latest")
+    assert saved == await rig.save("one", "two:latest")
+    (tmp_path / "other").mkdir()
+    other = Rig(tmp_path / "other")
+    told = await other.load(chunks(saved, 4096))
+    assert sorted(told) == [f"Loaded image: {name}\n" for name in ("one:1", "one:2", "two:latest")]
+    for name in ("one:1", "two"):
+        assert other.images.resolve(name).content == rig.images.resolve(name).content
+        assert other.images.resolve(name).id == rig.images.resolve(name).id
+    assert await other.save("one", "two:latest") == saved
+
+
+async def test_the_saved_archive_has_both_views(rig: Rig) -> None:
+    await rig.load(chunks(oci_archive([BASE], "docker.io/library/app:1")))
+    with tarfile.open(fileobj=io.BytesIO(await rig.save("app:1"))) as archive:
+
+        def read(name: str) -> bytes:
+            member = archive.extractfile(name)
+            assert member is not None
+            return member.read()
+
+        (docker,) = json.loads(read("manifest.json"))
+        (descriptor,) = json.loads(read("index.json"))["manifests"]
+        manifest = json.loads(read(f"blobs/sha256/{descriptor['digest'][7:]}"))
+        assert docker["RepoTags"] == ["app:1"]
+        assert docker["Layers"] == [f"blobs/sha256/{layer['digest'][7:]}" for layer in manifest["layers"]]
+        assert manifest["layers"][0]["mediaType"].endswith("tar+gzip")
+        assert descriptor["annotations"]["io.containerd.image.name"] == "docker.io/library/app:1"
+        for name in archive.getnames():
+            if name.startswith("blobs/sha256/"):
+                assert digest(read(name)) == f"sha256:{name[13:]}"
+
+
+async def test_saving_by_id_saves_no_name(rig: Rig, tmp_path: Path) -> None:
+    await rig.load(chunks(docker_archive([BASE], ["a:1"])))
+    saved = await rig.save(rig.images.resolve("a:1").id[7:19])
+    assert (await rig.load(chunks(saved)))[0].startswith("Loaded image ID")
+    with pytest.raises(NotFound, match="No such image: missing:latest"):
+        await rig.images.save(["missing"])
+
+
+async def test_a_known_layer_is_not_unpacked_again(rig: Rig) -> None:
+    await rig.load(chunks(docker_archive([BASE, TOP], ["a:1"])))
+    before = rig.files()
+    told = await rig.load(chunks(await rig.save("a:1")), quiet=False)
+    assert told == ["Loaded image: a:1\n"]
+    assert rig.files() == before
+
+
+async def test_a_name_moves_and_the_old_image_stays(rig: Rig) -> None:
+    await rig.load(chunks(docker_archive([BASE], ["a:1"])))
+    old = rig.images.resolve("a:1").id
+    told = await rig.load(chunks(docker_archive([TOP], ["a:1"])))
+    assert told[0].startswith(f"The image a:1 already exists, renaming the old one with ID {old}")
+    assert await rig.names(dangling=["true"]) == ["<none>"]
+
+
+async def test_images_are_there_for_the_next_daemon(rig: Rig) -> None:
+    await rig.load(chunks(docker_archive([BASE, TOP], ["a:1"])))
+    before = rig.images.resolve("a:1")
+    (rig.root / "content/ingest/left").mkdir()
+    (rig.root / "content/blobs/sha256" / ("0" * 64)).touch()
+    (rig.root / "snapshots/l00000000/fs").mkdir(parents=True)
+    files = rig.files() - {"ingest/left", f"blobs/{'0' * 64}", "snapshots/l00000000"}
+    after = await rig.again()
+    assert after.images.resolve("a:1") == before
+    assert after.files() == files
+
+
+def _oci_with_wrong_layer() -> bytes:
+    archive = oci_archive([BASE], "docker.io/library/a:1")
+    members: dict[str, bytes | str | None] = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as source:
+        for member in source:
+            file = source.extractfile(member)
+            members[member.name] = file.read() if file else None
+    members[f"blobs/sha256/{digest(gzip.compress(BASE, mtime=0))[7:]}"] = gzip.compress(TOP, mtime=0)
+    return tar(members)
+
+
+@pytest.mark.parametrize(
+    ("archive", "text"),
+    [
+        (b"", "does not contain a manifest.json"),
+        (b"garbage" * 400, "not a tar archive"),
+        (docker_archive([BASE], ["a:1"])[:3000], "unexpected end"),
+        (gzip.compress(docker_archive([BASE], ["a:1"]))[:-20], "gzip"),
+        (lzma.compress(docker_archive([BASE], ["a:1"]))[:-20], "unexpected end of the compressed"),
+        (tar({"manifest.json": b"[]x"}), "manifest.json"),
+        (tar({"manifest.json": b'[{"Config": "../x"}]'}), "config ../x is missing"),
+        (docker_archive([BASE], ["UPPER:1"]), "must be lowercase"),
+        (docker_archive([BASE], ["a:1"], blob=b"{}"), "layers length mismatch"),
+        (docker_archive([BASE], ["a:1"], blob=config([TOP])), "invalid diffID for layer 0"),
+        (docker_archive([BASE], ["a:1"], os="windows"), "windows"),
+        (docker_archive([b"not a layer"], ["a:1"]), "not a tar|unexpected end"),
+        (docker_archive([tar({"../escape": b"x"})], ["a:1"]), "outside of the root"),
+        (_oci_with_wrong_layer(), "invalid diffID"),
+        (tar({"index.json": b'{"manifests": [{"digest": "sha256:../../x"}]}'}), "invalid digest"),
+    ],
+)
+async def test_a_bad_archive_says_so_and_leaves_nothing(rig: Rig, archive: bytes, text: str) -> None:
+    with pytest.raises(InvalidParameter, match=text):
+        await rig.load(chunks(archive))
+    assert rig.files() == set()
+    assert await rig.names() == []
+
+
+async def test_a_client_that_goes_away_leaves_nothing(rig: Rig) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield docker_archive([BASE], ["a:1"])[:4000]
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await rig.load(body())
+    assert rig.files() == set()
+
+
+# ---- import -------------------------------------------------------------------------------------
+
+
+async def import_(rig: Rig, data: bytes, *changes: str, repo: str = "made", tag: str = "") -> str:
+    told = await lines(
+        rig.images.import_(chunks(data), repo=repo, tag=tag, message="by hand", changes=changes, platform="")
+    )
+    return str(told[-1])
+
+
+async def test_any_tar_becomes_an_image(rig: Rig) -> None:
+    image_id = await import_(rig, gzip.compress(BASE, mtime=0), 'CMD ["sh"]', "ENV A=1 B='2 3'", tag="1")
+    image = rig.images.resolve("made:1")
+    assert image.id == image_id
+    assert image.config.cmd == ["sh"]
+    assert image.config.env == ["A=1", "B=2 3"]
+    assert (Path(image.layers[0]) / "bin/true").exists()
+    (step,) = await rig.images.history("made:1")
+    assert step.comment == "by hand"
+    assert rig.content.path(image.content[0].digest).read_bytes() == gzip.compress(BASE, mtime=0)
+
+
+async def test_an_import_without_a_name_has_none(rig: Rig) -> None:
+    image_id = await import_(rig, BASE, repo="")
+    assert rig.images.resolve(image_id).id == image_id
+    assert await rig.names() == ["<none>"]
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "repo", "text"),
+    [
+        (b"x" * 2000, (), "a", "not a tar archive"),
+        (BASE, ("FROM x",), "a", "from is not a valid change command"),
+        (BASE, (), "A", "must be lowercase"),
+    ],
+)
+async def test_a_bad_import_leaves_nothing(
+    rig: Rig, data: bytes, changes: tuple[str, ...], repo: str, text: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=text):
+        await import_(rig, data, *changes, repo=repo)
+    assert rig.files() == set()

@@ -1,0 +1,82 @@
+"""Blobs: complete and known, or gone."""
+
+from pathlib import Path
+
+import pytest
+
+from proa.content import SCHEMA, Content, digest_of, unlink_all
+from proa.errors import InvalidParameter, NotFound, System
+from proa.metadata import Metadata
+from proa.schema.reference import parse_digest
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Content:
+    return Content(tmp_path / "content", Metadata(tmp_path / "db", {"content": SCHEMA}))
+
+
+def put(content: Content, data: bytes) -> str:
+    digest = digest_of(data)
+    with content.scratch() as scratch:
+        (scratch / "x").write_bytes(data)
+        content.place(scratch / "x", digest)
+    content.record(digest, len(data), digest)
+    return digest
+
+
+def test_a_blob_is_found_by_its_digest(content: Content) -> None:
+    digest = parse_digest(put(content, b"data"))
+    assert content.path(digest).read_bytes() == b"data"
+    assert content.find(digest) == (4, digest)
+    assert content.size(digest) == 4
+    with pytest.raises(NotFound):
+        content.size(digest_of(b"other"))
+
+
+def test_directories_are_private(content: Content, tmp_path: Path) -> None:
+    for directory in ("content", "content/blobs/sha256", "content/ingest"):
+        assert (tmp_path / directory).stat().st_mode & 0o777 == 0o700
+
+
+def test_scratch_goes_even_when_the_ingest_fails(content: Content, tmp_path: Path) -> None:
+    def ingest() -> None:
+        with content.scratch() as scratch:
+            (scratch / "half").write_bytes(b"x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        ingest()
+    assert list((tmp_path / "content/ingest").iterdir()) == []
+
+
+def test_a_forgotten_blob_makes_room_at_once(content: Content) -> None:
+    digest = parse_digest(put(content, b"data"))
+    content.forget([digest])
+    assert content.find(digest) is None
+    aside = content.discard([digest])
+    assert not content.path(digest).exists()
+    put(content, b"data")
+    unlink_all(aside)
+    unlink_all(aside)
+    assert content.path(digest).read_bytes() == b"data"
+
+
+def test_the_sweep_removes_what_is_not_known(content: Content, tmp_path: Path) -> None:
+    digest = parse_digest(put(content, b"kept"))
+    (tmp_path / "content/blobs/sha256/half").write_bytes(b"x")
+    (tmp_path / "content/ingest/dead").mkdir()
+    (tmp_path / "content/ingest/dead/0").touch()
+    content.sweep()
+    assert [path.name for path in (tmp_path / "content/blobs/sha256").iterdir()] == [digest[7:]]
+    assert list((tmp_path / "content/ingest").iterdir()) == []
+
+
+def test_a_failed_call_says_which_blob(content: Content, tmp_path: Path) -> None:
+    digest = digest_of(b"x")
+    with pytest.raises(System, match=f"content {digest}: No such file"):
+        content.place(tmp_path / "missing", digest)
+
+
+def test_no_path_leaves_the_store(content: Content) -> None:
+    with pytest.raises(InvalidParameter):
+        content.discard(["sha256:../../x"])

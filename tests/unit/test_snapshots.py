@@ -1,0 +1,95 @@
+"""Snapshots: committed ones by chain id, active ones by key."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proa.errors import NotFound
+from proa.metadata import Metadata
+from proa.snapshots import SCHEMA, Snapshots
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "snapshots"
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path, root: Path) -> Snapshots:
+    return Snapshots(root, Metadata(tmp_path / "db", {"snapshots": SCHEMA}))
+
+
+def commit(snapshots: Snapshots, chain_id: str, parent: str = "") -> str:
+    draft = snapshots.draft()
+    (draft / chain_id).touch()
+    assert snapshots.record(draft, chain_id, parent, size=1, inodes=1)
+    return str(draft)
+
+
+def test_a_stack_is_listed_top_first(snapshots: Snapshots) -> None:
+    base = commit(snapshots, "a")
+    middle = commit(snapshots, "b", "a")
+    top = commit(snapshots, "c", "b")
+    assert snapshots.lower("c") == (top, middle, base)
+    assert snapshots.lower("") == ()
+    with pytest.raises(NotFound):
+        snapshots.lower("missing")
+
+
+def test_a_chain_id_is_committed_once(snapshots: Snapshots) -> None:
+    first = commit(snapshots, "a")
+    late = snapshots.draft()
+    assert not snapshots.record(late, "a", "", size=1, inodes=1)
+    assert snapshots.lower("a") == (first,)
+    assert not snapshots.is_committed(late)
+
+
+async def test_what_is_forgotten_can_be_discarded(snapshots: Snapshots, root: Path) -> None:
+    commit(snapshots, "a")
+    (draft,) = snapshots.forget(["a", "unknown"])
+    assert snapshots.find("a") is None
+    await snapshots.discard(draft)
+    assert list(root.iterdir()) == []
+
+
+def test_an_active_snapshot_is_made_over_its_layers(snapshots: Snapshots, root: Path) -> None:
+    lower = commit(snapshots, "a")
+    os.chmod(lower, 0o1777)
+    overlay = snapshots.prepare("key", [lower], volatile=True)
+    assert overlay.lower == (lower,)
+    assert overlay.volatile
+    assert (overlay.upper, overlay.work) == (str(root / "key/fs"), str(root / "key/work"))
+    assert os.path.isdir(overlay.work)
+    assert os.stat(overlay.upper).st_mode & 0o7777 == 0o1777
+    Path(overlay.upper, "kept").touch()
+    assert snapshots.prepare("key", [lower], volatile=True) == overlay
+    assert Path(overlay.upper, "kept").exists()
+
+
+def test_without_layers_there_is_an_empty_one(snapshots: Snapshots) -> None:
+    (lower,) = snapshots.prepare("key", []).lower
+    assert os.listdir(lower) == []
+
+
+async def test_removal_and_usage(snapshots: Snapshots, root: Path) -> None:
+    upper = Path(snapshots.prepare("key", []).upper)
+    (upper / "file").write_bytes(b"12345")
+    os.link(upper / "file", upper / "again")
+    assert await snapshots.usage("key") == 5
+    await snapshots.remove("key")
+    await snapshots.remove("key")
+    assert await snapshots.usage("key") == 0
+    assert not (root / "key").exists()
+
+
+async def test_sweeps_keep_what_is_known(snapshots: Snapshots, root: Path) -> None:
+    lower = commit(snapshots, "a")
+    snapshots.draft()
+    for key in ("kept", "dead"):
+        snapshots.prepare(key, [lower])
+    (root / "removed-1/fs/x").mkdir(parents=True)
+    snapshots.prepare("scratch", [])
+    await snapshots.sweep(["kept", "scratch"])
+    await snapshots.sweep_committed()
+    assert {path.name for path in root.iterdir()} == {"kept", "scratch", "empty", Path(lower).parent.name}
