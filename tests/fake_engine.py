@@ -5,6 +5,7 @@ exec echo their input as stdout frames and say `eof` on stderr when the input is
 """
 
 import asyncio
+import contextlib
 import itertools
 import socket
 from asyncio import Future
@@ -257,7 +258,7 @@ def serve_echo(detached: tuple[int, bytes], head: bytes, tty: bool) -> None:
 
 
 async def _echo(fd: int, initial: bytes, head: bytes, tty: bool) -> None:
-    with socket.socket(fileno=fd) as peer:
+    with socket.socket(fileno=fd) as peer, contextlib.suppress(ConnectionError):
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(peer, head)
         data = initial or await loop.sock_recv(peer, 65536)

@@ -20,6 +20,7 @@ from proa.api.responses import (
 )
 from proa.api.routes import Route
 from proa.api.streams import json_lines, when_done
+from proa.api.websocket import WebSocketHijack
 from proa.errors import Conflict, InvalidParameter, NotFound
 from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
 from proa.schema.stream import AttachOptions, LogsOptions
@@ -160,8 +161,19 @@ def _tail(value: str) -> int:
 
 async def attach(engine: Engine, request: Request) -> Response:
     """POST /containers/{id}/attach."""
+    await engine.containers.attach(request.name, _attach_options(request), Hijack(request))
+    return EMPTY
+
+
+async def attach_websocket(engine: Engine, request: Request) -> Response:
+    """GET /containers/{id}/attach/ws."""
+    await engine.containers.attach(request.name, _attach_options(request), WebSocketHijack(request))
+    return EMPTY
+
+
+def _attach_options(request: Request) -> AttachOptions:
     query = Query(request.query)
-    options = AttachOptions(
+    return AttachOptions(
         stdin=query.flag("stdin"),
         stdout=query.flag("stdout"),
         stderr=query.flag("stderr"),
@@ -169,8 +181,6 @@ async def attach(engine: Engine, request: Request) -> Response:
         stream=query.flag("stream"),
         detach_keys=query.text("detachKeys"),
     )
-    await engine.containers.attach(request.name, options, Hijack(request))
-    return EMPTY
 
 
 async def resize(engine: Engine, request: Request) -> Response:
@@ -221,6 +231,7 @@ ROUTES = (
     Route("DELETE", "/containers/{name}", remove),
     Route("GET", "/containers/{name}/logs", logs),
     Route("POST", "/containers/{name}/attach", attach, hijacks=True),
+    Route("GET", "/containers/{name}/attach/ws", attach_websocket, hijacks=True),
     Route("POST", "/containers/{name}/resize", resize),
     Route("GET", "/containers/{name}/top", top),
     Route("GET", "/containers/{name}/stats", stats),

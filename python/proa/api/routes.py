@@ -1,6 +1,7 @@
 """From method and path to a handler: a table compiled once.
 
-A path is a fixed one, or `/first/{name}`, or `/first/{name}/last`; the name may hold slashes (image names).
+A path is a fixed one, or `/first/{name}`, or `/first/{name}/last` with one or two segments in `last`; the
+name may hold slashes (image names).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -41,7 +42,7 @@ class Router:
             if len(segments) == 2:
                 self._named[route.method, segments[0]] = route
             else:
-                self._ending[route.method, segments[0], segments[2]] = route
+                self._ending[route.method, segments[0], "/".join(segments[2:])] = route
         else:
             self._exact[route.method, route.path] = route
 
@@ -62,6 +63,9 @@ class Router:
         first, _, rest = path[1:].partition("/")
         name, _, last = rest.rpartition("/")
         route = self._ending.get((method, first, last)) if name else None
+        if route is None and name:
+            name, _, before = name.rpartition("/")
+            route = self._ending.get((method, first, f"{before}/{last}")) if name else None
         if route is None:
             name = rest
             route = self._named.get((method, first)) if name else None

@@ -122,7 +122,6 @@ NOT_YET = (
     ("PUT", "/containers/{name}/archive"),
     ("GET", "/containers/{name}/changes"),
     ("GET", "/containers/{name}/export"),
-    ("GET", "/containers/{name}/ws"),
     ("GET", "/distribution/{name}/json"),
     ("GET", "/images/search"),
     ("POST", "/images/{name}/push"),
