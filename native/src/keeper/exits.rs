@@ -48,14 +48,8 @@ impl Keeper {
             self.timers.remove(deadline_ns, Due::Timeout(number));
         }
         let kills = confinement.group.as_ref().map_or(0, crate::cgroup::Group::oom_kills);
-        if kills > oom_kills {
-            let id = record.key.id.clone();
-            self.tell(&Reply::Oom { id });
-        }
         kill_rest(&confinement);
-        self.clean_later(confinement);
         let drain_until_ns = monotonic_ns() + DRAIN_NS;
-        let Some(record) = self.table.get_mut(number) else { return };
         record.phase = Phase::Draining(Box::new(Ended {
             pid: handle.pid as u32,
             started_at_ns,
@@ -67,6 +61,11 @@ impl Keeper {
         }));
         record.stdio.drain(realtime_ns(), &mut self.scratch);
         self.timers.add(drain_until_ns, Due::Drain(number));
+        if kills > oom_kills {
+            let id = record.key.id.clone();
+            self.tell(&Reply::Oom { id });
+        }
+        self.clean_later(confinement);
         self.after_output(number);
     }
 
@@ -201,7 +200,7 @@ impl Keeper {
         match &self.ending {
             Ending::No | Ending::Now => {}
             Ending::HandOver(..) => {
-                if self.table.numbers(|phase| matches!(phase, Phase::Starting(_))).is_empty() {
+                if self.starting == 0 {
                     self.hand_over_now();
                 }
             }

@@ -150,6 +150,7 @@ impl Keeper {
         let mut sync = self.poll.registration(Source::Process(number, Part::Sync));
         sync.want(spawning.as_fd(), Some(Flags::IN));
         let Some(record) = self.table.get_mut(number) else { return Ok(()) };
+        self.starting += 1;
         record.stdio.set_log(log);
         record.phase = Phase::Starting(Box::new(Starting {
             asked,
@@ -180,6 +181,7 @@ impl Keeper {
         let started_at_ns = realtime_ns();
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Starting(starting) = std::mem::replace(&mut record.phase, Phase::Waiting) else { return };
+        self.starting -= 1;
         let Starting {
             asked,
             spawning,
@@ -231,6 +233,7 @@ impl Keeper {
     fn start_failed(&mut self, number: u32, error: Failure) {
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Starting(starting) = std::mem::replace(&mut record.phase, Phase::Waiting) else { return };
+        self.starting -= 1;
         let Starting { asked, spawning, mut sync, confinement, .. } = *starting;
         sync.want(&spawning, None);
         self.clean_later(confinement);
@@ -242,6 +245,7 @@ impl Keeper {
     pub(super) fn abandon(&mut self, number: u32) {
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Starting(starting) = std::mem::replace(&mut record.phase, Phase::Waiting) else { return };
+        self.starting -= 1;
         let Starting { spawning, mut sync, confinement, .. } = *starting;
         sync.want(&spawning, None);
         spawning.abandon();

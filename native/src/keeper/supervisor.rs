@@ -22,6 +22,9 @@ use crate::process::Host;
 /// Rounds with ready fds before a deferred piece of work gets its turn all the same.
 const BUSY_ROUNDS: u32 = 8;
 
+/// How long deferred work waits for a child on its way to execve.
+const START_NS: u64 = 5_000_000;
+
 /// Work that nobody waits for.
 #[derive(Debug)]
 pub enum Deferred {
@@ -74,6 +77,8 @@ pub struct Keeper {
     pub(super) null: OwnedFd,
     pub(super) scratch: Scratch,
     packet: Vec<u8>,
+    /// Children between clone and execve.
+    pub(super) starting: usize,
     pub(super) ending: Ending,
 }
 
@@ -103,6 +108,7 @@ impl Keeper {
             scratch: Scratch::new(),
             // Zeroed by the kernel: only what a packet has filled takes memory.
             packet: vec![0; PACKET_LIMIT],
+            starting: 0,
             ending: Ending::No,
         })
     }
@@ -112,8 +118,7 @@ impl Keeper {
         let mut events = Vec::new();
         let mut busy = 0;
         while !matches!(self.ending, Ending::Now) {
-            let idle = if self.deferred.is_empty() { self.timers.next_in(monotonic_ns()) } else { Some(0) };
-            self.poll.wait(idle, &mut events);
+            self.poll.wait(self.patience(), &mut events);
             busy += 1;
             if events.is_empty() || busy >= BUSY_ROUNDS {
                 self.run_deferred();
@@ -125,6 +130,18 @@ impl Keeper {
             self.run_timers();
             self.try_to_end();
         }
+    }
+
+    /// How long to wait for a ready fd: until a timer or, with work deferred, not at all; a child on its way to
+    /// execve is given a moment first.
+    fn patience(&self) -> Option<u64> {
+        let timer = self.timers.next_in(monotonic_ns());
+        let deferred = match (self.deferred.is_empty(), self.starting) {
+            (true, _) => return timer,
+            (false, 0) => 0,
+            (false, _) => START_NS,
+        };
+        Some(timer.map_or(deferred, |timer| timer.min(deferred)))
     }
 
     fn dispatch(&mut self, source: Source, flags: Flags) {
