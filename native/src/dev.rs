@@ -40,7 +40,8 @@ pub struct Owners {
 pub struct Dev {
     pub root: OwnedFd,
     pub pts: OwnedFd,
-    pub shm: OwnedFd,
+    /// None: the container has no /dev/shm.
+    pub shm: Option<OwnedFd>,
     pub binds: Vec<(OwnedFd, String)>,
 }
 
@@ -48,6 +49,7 @@ pub struct Dev {
 #[derive(Debug)]
 pub struct Wanted<'a> {
     pub devices: &'a [Device],
+    /// Bytes; 0 for no /dev/shm.
     pub shm_size: u64,
     /// A host directory to bind at /dev/shm instead of a new tmpfs.
     pub shm_source: Option<&'a str>,
@@ -79,13 +81,16 @@ fn devpts(owners: Owners) -> Result<OwnedFd> {
     filesystem("devpts", options, ATTR_NOSUID | ATTR_NOEXEC)
 }
 
-fn shm(wanted: &Wanted<'_>, owner: &[String; 2]) -> Result<OwnedFd> {
+fn shm(wanted: &Wanted<'_>, owner: &[String; 2]) -> Result<Option<OwnedFd>> {
     let attributes = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     if let Some(source) = wanted.shm_source {
-        return mount::bind_plain(source, false, attributes);
+        return mount::bind_plain(source, false, attributes).map(Some);
+    }
+    if wanted.shm_size == 0 {
+        return Ok(None);
     }
     let size = format!("size={}", wanted.shm_size);
-    filesystem("tmpfs", ["mode=1777", &size, &owner[0], &owner[1]], attributes)
+    filesystem("tmpfs", ["mode=1777", &size, &owner[0], &owner[1]], attributes).map(Some)
 }
 
 fn populate(root: &OwnedFd, wanted: &Wanted<'_>) -> Result<Vec<(OwnedFd, String)>> {

@@ -27,7 +27,8 @@ pub struct Plan {
     pub devices: Vec<Device>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
-    /// `net.ipv4.ip_forward` style keys, already checked against the allow-list.
+    /// `net.ipv4.ip_forward` style keys, already checked against the allow-list; a slash stands for a dot
+    /// of the name (`net.ipv4.conf.eth0/1.forwarding`).
     pub sysctls: Vec<(String, String)>,
     pub cgroup: Cgroup,
     pub process: Process,
@@ -163,7 +164,7 @@ pub enum Mount {
         target: String,
     },
     /// A fresh tmpfs at /dev with the standard nodes, symlinks, devpts, /dev/shm of `shm_size` bytes
-    /// and, with a tty, /dev/console. `shm_source`: bind this host directory at /dev/shm instead.
+    /// (0: none) and, with a tty, /dev/console. `shm_source`: bind this host directory at /dev/shm instead.
     Dev {
         shm_size: u64,
         shm_source: Option<String>,

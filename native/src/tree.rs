@@ -91,8 +91,14 @@ impl Builder<'_> {
         }
         self.make(c"proc", false, Slot::Proc);
         for (key, value) in &plan.sysctls {
-            // Keys are from an allow-list: no NUL, no dots that lead elsewhere.
-            let path = CString::new(format!("sys/{}", key.replace('.', "/"))).unwrap_or_default();
+            // Keys are from an allow-list: no NUL, no dots that lead elsewhere. A slash is a dot of the name.
+            let swap = |letter| match letter {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            };
+            let name: String = key.chars().map(swap).collect();
+            let path = CString::new(format!("sys/{name}")).unwrap_or_default();
             let write = Op::WriteProc { path, value: value.clone().into_bytes() };
             self.push(write, "sysctl", format!("{key}={value}"));
         }
@@ -234,7 +240,8 @@ impl Builder<'_> {
             let label = format!("/dev/{name}");
             self.push(Op::AttachBelow { mount, directory, name: c_string(&name)? }, "device", label);
         }
-        for (mount, name, label) in [(pts, c"pts", "/dev/pts"), (shm, c"shm", "/dev/shm")] {
+        for (mount, name, label) in [(Some(pts), c"pts", "/dev/pts"), (shm, c"shm", "/dev/shm")] {
+            let Some(mount) = mount else { continue };
             let mount = Source::Fd(self.hold(mount));
             self.push(Op::AttachBelow { mount, directory, name: name.into() }, "mount", label);
         }

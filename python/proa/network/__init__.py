@@ -2,8 +2,8 @@
 
     networking = Networking(config, database, keeper, executor=...)
     networking.adopt(container_id, sandbox)                 at daemon start, for each running container
-    await networking.keeper_changed(prepared)               after each Welcome: the keys that the keeper holds
-    networking.start_soon()                                 bridge, firewall, pool, in the background
+    await networking.keeper_changed(prepared)               after each Welcome: the keys that the keeper holds;
+                                                            the first starts bridge, firewall and pool behind it
     sandbox = await networking.connect(container_id, wish)  at start; waits for all that if need be
     networking.write_files(directory, wish, sandbox)        hostname, hosts, resolv.conf
     await networking.disconnect(container_id)               after exit or a failed start; idempotent

@@ -138,10 +138,15 @@ class Networking:
                 self._pool.give_back_soon(endpoint.key)
 
     async def keeper_changed(self, prepared: Sequence[int]) -> None:
-        """The keeper said hello: these keys are what it holds."""
+        """The keeper said hello: these keys are what it holds.
+
+        The first time, with every running container adopted, the room starts in the background.
+        """
         self._keys = frozenset(prepared)
         if self._pool is not None:
             await self._pool.keeper_changed(set(prepared) - self._taken())
+        else:
+            self.start_soon()
 
     def write_files(self, directory: str, wish: NetworkWish, sandbox: Sandbox) -> None:
         """hostname, hosts and resolv.conf into the container's directory. Raises System."""

@@ -130,7 +130,7 @@ class Mqueue(Struct, frozen=True, kw_only=True, tag_field="type", tag="mqueue"):
 
 
 class Dev(Struct, frozen=True, kw_only=True, tag_field="type", tag="dev"):
-    """The fresh /dev, with /dev/pts, /dev/shm (`shm_size` bytes) and the standard nodes."""
+    """The fresh /dev, with /dev/pts, /dev/shm (`shm_size` bytes, 0 for none) and the standard nodes."""
 
     shm_size: int = 64 << 20
     shm_source: str | None = None
