@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import msgspec
 
@@ -20,7 +20,7 @@ from proa.engine.ports import KeeperClient
 from proa.engine.registry import Registry
 from proa.engine.resolve import Host, Running, resolve_exec
 from proa.engine.state import Status
-from proa.errors import Conflict, InvalidParameter, NotFound, ProaError, StartFailed
+from proa.errors import Conflict, InvalidParameter, NotFound, ProaError, StartFailed, Unavailable
 from proa.schema.exec import (
     ExecCreateRequest,
     ExecInspectResponse,
@@ -121,6 +121,9 @@ class Execs:
     async def inspect(self, exec_id: str) -> ExecInspectResponse:
         """Raises NotFound."""
         exec_ = self._get(exec_id)
+        if exec_.running:
+            # Clients ask for the exit code when their stream ends, which is not told through us.
+            await self._catch_up()
         request = exec_.request
         program, *arguments = request.cmd or [""]
         return ExecInspectResponse(
@@ -142,6 +145,10 @@ class Execs:
             detach_keys=request.detach_keys,
             pid=exec_.pid,
         )
+
+    async def _catch_up(self) -> None:
+        with suppress(Unavailable):
+            await self._keeper.catch_up()
 
     def exited(self, exited: Exited | Exit) -> None:
         """The keeper's word that one has ended, its output delivered."""
@@ -166,6 +173,7 @@ class Execs:
         exec_ = Exec(container, request)
         exec_.started = True
         self._execs[exec_.id] = exec_
+        self._tell(exec_, f"exec_create: {exec_.command}")
         try:
             return await self._probe(exec_, timeout)
         finally:

@@ -151,6 +151,10 @@ class Keeper:
         if self._wire is not None:
             self._wire.tell(lambda seq: Acknowledge(seq=seq, id=id_, exec_id=exec_id))
 
+    async def catch_up(self) -> None:
+        """Return once everything that the keeper has told until now is handled: its answers come in order."""
+        await self._connected.request(lambda seq: Acknowledge(seq=seq, id=""), failure)
+
     async def prepare(self, key: int, endpoint: KeeperEndpoint) -> str:
         """Make a network namespace ready under `key`; returns the host's interface."""
         ready = await self._connected.request(

@@ -94,6 +94,9 @@ class FakeKeeper:
     async def resize(self, id_: str, rows: int, columns: int, exec_id: str | None = None) -> None:
         self.signals.append((id_, -rows))
 
+    async def catch_up(self) -> None:
+        pass
+
     def forget(self, id_: str, exec_id: str | None = None) -> None:
         pass
 
