@@ -329,8 +329,8 @@ impl Stdio {
                 client.finish();
             }
             Typed::End if self.stdin_once && !matches!(self.channel, Channel::Tty(_)) => self.close_stdin(),
-            // As Docker does: without stdin_once the end of a client's input is the end of the client.
-            Typed::End => client.finish(),
+            // Half-closed: the output still goes there. (dockerd ends the client here, and loses it.)
+            Typed::End => {}
         }
     }
 
