@@ -277,6 +277,7 @@ cdef class Connection:
     cdef Py_ssize_t _scanned
     cdef State _state
     cdef double _deadline
+    cdef double _due
     cdef bint _reading_paused
     cdef bint _writing_paused
     cdef bint _discarding
@@ -305,8 +306,9 @@ cdef class Connection:
             raise
         if self._refusal is not None:
             timeout = min(timeout, REFUSAL_SECONDS)
+        self._due = FOREVER
         self._deadline = self._loop.time() + timeout
-        self._timer = self._loop.call_later(timeout, self._check_deadline)
+        self._arm()
 
     def data_received(self, data):
         if self._state == CLOSED:
@@ -318,6 +320,8 @@ cdef class Connection:
             self._deadline = self._loop.time() + self._service.limits.body_timeout
         self._buffer += data
         self._advance()
+        if self._state != COMPLETE and self._state != CLOSED:
+            self._arm()
 
     def eof_received(self):
         """Half-closed by the client: a plain answer still goes out, a streamed one ends."""
@@ -540,11 +544,12 @@ cdef class Connection:
             if self._state != COMPLETE:
                 self._deadline = FOREVER
 
-    cdef void resume_reading(self):
+    cdef void resume_reading(self) except *:
         if self._reading_paused and self._transport is not None and self._state != CLOSED:
             self._reading_paused = False
             if self._state != COMPLETE:
                 self._deadline = self._loop.time() + self._service.limits.body_timeout
+                self._arm()
             self._transport.resume_reading()
 
     # --- answering --------------------------------------------------------------------------------------
@@ -582,6 +587,7 @@ cdef class Connection:
             self._stream = None
             self.resume_reading()
             self._deadline = self._loop.time() + self._service.limits.body_timeout
+            self._arm()
 
     cdef void _next(self) except *:
         """The exchange is over: on to the next one, or close."""
@@ -592,6 +598,7 @@ cdef class Connection:
         self._stream = None
         self._state = HEAD
         self._deadline = self._loop.time() + self._service.limits.idle_timeout
+        self._arm()
         self.resume_reading()
         if self._buffer:
             self._loop.call_soon(self._resume)
@@ -679,6 +686,7 @@ cdef class Connection:
             self._write_reply(self._service.malformed(error.status, str(error)), False)
         if self._discarding and not self._request.expects_continue:
             self._deadline = self._loop.time() + self._service.limits.head_timeout
+            self._arm()
         else:
             self._close()
 
@@ -694,16 +702,25 @@ cdef class Connection:
 
     def _check_deadline(self):
         """Close an idle or slow client; otherwise look again when the next deadline is due."""
-        cdef double now = self._loop.time()
-        cdef double left = self._deadline - now
-        if left <= 0:
-            self._timer = None
+        self._timer = None
+        self._due = FOREVER
+        if self._deadline <= self._loop.time():
             self._fail_body()
             self._abort()
+        else:
+            self._arm()
+
+    cdef void _arm(self) except *:
+        """See to it that the timer comes by the deadline; a later deadline leaves it as it is.
+
+        So a request that comes in one piece costs no timer.
+        """
+        if self._deadline >= self._due or self._transport is None:
             return
-        if left == FOREVER:
-            left = self._service.limits.idle_timeout
-        self._timer = self._loop.call_later(left, self._check_deadline)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = self._deadline
+        self._timer = self._loop.call_later(max(0.0, self._due - self._loop.time()), self._check_deadline)
 
     def shut_down(self):
         """The server closes: let a plain answer finish, end everything else. Idempotent."""

@@ -334,9 +334,10 @@ class TestDeadlines:
     """Clients that hold a connection and say nothing."""
 
     @pytest.fixture
-    def limits(self) -> Limits:
-        return Limits(head_timeout=0.02, body_timeout=0.02, idle_timeout=0.02)
+    def limits(self, request: pytest.FixtureRequest) -> Limits:
+        return Limits(**dict(request.param))
 
+    @pytest.mark.parametrize("limits", [{"head_timeout": 0.02, "body_timeout": 0.02}], indirect=True)
     @pytest.mark.parametrize(
         "data",
         [
@@ -350,11 +351,20 @@ class TestDeadlines:
         await client.send(data)
         assert await client.read_all() == b""
 
+    @pytest.mark.parametrize("limits", [{"head_timeout": 5, "body_timeout": 0.02}], indirect=True)
+    async def test_a_slow_body_is_cut(self, connect: Connect) -> None:
+        client = connect()
+        assert (await client.request("GET", "/_ping")).status == 200
+        await client.send(b"POST /images/load HTTP/1.1\r\nHost: p\r\nContent-Length: 9\r\n\r\nabc")
+        await client.read_all()
+
+    @pytest.mark.parametrize("limits", [{"idle_timeout": 0.02}], indirect=True)
     async def test_an_idle_connection_is_closed(self, connect: Connect) -> None:
         client = connect()
         assert (await client.request("GET", "/_ping")).status == 200
         assert await client.read_all() == b""
 
+    @pytest.mark.parametrize("limits", [{"body_timeout": 0.01, "idle_timeout": 0.01}], indirect=True)
     async def test_a_stream_outlives_them(self, connect: Connect) -> None:
         client = connect()
         await client.send(b"GET /events HTTP/1.1\r\nHost: p\r\n\r\n")
@@ -362,7 +372,7 @@ class TestDeadlines:
         await client.chunk()
         await client.chunk()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.chunk(), 0.08)
+            await asyncio.wait_for(client.chunk(), 0.05)
 
 
 class TestCaps:
