@@ -9,6 +9,7 @@
 pub mod cgroup;
 mod child;
 mod dev;
+pub mod confine;
 pub mod error;
 mod idmap;
 mod init;
@@ -24,5 +25,6 @@ pub mod process;
 #[cfg(feature = "python")]
 mod py;
 pub mod rootfs;
+pub mod seccomp;
 pub mod sys;
 mod tree;
