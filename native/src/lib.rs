@@ -8,8 +8,8 @@
 
 pub mod cgroup;
 mod child;
-mod dev;
 pub mod confine;
+mod dev;
 pub mod error;
 mod idmap;
 mod init;

@@ -4,14 +4,19 @@
 #![allow(clippy::needless_pass_by_value)]
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 
-use crate::error::Error;
+use crate::cgroup::{BlkioEntry, CpuStats, Hierarchies, MemoryStats};
+use crate::error::{Error, Result};
 use crate::keeper::log_reader;
 use crate::layer;
+use crate::netns;
+use crate::plan::Resources;
+use crate::seccomp;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -36,6 +41,167 @@ fn keeper_main(python: Python<'_>, exec_root: std::path::PathBuf, ready_fd: i32)
 }
 
 // ---- confinement: seccomp, cgroup ---------------------------------------------------------------
+
+/// A classic BPF program of a Docker JSON profile; None: the built-in default.
+#[pyfunction]
+#[pyo3(signature = (profile, capabilities, *, architecture = ""))]
+fn compile_seccomp<'py>(
+    py: Python<'py>,
+    profile: Option<&[u8]>,
+    capabilities: u64,
+    architecture: &str,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let program = py.detach(|| seccomp::compile(profile, capabilities, architecture))?;
+    Ok(PyBytes::new(py, &program))
+}
+
+/// The built-in profile as Docker's JSON.
+#[pyfunction]
+fn default_seccomp_profile(py: Python<'_>) -> Bound<'_, PyBytes> {
+    PyBytes::new(py, seccomp::DEFAULT_PROFILE.as_bytes())
+}
+
+/// This process's view of the hierarchies; they do not change under a running host.
+fn hierarchies() -> Result<&'static Hierarchies> {
+    static PROBED: OnceLock<Hierarchies> = OnceLock::new();
+    if let Some(probed) = PROBED.get() {
+        return Ok(probed);
+    }
+    let probed = Hierarchies::probe()?;
+    Ok(PROBED.get_or_init(|| probed))
+}
+
+#[pyfunction]
+fn cgroup_version(py: Python<'_>) -> PyResult<&'static str> {
+    Ok(py.detach(hierarchies)?.version().as_str())
+}
+
+#[pyfunction]
+fn cgroup_controllers(py: Python<'_>) -> PyResult<Vec<String>> {
+    Ok(py.detach(hierarchies)?.controllers())
+}
+
+/// Write limits: all or none. What this kernel cannot limit was warned of when the request was resolved.
+#[pyfunction]
+fn cgroup_update(py: Python<'_>, path: &str, resources: &[u8]) -> PyResult<()> {
+    let resources: Resources = rmp_serde::from_slice(resources)
+        .map_err(|error| PyValueError::new_err(format!("bad resources: {error}")))?;
+    Ok(py.detach(|| hierarchies()?.open(path)?.update(&resources).map(drop))?)
+}
+
+#[pyfunction]
+fn cgroup_freeze(py: Python<'_>, path: &str, frozen: bool) -> PyResult<()> {
+    Ok(py.detach(|| hierarchies()?.open(path)?.freeze(frozen))?)
+}
+
+#[pyfunction]
+fn cgroup_pids(py: Python<'_>, path: &str) -> PyResult<Vec<i32>> {
+    Ok(py.detach(|| hierarchies()?.open(path)?.pids())?)
+}
+
+#[pyfunction]
+fn cgroup_kill(py: Python<'_>, path: &str) -> PyResult<()> {
+    Ok(py.detach(|| hierarchies()?.open(path)?.kill())?)
+}
+
+#[pyfunction]
+fn cgroup_remove(py: Python<'_>, path: &str) -> PyResult<()> {
+    Ok(py.detach(|| hierarchies()?.open(path)?.remove())?)
+}
+
+#[pyfunction]
+fn cgroup_list(py: Python<'_>, parent: &str) -> PyResult<Vec<String>> {
+    Ok(py.detach(|| hierarchies()?.list(parent))?)
+}
+
+/// One sample in Docker's shape.
+#[pyfunction]
+fn cgroup_stats<'py>(py: Python<'py>, path: &str) -> PyResult<Bound<'py, PyDict>> {
+    let stats = py.detach(|| hierarchies()?.open(path)?.stats())?;
+    let pids = PyDict::new(py);
+    pids.set_item("current", stats.pids_current)?;
+    pids.set_item("limit", stats.pids_limit)?;
+    let blkio = PyDict::new(py);
+    blkio.set_item("io_service_bytes_recursive", blkio_entries(py, &stats.io_service_bytes)?)?;
+    blkio.set_item("io_serviced_recursive", blkio_entries(py, &stats.io_serviced)?)?;
+    let out = PyDict::new(py);
+    out.set_item("cpu_stats", cpu_stats(py, &stats.cpu)?)?;
+    out.set_item("memory_stats", memory_stats(py, &stats.memory)?)?;
+    out.set_item("pids_stats", pids)?;
+    out.set_item("blkio_stats", blkio)?;
+    Ok(out)
+}
+
+fn cpu_stats<'py>(py: Python<'py>, cpu: &CpuStats) -> PyResult<Bound<'py, PyDict>> {
+    let usage = PyDict::new(py);
+    usage.set_item("total_usage", cpu.total)?;
+    if let Some(per_cpu) = &cpu.per_cpu {
+        usage.set_item("percpu_usage", per_cpu)?;
+    }
+    usage.set_item("usage_in_kernelmode", cpu.kernel)?;
+    usage.set_item("usage_in_usermode", cpu.user)?;
+    let throttling = PyDict::new(py);
+    throttling.set_item("periods", cpu.periods)?;
+    throttling.set_item("throttled_periods", cpu.throttled_periods)?;
+    throttling.set_item("throttled_time", cpu.throttled_time)?;
+    let out = PyDict::new(py);
+    out.set_item("cpu_usage", usage)?;
+    out.set_item("system_cpu_usage", cpu.system)?;
+    out.set_item("online_cpus", cpu.online_cpus)?;
+    out.set_item("throttling_data", throttling)?;
+    Ok(out)
+}
+
+fn memory_stats<'py>(py: Python<'py>, memory: &MemoryStats) -> PyResult<Bound<'py, PyDict>> {
+    let out = PyDict::new(py);
+    let numbers = [
+        ("usage", memory.usage),
+        ("max_usage", memory.max_usage),
+        ("failcnt", memory.failcnt),
+        ("limit", memory.limit),
+    ];
+    for (key, number) in numbers {
+        if let Some(number) = number {
+            out.set_item(key, number)?;
+        }
+    }
+    out.set_item("stats", &memory.stats)?;
+    Ok(out)
+}
+
+/// None where there are none, as Docker has it.
+fn blkio_entries<'py>(py: Python<'py>, entries: &[BlkioEntry]) -> PyResult<Option<Vec<Bound<'py, PyDict>>>> {
+    let entry = |entry: &BlkioEntry| {
+        let out = PyDict::new(py);
+        out.set_item("major", entry.major)?;
+        out.set_item("minor", entry.minor)?;
+        out.set_item("op", &entry.op)?;
+        out.set_item("value", entry.value)?;
+        Ok(out)
+    };
+    let entries: Vec<_> = entries.iter().map(entry).collect::<PyResult<_>>()?;
+    Ok((!entries.is_empty()).then_some(entries))
+}
+
+/// Counters by interface, `lo` left out.
+#[pyfunction]
+fn network_stats(py: Python<'_>, pid: i32) -> PyResult<Bound<'_, PyDict>> {
+    let counters = py.detach(|| netns::counters(pid))?;
+    let out = PyDict::new(py);
+    for interface in counters {
+        let numbers = PyDict::new(py);
+        numbers.set_item("rx_bytes", interface.rx_bytes)?;
+        numbers.set_item("rx_packets", interface.rx_packets)?;
+        numbers.set_item("rx_errors", interface.rx_errors)?;
+        numbers.set_item("rx_dropped", interface.rx_dropped)?;
+        numbers.set_item("tx_bytes", interface.tx_bytes)?;
+        numbers.set_item("tx_packets", interface.tx_packets)?;
+        numbers.set_item("tx_errors", interface.tx_errors)?;
+        numbers.set_item("tx_dropped", interface.tx_dropped)?;
+        out.set_item(interface.interface, numbers)?;
+    }
+    Ok(out)
+}
 
 // ---- rootfs reads -------------------------------------------------------------------------------
 
@@ -94,7 +260,7 @@ impl From<layer::Layer> for UnpackedLayer {
 
 /// A duplicate of a caller's fd number, so that the caller keeps its own: `pidfd_getfd(2)` on ourselves is the one
 /// call that takes a number on trust and answers EBADF rather than misbehaving.
-fn duplicate(fd: i32) -> Result<OwnedFd, Error> {
+fn duplicate(fd: i32) -> Result<OwnedFd> {
     let failed = |errno| Error::os("use file descriptor", fd.to_string(), errno);
     let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
     let own = own.map_err(failed)?;
@@ -256,6 +422,12 @@ mod proa_native {
 
     #[pymodule_export]
     use super::{read_in_layers, read_in_process_root};
+
+    #[pymodule_export]
+    use super::{
+        cgroup_controllers, cgroup_freeze, cgroup_kill, cgroup_list, cgroup_pids, cgroup_remove,
+        cgroup_stats, cgroup_update, cgroup_version, compile_seccomp, default_seccomp_profile, network_stats,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -313,6 +313,10 @@ impl Group {
         host.unified().or_else(|| host.find("freezer").map(|(index, _)| index)).unwrap_or(0)
     }
 
+    pub(super) fn exists(&self) -> bool {
+        self.require().is_ok()
+    }
+
     /// ENOENT where the group does not exist.
     fn require(&self) -> Result<()> {
         let index = self.main();

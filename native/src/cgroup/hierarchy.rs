@@ -185,8 +185,16 @@ impl Hierarchies {
         }
     }
 
-    /// The group `path`, which exists already: after a hand-over, or for a look at it.
+    /// The group `path`, made before: after a hand-over, or for a look at it. One that is missing has no
+    /// processes and can be killed and removed.
     pub fn open(&self, path: &str) -> Result<Group> {
+        let (parent, name) = self.parent_of(path, false)?;
+        let group = Group::open(parent, name)?;
+        if group.exists() {
+            return Ok(group);
+        }
+        // Perhaps the cached parent was removed and made anew.
+        *self.parent.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let (parent, name) = self.parent_of(path, false)?;
         Group::open(parent, name)
     }
