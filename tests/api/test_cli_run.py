@@ -375,4 +375,4 @@ def test_inspect_prints_what_it_found_before_it_complains(recorder: FakeDaemon) 
     done = proa(recorder, "inspect", "a", "b")
     assert done.returncode == 1
     assert done.stdout == b'[\n    {\n        "Id": "1"\n    }\n]\n'
-    assert done.stderr == b"error: no such object: b\n"
+    assert done.stderr == b"Error: No such object: b\n"

@@ -179,20 +179,20 @@ def import_(parsed: Parsed) -> int:
 
 def commit(parsed: Parsed) -> int:
     """`proa commit`."""
-    from proa.cli.reference import check, split
+    from proa.cli.reference import check, full_repository, split
 
     repository, tag = "", ""
     if len(parsed.args) > 1:
         check(parsed.args[1])
         repository, tag, _ = split(parsed.args[1])
-    wanted = query(
-        author=parsed.get("author"),
-        comment=parsed.get("message"),
+        repository, tag = full_repository(repository), tag or "latest"
+    wanted = f"?author={quote(parsed.get('author'))}&comment={quote(parsed.get('message'))}&"
+    wanted += query(
         container=parsed.args[0],
         pause=None if parsed.get("pause", True) else "0",
         repo=repository,
         tag=tag,
-    )
+    )[1:]
     wanted += "".join(f"&changes={quote(change)}" for change in parsed.get("change", ()))
     show(client(parsed.options).call("POST", f"/commit{wanted}", {})["Id"] + "\n")
     return 0

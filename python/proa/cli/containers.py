@@ -95,7 +95,9 @@ def for_each(
             try:
                 api.receive(connection).read()
             except Failure as exc:
-                if not (forgive_missing and getattr(exc, "status", 0) == 404):
+                if forgive_missing and getattr(exc, "status", 0) == 404:
+                    os.write(2, f"{exc}\n".encode())
+                else:
                     errors.append(str(exc))
                 continue
             finally:
@@ -236,7 +238,7 @@ def port(parsed: Parsed) -> int:
         number, _, proto = parsed.args[1].partition("/")
         wanted = bindings.get(f"{number}/{proto or 'tcp'}") or []
         if not wanted:
-            raise Failure(f"no public port '{parsed.args[1]}' published for {name}")
+            raise Failure(f"Error: No public port '{parsed.args[1]}' published for {name}")
         lines = [_address(binding) for binding in wanted]
     else:
         lines = [

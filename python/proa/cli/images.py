@@ -9,7 +9,7 @@ from proa.cli import human
 from proa.cli.failure import Failure
 from proa.cli.flags import Command, Parsed
 from proa.cli.lists import FORMAT_HELP, configured, filters
-from proa.cli.reference import check, familiar_repository, split
+from proa.cli.reference import check, familiar_repository, full_repository, split
 from proa.cli.table import Format, render, show
 from proa.cli.transport import client, query, quote
 
@@ -145,6 +145,7 @@ def fields(short: bool) -> "dict[str, Callable[[Any], Any]]":
         "CreatedSince": lambda row: human.ago(row["Created"]),
         "CreatedAt": lambda row: human.timestamp(row["Created"]),
         "Size": lambda row: human.decimal_size(row.get("Size") or 0, 3),
+        "VirtualSize": lambda row: human.decimal_size(row.get("VirtualSize") or row.get("Size") or 0),
         "Containers": lambda row: number(row.get("Containers", -1), str(row.get("Containers"))),
         "SharedSize": lambda row: number(
             row.get("SharedSize", -1), human.decimal_size(max(row.get("SharedSize", 0), 0))
@@ -186,7 +187,7 @@ def tag(parsed: Parsed) -> int:
         raise Failure(f'Error parsing reference: "{target}" is not a valid repository/tag: {exc}') from None
     repository, name, _ = split(target)
     client(parsed.options).call(
-        "POST", f"/images/{quote(source)}/tag{query(repo=repository, tag=name or 'latest')}"
+        "POST", f"/images/{quote(source)}/tag{query(repo=full_repository(repository), tag=name or 'latest')}"
     )
     return 0
 
@@ -240,13 +241,10 @@ def pull(parsed: Parsed) -> int:
         show("Using default tag: latest\n")
     platform = parsed.get("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
     pull_image(client(parsed.options), name, platform, quiet=quiet, out=1, all_tags=every)
-    full = repository if "." in repository.partition("/")[0] else f"docker.io/{_with_library(repository)}"
-    show(f"{full}{'@' + digest if digest else '' if every else ':' + (wanted or 'latest')}\n")
+    show(
+        f"{full_repository(repository)}{'@' + digest if digest else '' if every else ':' + (wanted or 'latest')}\n"
+    )
     return 0
-
-
-def _with_library(repository: str) -> str:
-    return repository if "/" in repository else f"library/{repository}"
 
 
 COMMANDS = {

@@ -86,7 +86,7 @@ def _find(api: Client, name: str, kinds: tuple[str, ...], size: bool, search: bo
             )
             if not (search and skip):
                 raise
-    raise LookupError(f"error: no such object: {name}")
+    raise LookupError(f"Error: No such object: {name}")
 
 
 def _renderer(source: str) -> "Any":

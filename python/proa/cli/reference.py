@@ -26,6 +26,11 @@ def familiar_repository(repository: str) -> str:
     return repository
 
 
+def full_repository(repository: str) -> str:
+    """With the domain and the `library/` that are meant."""
+    return "/".join(_domain_and_path(repository))
+
+
 def familiar(reference: str) -> str:
     """The short form, with the tag that is meant."""
     repository, tag, digest = split(reference)

@@ -12,18 +12,44 @@ if TYPE_CHECKING:
 
 
 def to_json(value: "Any") -> str:
-    """`json`: one line, no HTML escapes."""
+    """`json`: one line, maps sorted; only a whole row has its HTML escaped, as in Docker's CLI."""
     from proa.cli.jsontext import go
 
-    return go(_encodable(value))
-
-
-def _encodable(value: "Any") -> "Any":
     if isinstance(value, Row):
-        return value.as_dict()
+        text = go(value.as_dict())
+        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     if isinstance(value, (Missing, Null)):
-        return None
-    return value
+        return "null"
+    return go(_sorted(value))
+
+
+# Fields that are maps in Go, which prints a map's keys in order; a struct's stay as they are.
+_MAPS = frozenset(
+    (
+        "Annotations",
+        "Attributes",
+        "DriverOpts",
+        "EndpointsConfig",
+        "ExposedPorts",
+        "Labels",
+        "Networks",
+        "Options",
+        "PortBindings",
+        "Ports",
+        "Sysctls",
+        "Tmpfs",
+        "Volumes",
+    )
+)
+
+
+def _sorted(value: "Any", key: str = "") -> "Any":
+    if isinstance(value, list):
+        return [_sorted(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    is_map = key in _MAPS or not any(name[:1].isupper() for name in value)
+    return {name: _sorted(value[name], name) for name in (sorted(value) if is_map else value)}
 
 
 def join(items: "Any", separator: str) -> str:
