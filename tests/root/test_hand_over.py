@@ -85,3 +85,15 @@ def test_a_program_that_cannot_be_executed_leaves_everything_as_it_was(rig: Rig)
     client.sendall(b"it\n")
     assert read_all(client) == b"got it\n"
     assert rig.wire.exit_of(plan.id).code == 0
+
+
+def test_a_program_that_says_no_never_takes_over(rig: Rig) -> None:
+    plan = rig.plan("read x; echo got $x", stdin=True)
+    client = rig.attach(plan.id)
+    rig.run(plan)
+    answer = rig.wire.ask(lambda seq: protocol.HandOver(seq=seq, argv=("/bin/false",)))
+    assert isinstance(answer, protocol.Failed)
+    assert answer.error.step == "hand_over"
+    assert answer.error.subject.startswith("/bin/false says no")
+    client.sendall(b"it\n")
+    assert read_all(client) == b"got it\n"

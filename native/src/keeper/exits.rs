@@ -199,11 +199,7 @@ impl Keeper {
     pub(super) fn try_to_end(&mut self) {
         match &self.ending {
             Ending::No | Ending::Now => {}
-            Ending::HandOver(..) => {
-                if self.starting == 0 {
-                    self.hand_over_now();
-                }
-            }
+            Ending::HandOver(..) => self.try_to_hand_over(),
             Ending::Shutdown(asked) => {
                 let asked = *asked;
                 let live = self.table.numbers(|phase| !matches!(phase, Phase::Waiting | Phase::Over));

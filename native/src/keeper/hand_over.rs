@@ -7,6 +7,7 @@
 //!
 //! | old keeper                          | new keeper                                     |
 //! |-------------------------------------|------------------------------------------------|
+//! | runs the program once as a child    | can it read this format of the state? 0 if so  |
 //! | waits until no start is under way   |                                                |
 //! | state to the memfd, execve          |                                                |
 //! | on failure: CLOEXEC again, `failed` | adopts the descriptors, answers `done`, closes |
@@ -15,18 +16,20 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{memfd_create, MemfdFlags};
 use rustix::io::{fcntl_setfd, FdFlags};
+use rustix::process::{pidfd_open, Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
 use super::boot;
 use super::connection::Connection;
-use super::poll::{Flags, Part, Source};
+use super::poll::{Flags, Part, Source, Watched};
 use super::protocol::Reply;
 use super::record::{Asked, Confinement, Ended, Key, Phase, Record, Running, Status};
-use super::stdio::{Stdio, StdioState};
-use super::supervisor::{failure, Cleanup, Deferred, Ending, Keeper};
+use super::stdio::{self, StdioState};
+use super::supervisor::{failure, refusal, Cleanup, Deferred, Ending, Keeper};
 use super::timers::{monotonic_ns, Due};
 use crate::error::{Error, Result};
 use crate::netns::Prepared;
@@ -35,8 +38,12 @@ use crate::sys::supervise::{adopt, close_on_exec};
 
 /// Holds the number of the memfd.
 const VARIABLE: &str = "PROA_KEEPER_STATE";
-/// Of the state's format; a keeper reads its own and refuses others, which fails loudly before any harm.
+/// Holds the format of the state that an older keeper would leave: can this program read it?
+const QUESTION: &str = "PROA_KEEPER_CAN_READ";
+/// Of the state's format; to be raised when an older keeper's state cannot be read any more.
 const FORMAT: u32 = 1;
+/// How long the new program may take to answer.
+const ANSWER_NS: u64 = 20_000_000_000;
 
 /// All that a new keeper cannot find out by itself. Descriptors by number.
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,6 +113,31 @@ impl Lent {
     }
 }
 
+/// The new program, asked whether it can take over. Dropping it ends it.
+#[derive(Debug)]
+pub struct Successor {
+    child: Child,
+    exit: Watched,
+    deadline_ns: u64,
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // Ignored: it has ended already, mostly.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// True in a program that is only asked whether it could take over; an error says no.
+pub fn answer_predecessor() -> Result<bool> {
+    match std::env::var(QUESTION) {
+        Err(_) => Ok(false),
+        Ok(format) if format == FORMAT.to_string() => Ok(true),
+        Ok(format) => Err(Error::Invalid(format!("state format {format} is not {FORMAT}"))),
+    }
+}
+
 /// What an older keeper has left in this process, if one has.
 pub fn inherited() -> Result<Option<State>> {
     let Ok(number) = std::env::var(VARIABLE) else { return Ok(None) };
@@ -124,9 +156,67 @@ pub fn inherited() -> Result<Option<State>> {
 }
 
 impl Keeper {
+    /// Ask the new program whether it can take over: once it has taken this one's place it is too late.
+    pub(super) fn hand_over(&mut self, asked: Asked, argv: Vec<String>) {
+        if !matches!(self.ending, Ending::No) {
+            return self.refuse(asked, refusal("conflict", "the keeper is ending already"));
+        }
+        match self.ask_successor(&argv) {
+            Ok(successor) => {
+                self.timers.add(successor.deadline_ns, Due::Successor);
+                self.ending = Ending::HandOver(asked, argv, successor);
+            }
+            Err(error) => self.refuse(asked, failure("hand_over", &error)),
+        }
+    }
+
+    fn ask_successor(&mut self, argv: &[String]) -> Result<Successor> {
+        let mut command = command(argv)?;
+        command.env(QUESTION, FORMAT.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().map_err(|error| Error::os("execute", command_name(argv), error))?;
+        let pidfd = Pid::from_raw(child.id() as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        let pidfd = pidfd
+            .unwrap_or(Err(rustix::io::Errno::SRCH))
+            .map_err(|error| Error::os("open pidfd of", command_name(argv), error))?;
+        let mut exit = self.poll.watch(pidfd, Source::Successor);
+        exit.want(Some(Flags::IN));
+        Ok(Successor { child, exit, deadline_ns: monotonic_ns() + ANSWER_NS })
+    }
+
+    pub(super) fn give_up_successor(&mut self) {
+        if let Ending::HandOver(asked, argv, _) = std::mem::replace(&mut self.ending, Ending::No) {
+            self.refuse(asked, refusal("hand_over", format!("{} does not answer", command_name(&argv))));
+        }
+    }
+
+    /// Go on when the new program has said yes and no start is under way.
+    pub(super) fn try_to_hand_over(&mut self) {
+        let Ending::HandOver(asked, argv, successor) = &mut self.ending else { return };
+        let refused = match successor.child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) if status.success() => None,
+            Ok(Some(status)) => Some(format!("{} says no: {status}", command_name(argv))),
+            Err(error) => Some(error.to_string()),
+        };
+        // Ended, so it stays readable: not waited for any longer.
+        successor.exit.want(None);
+        let asked = *asked;
+        if refused.is_some() || self.starting == 0 {
+            self.timers.remove(successor.deadline_ns, Due::Successor);
+        }
+        if let Some(why) = refused {
+            self.ending = Ending::No;
+            self.refuse(asked, refusal("hand_over", why));
+        } else if self.starting == 0 {
+            self.hand_over_now();
+        }
+    }
+
     /// Execute the new keeper. Returns only when that failed, with everything as before.
     pub(super) fn hand_over_now(&mut self) {
-        let Ending::HandOver(asked, argv) = std::mem::replace(&mut self.ending, Ending::No) else { return };
+        let Ending::HandOver(asked, argv, _) = std::mem::replace(&mut self.ending, Ending::No) else {
+            return;
+        };
         let mut lent = Lent::default();
         let error = self.execute(&argv, asked, &mut lent);
         for number in lent.numbers {
@@ -136,11 +226,7 @@ impl Keeper {
         }
         boot::set_up_process();
         report!("hand over: {error}");
-        let mut told = failure("hand_over", &error);
-        if let Some(program) = argv.first() {
-            told.subject = format!("{} ({program})", told.subject);
-        }
-        self.refuse(asked, told);
+        self.refuse(asked, failure("hand_over", &error));
     }
 
     fn execute(&mut self, argv: &[String], asked: Asked, lent: &mut Lent) -> Error {
@@ -160,7 +246,7 @@ impl Keeper {
             std::process::Command::new(program).args(arguments).env(VARIABLE, number.to_string()).exec();
         // The memfd closes here; its number must not be touched by the caller any more.
         lent.numbers.retain(|lent| *lent != number);
-        Error::os("execute", program, error)
+        Error::os("execute", command_name(argv), error)
     }
 
     fn state(&mut self, asked: Asked, lent: &mut Lent) -> State {
@@ -224,7 +310,7 @@ impl Keeper {
 
     fn restore_process(&mut self, process: ProcessState) {
         let ProcessState { number, id, exec_id, phase, stdio } = process;
-        let stdio = Stdio::restore(&self.poll, number, stdio);
+        let stdio = stdio::Stdio::restore(&self.poll, number, stdio);
         let phase = self.restore_phase(number, phase);
         let ended = matches!(phase, Phase::Draining(_));
         self.table.insert(number, Record { key: Key { id, exec_id }, stdio, phase });
@@ -326,6 +412,18 @@ fn process(number: u32, record: &mut Record, lent: &mut Lent) -> Option<ProcessS
     let Key { id, exec_id } = record.key.clone();
     let stdio = record.stdio.state(&mut |fd| lent.lend(fd));
     Some(ProcessState { number, id, exec_id, phase, stdio })
+}
+
+fn command(argv: &[String]) -> Result<Command> {
+    let (program, arguments) = argv.split_first().ok_or_else(|| Error::Invalid("no command line".into()))?;
+    let mut command = Command::new(program);
+    // Of a hand-over that came before.
+    command.args(arguments).env_remove(VARIABLE).env_remove(QUESTION);
+    Ok(command)
+}
+
+fn command_name(argv: &[String]) -> &str {
+    argv.first().map_or("", String::as_str)
 }
 
 fn to_memory(state: &State) -> Result<std::fs::File> {

@@ -57,6 +57,9 @@ use supervisor::Keeper;
 ///
 /// `EADDRINUSE` where another keeper holds the lock. Must be the only thread of its process.
 pub fn main(exec_root: &Path, ready: Option<OwnedFd>) -> Result<()> {
+    if hand_over::answer_predecessor()? {
+        return Ok(());
+    }
     boot::set_up_process();
     let mut keeper = if let Some(state) = hand_over::inherited()? {
         Keeper::restore(exec_root, state)?

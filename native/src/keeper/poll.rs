@@ -19,6 +19,8 @@ pub enum Source {
     Listener,
     /// The connection to proad.
     Peer,
+    /// The new program that is asked whether it can take over.
+    Successor,
     /// A fd of process `number`.
     Process(u32, Part),
     /// Attached client of a process: (process number, client number).
@@ -47,6 +49,7 @@ impl Source {
         match self {
             Self::Listener => 0,
             Self::Peer => 1,
+            Self::Successor => 255,
             Self::Client(process, client) => {
                 u64::from(process) << 32 | u64::from(client & 0xff_ffff) << 8 | 2
             }
@@ -59,6 +62,7 @@ impl Source {
         match token & 0xff {
             0 => Self::Listener,
             1 => Self::Peer,
+            255 => Self::Successor,
             2 => Self::Client(process, (token >> 8) as u32 & 0xff_ffff),
             kind => Self::Process(process, PARTS[(kind as usize - 3).min(PARTS.len() - 1)]),
         }
@@ -171,7 +175,8 @@ mod tests {
 
     #[test]
     fn tokens_hold_every_source() {
-        let mut sources = vec![Source::Listener, Source::Peer, Source::Client(u32::MAX, 0xff_ffff)];
+        let mut sources =
+            vec![Source::Listener, Source::Peer, Source::Successor, Source::Client(u32::MAX, 0xff_ffff)];
         sources.extend(PARTS.map(|part| Source::Process(7, part)));
         for source in sources {
             assert_eq!(Source::from_token(source.token()), source);

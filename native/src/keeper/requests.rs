@@ -139,13 +139,6 @@ impl Keeper {
         }
     }
 
-    fn hand_over(&mut self, asked: Asked, argv: Vec<String>) {
-        if argv.is_empty() {
-            return self.refuse(asked, refusal("invalid", "an empty command line"));
-        }
-        self.ending = Ending::HandOver(asked, argv);
-    }
-
     fn shut_down(&mut self, asked: Asked, kill: bool) {
         let live = self.table.numbers(|phase| !matches!(phase, Phase::Waiting | Phase::Over));
         if !kill && !live.is_empty() {

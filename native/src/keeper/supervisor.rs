@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::connection::{accept, Connection, Received, PACKET_LIMIT};
+use super::hand_over::Successor;
 use super::ledger::Ledger;
 use super::net_pool::NetPool;
 use super::poll::{Flags, Part, Poll, Source, Watched};
@@ -49,7 +50,7 @@ pub struct Cleanup {
 #[derive(Debug)]
 pub enum Ending {
     No,
-    HandOver(Asked, Vec<String>),
+    HandOver(Asked, Vec<String>, Successor),
     Shutdown(Asked),
     Now,
 }
@@ -148,6 +149,7 @@ impl Keeper {
         match source {
             Source::Listener => self.accept(),
             Source::Peer => self.serve(flags),
+            Source::Successor => self.try_to_end(),
             Source::Process(number, Part::Sync) => self.drive(number),
             Source::Process(number, Part::Pidfd) => self.reap(number),
             Source::Process(number, Part::Oom) => self.on_memory_trouble(number),
@@ -251,6 +253,7 @@ impl Keeper {
                 Due::Timeout(number) => self.time_out(number),
                 Due::Drain(number) => self.publish(number),
                 Due::Linger(number) => self.drop_lingering(number),
+                Due::Successor => self.give_up_successor(),
                 Due::Memory(number, look) => self.look_for_kills(number, look),
                 Due::Cleanup => self.deferred.extend(self.cleanups.drain(..).map(Deferred::Clean)),
             }
