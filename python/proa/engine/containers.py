@@ -369,11 +369,8 @@ class Containers:
     async def _size(self, container: Container) -> tuple[int, int]:
         """(bytes written, bytes in all)."""
         written = await self._snapshots.usage(container.id)
-        try:
-            below = self._images.resolve(container.record.image_id).size
-        except ProaError:
-            below = 0  # untagged and deleted, or run from a directory
-        return written, written + below
+        image = self._images.by_id(container.record.image_id)
+        return written, written + (image.size if image is not None else 0)
 
     def _image_name(self, container: Container) -> str:
         """As asked for; the id where the name belongs to another image by now."""

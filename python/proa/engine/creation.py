@@ -86,7 +86,7 @@ class Creation:
             container = Container(record, State())
             with self._database.transaction():
                 if image_id:
-                    self._images.used_by(image_id, id_)
+                    self._images.hold(image_id, id_)
                 self._registry.add(container)
             undo.pop_all()
         self._notices.tell(container, "create")

@@ -70,12 +70,16 @@ class ImageSource(Protocol):
         """By name, name:tag, digest, id or prefix of one. Raises NotFound `No such image: x`."""
         ...
 
-    def used_by(self, image_id: str, container_id: str) -> None:
-        """A container of the image exists: it holds the image's layers until `released`. Idempotent."""
+    def by_id(self, image_id: str) -> ContainerImage | None:
+        """By full id."""
         ...
 
-    def released(self, container_id: str) -> None:
-        """The container is gone. Unknown ones are no error."""
+    def hold(self, image_id: str, container_id: str) -> None:
+        """A container stands on the image's layers until `release`. Idempotent. Raises NotFound."""
+        ...
+
+    def release(self, container_id: str) -> None:
+        """The container is gone. Unknown: nothing to do."""
         ...
 
 

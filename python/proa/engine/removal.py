@@ -126,7 +126,7 @@ class Removal:
         if volumes:
             await self._remove_anonymous(container)
         with self._database.transaction():
-            self._images.released(container.id)
+            self._images.release(container.id)
             self._registry.remove(container)
 
     async def _remove_anonymous(self, container: Container) -> None:

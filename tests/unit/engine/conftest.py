@@ -189,10 +189,13 @@ class FakeImages:
             raise NotFound(f"No such image: {ref}:latest")
         return self.image
 
-    def used_by(self, image_id: str, container_id: str) -> None:
+    def by_id(self, image_id: str) -> Any:
+        return self.image if image_id == self.image.id else None
+
+    def hold(self, image_id: str, container_id: str) -> None:
         self.holders[container_id] = image_id
 
-    def released(self, container_id: str) -> None:
+    def release(self, container_id: str) -> None:
         self.holders.pop(container_id, None)
 
 

@@ -99,10 +99,6 @@ class Images:
             self._collecting.add(task)
             task.add_done_callback(self._collecting.discard)
 
-    def count(self) -> int:
-        """How many there are."""
-        return len(self._store.all())
-
     # ---- reads ----------------------------------------------------------------------------------
 
     async def list(
