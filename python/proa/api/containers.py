@@ -19,7 +19,7 @@ from proa.api.responses import (
     json_reply,
 )
 from proa.api.routes import Route
-from proa.api.streams import json_lines, when_done
+from proa.api.streams import JSONLines, WhenDone
 from proa.api.websocket import WebSocketHijack
 from proa.errors import Conflict, InvalidParameter, NotFound
 from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
@@ -103,7 +103,7 @@ async def wait(engine: Engine, request: Request) -> Response:
     condition = Query(request.query).text("condition") or "not-running"
     if condition not in WAIT_CONDITIONS:
         raise InvalidParameter(f'invalid condition: "{condition}"')
-    return Stream(when_done(await engine.containers.wait(request.name, condition)))
+    return Stream(WhenDone(await engine.containers.wait(request.name, condition)))
 
 
 async def remove(engine: Engine, request: Request) -> Response:
@@ -202,7 +202,7 @@ async def stats(engine: Engine, request: Request) -> Response:
     stream = query.flag("stream", True)
     one_shot = request.minor >= 41 and query.flag("one-shot")
     samples = await engine.containers.stats(request.name, stream=stream, one_shot=one_shot)
-    return Stream(json_lines(samples))
+    return Stream(JSONLines(samples))
 
 
 async def update(engine: Engine, request: Request) -> Response:

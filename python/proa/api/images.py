@@ -8,7 +8,7 @@ from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import CREATED, TAR, Response, Stream, json_reply
 from proa.api.routes import Route
-from proa.api.streams import progress
+from proa.api.streams import Progress
 from proa.errors import InvalidParameter, NotImplemented_
 
 
@@ -53,7 +53,7 @@ async def remove(engine: Engine, request: Request) -> Response:
 async def load(engine: Engine, request: Request) -> Response:
     """POST /images/load."""
     quiet = Query(request.query).flag("quiet", True)
-    return Stream(await progress(engine.images.load(request.body, quiet=quiet)))
+    return Stream(await Progress.start(engine.images.load(request.body, quiet=quiet)))
 
 
 async def save_one(engine: Engine, request: Request) -> Response:
@@ -75,7 +75,7 @@ async def create(engine: Engine, request: Request) -> Response:
     platform = query.text("platform")
     if image := query.text("fromImage"):
         pulling = await engine.images.pull(image.removesuffix(":"), query.text("tag"), platform)
-        return Stream(await progress(pulling))
+        return Stream(await Progress.start(pulling))
     source = query.text("fromSrc")
     if source != "-":
         raise NotImplemented_("importing from a URL is not supported: send the archive itself (fromSrc=-)")
@@ -87,7 +87,7 @@ async def create(engine: Engine, request: Request) -> Response:
         changes=query.texts("changes"),
         platform=platform,
     )
-    return Stream(await progress(importing))
+    return Stream(await Progress.start(importing))
 
 
 async def prune(engine: Engine, request: Request) -> Response:

@@ -1,11 +1,12 @@
 """Streamed answers: JSON lines, progress, a body that comes when a future resolves.
 
 The answer's head goes out when the handler returns, so what may fail with a status number must have failed
-by then.
+by then. These are classes and not async generators because closing a generator that has not started does
+nothing, and a client may be gone before its answer starts: what is behind the stream must end all the same.
 """
 
 from asyncio import Future
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -15,50 +16,82 @@ from proa.errors import ProaError
 _encode = msgspec.json.Encoder().encode
 
 
-async def when_done(future: "Future[Any]") -> AsyncIterator[bytes]:
-    """The future's result as one JSON document; cancels the future when the client goes away."""
-    yield _encode(await future) + b"\n"
+class WhenDone(AsyncIterator[bytes]):
+    """The future's result as one JSON document; the future is cancelled when the client goes away."""
+
+    def __init__(self, future: "Future[Any]") -> None:
+        self._future = future
+        self._sent = False
+
+    async def __anext__(self) -> bytes:
+        if self._sent:
+            raise StopAsyncIteration
+        result = await self._future
+        self._sent = True
+        return _encode(result) + b"\n"
+
+    async def aclose(self) -> None:
+        """Cancel the future where it is pending."""
+        self._future.cancel()
 
 
-async def json_lines(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
-    """One JSON document a line."""
-    try:
-        async for item in items:
-            yield _encode(item) + b"\n"
-    finally:
-        await close(items)
+class JSONLines(AsyncIterator[bytes]):
+    """One JSON document a line, each item passed through `convert` before."""
+
+    def __init__(self, items: AsyncIterator[Any], convert: Callable[[Any], Any] | None = None) -> None:
+        self._items = items
+        self._convert = convert
+
+    async def __anext__(self) -> bytes:
+        item = await anext(self._items)
+        return _encode(self._convert(item) if self._convert is not None else item) + b"\n"
+
+    async def aclose(self) -> None:
+        """Close the source."""
+        await close(self._items)
 
 
-async def progress(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Wait for the first chunk, whose failure still has a status number; later ones end the stream in-band.
+class Progress(AsyncIterator[bytes]):
+    """A stream of progress objects that tells its own failure, in-band, once its first chunk is there.
 
-    Raises what the source raises before its first chunk. Source: moby pkg/streamformatter.
+    Source: moby pkg/streamformatter.
     """
-    source = aiter(chunks)
-    try:
-        first = await anext(source)
-    except StopAsyncIteration:
-        first = b""
-    except BaseException:
-        await close(source)
-        raise
-    return _progress(first, source)
 
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+        self._failed = False
 
-async def _progress(first: bytes, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    try:
-        yield first
-        async for chunk in source:
-            yield chunk
-    except ProaError as error:
-        message = str(error)
-        yield _encode({"errorDetail": {"message": message}, "error": message}) + b"\r\n"
-    finally:
-        await close(source)
+    @classmethod
+    async def start(cls, chunks: AsyncIterator[bytes]) -> "Progress":
+        """Wait for the first chunk; raises what the source raises before it, which has a status number."""
+        source = aiter(chunks)
+        try:
+            return cls(await anext(source, b""), source)
+        except BaseException:
+            await close(source)
+            raise
+
+    async def __anext__(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        if self._failed:
+            raise StopAsyncIteration
+        try:
+            return await anext(self._rest)
+        except ProaError as error:
+            self._failed = True
+            message = str(error)
+            return _encode({"errorDetail": {"message": message}, "error": message}) + b"\r\n"
+
+    async def aclose(self) -> None:
+        """Close the source."""
+        await close(self._rest)
 
 
 async def close(source: AsyncIterator[Any]) -> None:
-    """Close an async generator; other iterators have nothing to close."""
+    """Close what can be closed: async generators and the streams above."""
     aclose = getattr(source, "aclose", None)
     if aclose is not None:
         await aclose()

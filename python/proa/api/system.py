@@ -3,8 +3,6 @@
 Source: the Docker Engine API v1.51; moby daemon/server/router/system, swarm.
 """
 
-from collections.abc import AsyncIterator
-
 from msgspec import Struct, field
 
 from proa.api._connection import Request
@@ -12,7 +10,7 @@ from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import TEXT, Reply, Response, Stream, json_reply, response_head
 from proa.api.routes import Route, refusal
-from proa.api.streams import close, json_lines
+from proa.api.streams import JSONLines
 from proa.errors import InvalidParameter, NotImplemented_, Unavailable
 from proa.schema.system import EventActor, EventMessage
 
@@ -60,26 +58,22 @@ class LegacyEvent(Struct, omit_defaults=True):
     time_nano: int = field(name="timeNano", default=0)
 
 
-async def with_legacy_members(messages: AsyncIterator[EventMessage]) -> AsyncIterator[LegacyEvent]:
+def with_legacy_members(message: EventMessage) -> LegacyEvent:
     """Container and image events say things twice in every API version up to 1.51."""
-    try:
-        async for message in messages:
-            actor = message.actor or EventActor()
-            twice = message.type in ("container", "image")
-            image = (actor.attributes or {}).get("image", "")
-            yield LegacyEvent(
-                status=message.action if twice else "",
-                id=actor.id if twice else "",
-                from_=image if message.type == "container" else "",
-                type=message.type,
-                action=message.action,
-                actor=actor,
-                scope=message.scope,
-                time=message.time,
-                time_nano=message.time_nano,
-            )
-    finally:
-        await close(messages)
+    actor = message.actor or EventActor()
+    twice = message.type in ("container", "image")
+    image = (actor.attributes or {}).get("image", "")
+    return LegacyEvent(
+        status=message.action if twice else "",
+        id=actor.id if twice else "",
+        from_=image if message.type == "container" else "",
+        type=message.type,
+        action=message.action,
+        actor=actor,
+        scope=message.scope,
+        time=message.time,
+        time_nano=message.time_nano,
+    )
 
 
 async def events(engine: Engine, request: Request) -> Response:
@@ -91,7 +85,7 @@ async def events(engine: Engine, request: Request) -> Response:
             f"`since` time ({query.text('since')}) cannot be after `until` time ({query.text('until')})"
         )
     messages = await engine.system.events(since, until, query.filters())
-    return Stream(json_lines(with_legacy_members(messages)))
+    return Stream(JSONLines(messages, with_legacy_members))
 
 
 async def plugins(engine: Engine, request: Request) -> Response:
