@@ -271,3 +271,13 @@ pub fn fail(plan: &Plan) -> Failure {
         Err(failure) => failure,
     }
 }
+
+/// Runs `script` in the default container, changed by `change`; what it printed.
+pub fn inside(script: &str, change: impl FnOnce(&Bundle, &mut Plan)) -> String {
+    let bundle = Bundle::new();
+    let mut plan = bundle.plan(script);
+    change(&bundle, &mut plan);
+    let outcome = run(&plan);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    outcome.output
+}
