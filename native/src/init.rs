@@ -11,13 +11,17 @@ use std::os::fd::BorrowedFd;
 use crate::sys;
 
 /// Address ranges: [start, end).
+type Range = (usize, usize);
+
+/// What an init keeps of its memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Kept {
     /// The object file that holds this code.
-    pub image: (usize, usize),
-    pub stack: (usize, usize),
+    image: Range,
+    /// All that is kept, in ascending order.
+    ranges: [Range; 3],
     /// End of the highest mapping.
-    pub top: usize,
+    top: usize,
 }
 
 impl Kept {
@@ -36,7 +40,15 @@ impl Kept {
             image = (image.0.min(*start), image.1.max(*end));
         }
         let top = ranges.iter().filter(|(_, _, of)| *of != "[vsyscall]").map(|(_, end, _)| *end).max()?;
-        Some(Self { image, stack: (0, 0), top })
+        Some(Self { image, ranges: Default::default(), top })
+    }
+
+    /// With what differs between clones: the child's stack, and the pages of the thread that clones it.
+    #[must_use]
+    pub fn with(mut self, stack: Range, thread: Range) -> Self {
+        self.ranges = [self.image, stack, thread];
+        self.ranges.sort_unstable();
+        self
     }
 }
 
@@ -58,7 +70,7 @@ pub fn stand_apart(stdin: BorrowedFd<'_>) {
 /// Serves as init for the child `pid`. Every signal is blocked already.
 pub fn run(pid: i32, kept: &Kept) -> ! {
     // By value: what `kept` points to is unmapped below.
-    let (image, stack, top) = (kept.image, kept.stack, kept.top);
+    let ([low, middle, high], top) = (kept.ranges, kept.top);
     sys::set_name(c"proa-init");
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     let _ = sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0);
@@ -66,9 +78,9 @@ pub fn run(pid: i32, kept: &Kept) -> ! {
     // the stack; they call nothing in another object. No descriptor is used any more.
     unsafe {
         sys::close_all();
-        let (low, high) = if image.0 < stack.0 { (image, stack) } else { (stack, image) };
         sys::unmap(0x1000, low.0);
-        sys::unmap(low.1, high.0);
+        sys::unmap(low.1, middle.0);
+        sys::unmap(middle.1, high.0);
         sys::unmap(high.1, top);
     }
     loop {
@@ -108,6 +120,12 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         let kept = Kept::parse(MAPS, 0x7f00_0000_1800).expect("inside x.so");
         assert_eq!(kept.image, (0x7f00_0000_0000, 0x7f00_0000_3000));
         assert_eq!(kept.top, 0x7ffc_0002_1000);
+    }
+
+    #[test]
+    fn what_is_kept_is_in_order() {
+        let kept = Kept { image: (30, 40), ..Kept::default() }.with((50, 60), (10, 20));
+        assert_eq!(kept.ranges, [(10, 20), (30, 40), (50, 60)]);
     }
 
     #[test]

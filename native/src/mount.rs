@@ -26,8 +26,8 @@ pub struct Overlay<'a> {
     pub upper: &'a str,
     pub work: &'a str,
     pub volatile: bool,
-    /// Show the layers through the id maps of this user namespace.
-    pub idmap: Option<BorrowedFd<'a>>,
+    /// Show the layers through the id maps of this user namespace, whose root is (uid, gid) outside.
+    pub idmap: Option<(BorrowedFd<'a>, (u32, u32))>,
     /// The caller is root of a user namespace only: trusted.* attributes are out of its reach.
     pub userxattr: bool,
 }
@@ -38,19 +38,36 @@ impl Overlay<'_> {
     /// Kernel 6.5 takes one `lowerdir+` per layer; before, all of them go into one string, which the
     /// kernel bounds to a page: there each layer is named by a short path through a descriptor.
     pub fn mount(&self) -> Result<OwnedFd> {
+        match self.configure() {
+            // A volatile mount leaves a mark that refuses the next one, because what it wrote may be lost
+            // with the power. Who asks for one again accepts that: the container's life is short anyway.
+            Err(error) if self.volatile && error.errno() == libc::EINVAL && self.forget_volatile() => {
+                self.configure()
+            }
+            other => other,
+        }
+    }
+
+    /// Removes the mark; true where there was one.
+    fn forget_volatile(&self) -> bool {
+        std::fs::remove_dir_all(std::path::Path::new(self.work).join("work/incompat")).is_ok()
+    }
+
+    fn configure(&self) -> Result<OwnedFd> {
         let fs =
             fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| Error::os("open", "overlay", e))?;
         let set = |key: &str, value: &str| {
             fsconfig_set_string(&fs, key, value).map_err(|e| Error::os(format!("overlay {key}"), value, e))
         };
+        let flag = |key: &str| fsconfig_set_flag(&fs, key).map_err(|e| Error::os("overlay", key, e));
         set("source", "overlay")?;
-        let mut layers = Layers::new(self.idmap);
+        let mut layers = Layers::new(self.idmap.map(|(fd, _)| fd));
         self.set_layers(&fs, &mut layers)?;
         if self.volatile {
-            fsconfig_set_flag(&fs, "volatile").map_err(|e| Error::os("overlay", "volatile", e))?;
+            flag("volatile")?;
         }
         if self.userxattr {
-            fsconfig_set_flag(&fs, "userxattr").map_err(|e| Error::os("overlay", "userxattr", e))?;
+            flag("userxattr")?;
         } else {
             // The upper directory holds plain files only, whatever the host's module options say:
             // it is read directly by diff and commit.
@@ -58,7 +75,16 @@ impl Overlay<'_> {
             set("metacopy", "off")?;
         }
         set("index", "off")?;
-        fsconfig_create(&fs).map_err(|e| Error::os("mount overlay", self.upper, e))?;
+        let fail = |e: Errno| Error::os("mount overlay", self.upper, e);
+        if let Some((_, (uid, gid))) = self.idmap {
+            // The overlay makes files of its own as who mounts it: an id that the maps have.
+            sys::set_file_ids(uid, gid).map_err(fail)?;
+            let created = fsconfig_create(&fs);
+            sys::set_file_ids(0, 0).map_err(fail)?;
+            created.map_err(fail)?;
+        } else {
+            fsconfig_create(&fs).map_err(fail)?;
+        }
         attach_later(&fs, 0).map_err(|e| Error::os("mount overlay", self.upper, e))
     }
 
@@ -86,7 +112,12 @@ impl Overlay<'_> {
         }
         let in_one_string = !one_by_one;
         for (key, path) in [("upperdir", self.upper), ("workdir", self.work)] {
-            let name = if in_one_string { layers.short_name(path)? } else { layers.name(path)? };
+            let name = match (self.idmap, path.rsplit_once('/')) {
+                // Both must lie in one mount: that of the directory that has both.
+                (Some(_), Some((parent, name))) => format!("{}/{name}", layers.short_name(parent)?),
+                _ if in_one_string => layers.short_name(path)?,
+                _ => path.to_owned(),
+            };
             fsconfig_set_string(fs, key, &*name).map_err(|e| fail(key, path, e))?;
         }
         Ok(())
@@ -96,7 +127,7 @@ impl Overlay<'_> {
 /// Names of layer directories for the kernel, and the descriptors that keep the short ones valid.
 struct Layers<'a> {
     idmap: Option<BorrowedFd<'a>>,
-    open: Vec<OwnedFd>,
+    open: Vec<(String, OwnedFd)>,
 }
 
 impl<'a> Layers<'a> {
@@ -113,6 +144,9 @@ impl<'a> Layers<'a> {
     }
 
     fn short_name(&mut self, path: &str) -> Result<String> {
+        if let Some((_, fd)) = self.open.iter().find(|(open, _)| open == path) {
+            return Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        }
         let fd = match self.idmap {
             Some(user_namespace) => {
                 let fd = clone_tree(path, false)?;
@@ -123,7 +157,7 @@ impl<'a> Layers<'a> {
                 .map_err(|e| Error::os("open layer", path, e))?,
         };
         let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        self.open.push(fd);
+        self.open.push((path.to_owned(), fd));
         Ok(name)
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn failure(step: &str, error: &Error) -> Failure {
 }
 
 /// A new container.
-pub(crate) fn start(plan: &Plan, context: &SpawnContext<'_>) -> std::result::Result<Prepared, Failure> {
+pub(crate) fn start(plan: &Plan, context: &SpawnContext<'_, '_>) -> std::result::Result<Prepared, Failure> {
     let mut builder = Builder::new(context.host);
     builder.container(plan, context)?;
     Ok(builder.prepared)
@@ -107,7 +107,7 @@ impl<'a> Builder<'a> {
 
     // ---- the whole ------------------------------------------------------------------------------
 
-    fn container(&mut self, plan: &Plan, context: &SpawnContext<'_>) -> Step {
+    fn container(&mut self, plan: &Plan, context: &SpawnContext<'_, '_>) -> Step {
         self.beginning();
         self.namespaces(plan, context)?;
         let terminal = self.tree(plan, context)?;
@@ -194,7 +194,7 @@ impl<'a> Builder<'a> {
 
     // ---- namespaces -----------------------------------------------------------------------------
 
-    fn namespaces(&mut self, plan: &Plan, context: &SpawnContext<'_>) -> Step {
+    fn namespaces(&mut self, plan: &Plan, context: &SpawnContext<'_, '_>) -> Step {
         let spaces = &plan.namespaces;
         let mut joins: Vec<(RawFd, String, c_int)> = Vec::new();
         for (space, kind) in [
@@ -353,7 +353,7 @@ pub(crate) fn c_string(text: &str) -> std::result::Result<CString, Failure> {
     CString::new(text).map_err(|_| invalid(format!("{text:?} contains a NUL byte")))
 }
 
-fn handle(context: &SpawnContext<'_>, id: &str) -> std::result::Result<RawFd, Failure> {
+fn handle(context: &SpawnContext<'_, '_>, id: &str) -> std::result::Result<RawFd, Failure> {
     let missing = || Failure { step: "not_found".into(), subject: id.into(), errno: 0 };
     (context.container)(id).map(|found| found.pidfd.as_raw_fd()).ok_or_else(missing)
 }

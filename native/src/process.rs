@@ -105,13 +105,13 @@ pub struct Stdio<'a> {
 
 /// What one start needs besides its plan.
 #[allow(missing_debug_implementations)] // it holds a closure
-pub struct SpawnContext<'a> {
+pub struct SpawnContext<'a, 'c> {
     pub host: &'a Host,
     pub stdio: Stdio<'a>,
     /// The namespace of `Network::Prepared`; with `Network::None`, one that has only `lo`, up.
     pub netns: Option<BorrowedFd<'a>>,
     /// The running container of an id, for namespaces that are another container's.
-    pub container: &'a dyn Fn(&str) -> Option<&'a ContainerHandle>,
+    pub container: &'a dyn Fn(&str) -> Option<&'c ContainerHandle>,
     /// Made already, limits written; `None` leaves the child in the caller's cgroups.
     pub group: Option<&'a Group>,
 }
@@ -234,7 +234,7 @@ impl AsFd for Spawning {
 }
 
 /// Starts the container of `plan`. Nothing is left behind on failure.
-pub fn spawn(plan: &Plan, context: &SpawnContext<'_>) -> std::result::Result<Spawning, Failure> {
+pub fn spawn(plan: &Plan, context: &SpawnContext<'_, '_>) -> std::result::Result<Spawning, Failure> {
     let prepared = prepare::start(plan, context)?;
     launch_in(prepared, context.host, context.group, plan.namespaces.user.as_ref())
 }
@@ -265,7 +265,7 @@ fn launch_in(
     rustix::io::ioctl_fionbio(&sync, true).map_err(fail("make a socket for"))?;
     let stack = Stack::new().map_err(|e| failure("clone", &Error::os("map a stack for", "the child", e)))?;
     prepared.script.sync = theirs.as_raw_fd();
-    prepared.script.kept = Kept { stack: stack.range(), ..host.kept };
+    prepared.script.kept = host.kept.with(stack.range(), sys::thread_pages());
     let script = Box::new(prepared.script);
     let into = group.and_then(Group::clone_into_fd);
     let namespaces = prepared.namespaces;

@@ -14,19 +14,20 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, Result};
 
-/// One system call by number.
+/// One system call by number. Its arguments stay in registers: copying them could call memcpy, which the
+/// built-in init has unmapped.
 ///
 /// # Safety
 /// The arguments must be what the call expects: pointers valid for what the kernel reads and writes.
 #[cfg(target_arch = "x86_64")]
-unsafe fn syscall(number: i64, a: [usize; 6]) -> isize {
+unsafe fn syscall(number: i64, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
     let result: isize;
     // SAFETY: the kernel clobbers rax, rcx and r11 only; memory is as the caller vouches.
     unsafe {
         std::arch::asm!(
             "syscall",
             inlateout("rax") number as isize => result,
-            in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
             lateout("rcx") _, lateout("r11") _,
             options(nostack),
         );
@@ -39,14 +40,14 @@ unsafe fn syscall(number: i64, a: [usize; 6]) -> isize {
 /// # Safety
 /// The arguments must be what the call expects: pointers valid for what the kernel reads and writes.
 #[cfg(target_arch = "aarch64")]
-unsafe fn syscall(number: i64, a: [usize; 6]) -> isize {
+unsafe fn syscall(number: i64, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
     let result: isize;
     // SAFETY: the kernel clobbers x0 only; memory is as the caller vouches.
     unsafe {
         std::arch::asm!(
             "svc 0",
-            inlateout("x0") a[0] as isize => result,
-            in("x8") number, in("x1") a[1], in("x2") a[2], in("x3") a[3], in("x4") a[4], in("x5") a[5],
+            inlateout("x0") a as isize => result,
+            in("x8") number, in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
             options(nostack),
         );
     }
@@ -227,7 +228,7 @@ unsafe fn clone_to(args: &CloneArgs, entry: extern "C" fn(*const c_void) -> !, d
 /// The caller must have its memory to itself, and the child may use nothing that another thread may hold locked.
 pub unsafe fn fork() -> Result<i32> {
     // SAFETY: no pointers; both go on from here in memory of their own.
-    check(unsafe { syscall(libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0, 0]) }).map(|pid| pid as i32)
+    check(unsafe { syscall(libc::SYS_clone, libc::SIGCHLD as usize, 0, 0, 0, 0, 0) }).map(|pid| pid as i32)
 }
 
 /// <https://man7.org/linux/man-pages/man2/execve.2.html>; returns only to fail.
@@ -237,21 +238,20 @@ pub unsafe fn fork() -> Result<i32> {
 pub unsafe fn execve(path: &CStr, argv: *const *const i8, envp: *const *const i8) -> Errno {
     // SAFETY: as the caller vouches.
     let value =
-        unsafe { syscall(libc::SYS_execve, [path.as_ptr() as usize, argv as usize, envp as usize, 0, 0, 0]) };
+        unsafe { syscall(libc::SYS_execve, path.as_ptr() as usize, argv as usize, envp as usize, 0, 0, 0) };
     Errno::from_raw_os_error(-value as i32)
 }
 
 /// <https://man7.org/linux/man-pages/man2/setns.2.html>
 pub fn setns(fd: BorrowedFd<'_>, kinds: c_int) -> Result<()> {
     // SAFETY: no pointers.
-    check(unsafe { syscall(libc::SYS_setns, [fd.as_raw_fd() as usize, kinds as usize, 0, 0, 0, 0]) })
-        .map(drop)
+    check(unsafe { syscall(libc::SYS_setns, fd.as_raw_fd() as usize, kinds as usize, 0, 0, 0, 0) }).map(drop)
 }
 
 /// <https://man7.org/linux/man-pages/man2/unshare.2.html>
 pub fn unshare(kinds: c_int) -> Result<()> {
     // SAFETY: namespaces only; no memory of this process is unshared.
-    check(unsafe { syscall(libc::SYS_unshare, [kinds as usize, 0, 0, 0, 0, 0]) }).map(drop)
+    check(unsafe { syscall(libc::SYS_unshare, kinds as usize, 0, 0, 0, 0, 0) }).map(drop)
 }
 
 /// Marks every descriptor from `first` on close-on-exec.
@@ -260,7 +260,7 @@ pub fn cloexec_from(first: u32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: usize = 4;
     // SAFETY: no pointers; descriptors stay open until execve.
     check(unsafe {
-        syscall(libc::SYS_close_range, [first as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC, 0, 0, 0])
+        syscall(libc::SYS_close_range, first as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC, 0, 0, 0)
     })
     .map(drop)
 }
@@ -270,7 +270,7 @@ pub fn reset_signals() {
     let action = [0u64; 4]; // SIG_DFL, no flags, empty mask
     for signal in 1..=64usize {
         // SAFETY: a zeroed kernel sigaction is at most 32 bytes; SIGKILL and SIGSTOP fail harmlessly.
-        unsafe { syscall(libc::SYS_rt_sigaction, [signal, action.as_ptr() as usize, 0, 8, 0, 0]) };
+        unsafe { syscall(libc::SYS_rt_sigaction, signal, action.as_ptr() as usize, 0, 8, 0, 0) };
     }
 }
 
@@ -278,9 +278,18 @@ pub fn reset_signals() {
 /// <https://man7.org/linux/man-pages/man2/rt_sigprocmask.2.html>
 pub fn set_signal_mask(mask: u64) -> u64 {
     let mut before = 0u64;
-    let arguments = [libc::SIG_SETMASK as usize, &raw const mask as usize, &raw mut before as usize, 8, 0, 0];
     // SAFETY: both point to the eight bytes of a kernel signal set.
-    unsafe { syscall(libc::SYS_rt_sigprocmask, arguments) };
+    unsafe {
+        syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK as usize,
+            &raw const mask as usize,
+            &raw mut before as usize,
+            8,
+            0,
+            0,
+        )
+    };
     before
 }
 
@@ -288,7 +297,7 @@ pub fn set_signal_mask(mask: u64) -> u64 {
 /// <https://man7.org/linux/man-pages/man2/rt_sigtimedwait.2.html>
 pub fn wait_signal(mask: u64) -> Result<i32> {
     // SAFETY: the set is eight bytes; no siginfo, no timeout.
-    check(unsafe { syscall(libc::SYS_rt_sigtimedwait, [&raw const mask as usize, 0, 0, 8, 0, 0]) })
+    check(unsafe { syscall(libc::SYS_rt_sigtimedwait, &raw const mask as usize, 0, 0, 8, 0, 0) })
         .map(|signal| signal as i32)
 }
 
@@ -296,16 +305,47 @@ pub fn wait_signal(mask: u64) -> Result<i32> {
 /// <https://man7.org/linux/man-pages/man2/kill.2.html>
 pub fn kill(pid: i32, signal: i32) -> Result<()> {
     // SAFETY: no pointers.
-    check(unsafe { syscall(libc::SYS_kill, [pid as isize as usize, signal as usize, 0, 0, 0, 0]) }).map(drop)
+    check(unsafe { syscall(libc::SYS_kill, pid as isize as usize, signal as usize, 0, 0, 0, 0) }).map(drop)
 }
 
 /// Reaps a child, if one is dead: (pid, wait status). <https://man7.org/linux/man-pages/man2/wait4.2.html>
 pub fn reap_any() -> Result<Option<(i32, i32)>> {
     let mut status: c_int = 0;
-    let arguments = [usize::MAX, &raw mut status as usize, libc::WNOHANG as usize, 0, 0, 0];
     // SAFETY: status is an int; no rusage.
-    let pid = check(unsafe { syscall(libc::SYS_wait4, arguments) })?;
+    let pid = check(unsafe {
+        syscall(libc::SYS_wait4, usize::MAX, &raw mut status as usize, libc::WNOHANG as usize, 0, 0, 0)
+    })?;
     Ok((pid != 0).then_some((pid as i32, status)))
+}
+
+/// The pages around the calling thread's control block: the kernel goes on writing to the area that the C library
+/// has registered in there, in a fork as well. <https://man7.org/linux/man-pages/man2/rseq.2.html>
+#[must_use]
+pub fn thread_pages() -> (usize, usize) {
+    const AROUND: usize = 2 * 4096;
+    let pointer: usize;
+    // SAFETY: reads the thread pointer, in the way of each architecture's ABI.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, readonly, preserves_flags));
+        #[cfg(target_arch = "aarch64")]
+        std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, nomem, preserves_flags));
+    }
+    let page = pointer & !0xfff;
+    (page.saturating_sub(AROUND), page + AROUND)
+}
+
+/// Sets the ids that files are accessed and made with, of the calling thread only; full effective
+/// capabilities stay. <https://man7.org/linux/man-pages/man2/setfsuid.2.html>
+pub fn set_file_ids(uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: no pointers; both calls return the id before and never fail.
+    unsafe {
+        syscall(libc::SYS_setfsgid, gid as usize, 0, 0, 0, 0, 0);
+        syscall(libc::SYS_setfsuid, uid as usize, 0, 0, 0, 0, 0);
+    }
+    // Leaving id 0 has cost the effective capabilities that concern files.
+    let (_, permitted) = capabilities()?;
+    set_capabilities(permitted, permitted, 0)
 }
 
 /// Unmaps a range. <https://man7.org/linux/man-pages/man2/munmap.2.html>
@@ -314,16 +354,15 @@ pub fn reap_any() -> Result<Option<(i32, i32)>> {
 /// Nothing in the range is used any more by this process.
 pub unsafe fn unmap(start: usize, end: usize) {
     // SAFETY: as the caller vouches.
-    unsafe { syscall(libc::SYS_munmap, [start, end.saturating_sub(start), 0, 0, 0, 0]) };
+    unsafe { syscall(libc::SYS_munmap, start, end.saturating_sub(start), 0, 0, 0, 0) };
 }
 
 /// Where the process is, as the kernel tells it: `(unreachable)/...` outside of its root.
 /// <https://man7.org/linux/man-pages/man2/getcwd.2.html>
 pub fn current_directory(buffer: &mut [u8]) -> Result<&[u8]> {
     // SAFETY: pointer and length are of one slice; the kernel returns how much it wrote.
-    let length = check(unsafe {
-        syscall(libc::SYS_getcwd, [buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0, 0])
-    })?;
+    let length =
+        check(unsafe { syscall(libc::SYS_getcwd, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0, 0) })?;
     Ok(buffer.get(..length).unwrap_or_default())
 }
 
@@ -332,11 +371,10 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     let fd = fd.as_raw_fd() as usize;
     if fd == number as usize {
         // SAFETY: clears the flags of a descriptor; no pointers.
-        return check(unsafe { syscall(libc::SYS_fcntl, [fd, libc::F_SETFD as usize, 0, 0, 0, 0]) })
-            .map(drop);
+        return check(unsafe { syscall(libc::SYS_fcntl, fd, libc::F_SETFD as usize, 0, 0, 0, 0) }).map(drop);
     }
     // SAFETY: no pointers; what `number` was before is the caller's to give up.
-    check(unsafe { syscall(libc::SYS_dup3, [fd, number as usize, 0, 0, 0, 0]) }).map(drop)
+    check(unsafe { syscall(libc::SYS_dup3, fd, number as usize, 0, 0, 0, 0) }).map(drop)
 }
 
 /// Closes every descriptor. <https://man7.org/linux/man-pages/man2/close_range.2.html>
@@ -345,14 +383,14 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
 /// No owner of a descriptor runs in this process any more.
 pub unsafe fn close_all() {
     // SAFETY: as the caller vouches.
-    unsafe { syscall(libc::SYS_close_range, [0, u32::MAX as usize, 0, 0, 0, 0]) };
+    unsafe { syscall(libc::SYS_close_range, 0, u32::MAX as usize, 0, 0, 0, 0) };
 }
 
 /// Ends the process at once. <https://man7.org/linux/man-pages/man2/exit_group.2.html>
 pub fn exit(code: i32) -> ! {
     loop {
         // SAFETY: no pointers; does not return.
-        unsafe { syscall(libc::SYS_exit_group, [code as usize, 0, 0, 0, 0, 0]) };
+        unsafe { syscall(libc::SYS_exit_group, code as usize, 0, 0, 0, 0, 0) };
     }
 }
 
@@ -361,13 +399,13 @@ pub fn exit(code: i32) -> ! {
 /// <https://man7.org/linux/man-pages/man2/prctl.2.html>, for options that take plain numbers.
 pub fn prctl(option: c_int, value: usize, third: usize) -> Result<usize> {
     // SAFETY: callers pass options without pointer arguments.
-    check(unsafe { syscall(libc::SYS_prctl, [option as usize, value, third, 0, 0, 0]) })
+    check(unsafe { syscall(libc::SYS_prctl, option as usize, value, third, 0, 0, 0) })
 }
 
 /// Names the calling process, for `ps`. <https://man7.org/linux/man-pages/man2/PR_SET_NAME.2const.html>
 pub fn set_name(name: &CStr) {
     // SAFETY: a C string that the kernel reads up to 16 bytes of.
-    unsafe { syscall(libc::SYS_prctl, [libc::PR_SET_NAME as usize, name.as_ptr() as usize, 0, 0, 0, 0]) };
+    unsafe { syscall(libc::SYS_prctl, libc::PR_SET_NAME as usize, name.as_ptr() as usize, 0, 0, 0, 0) };
 }
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
@@ -378,7 +416,7 @@ pub fn capabilities() -> Result<(u64, u64)> {
     let mut data = [0u32; 6];
     // SAFETY: version 3 has a header of two words and two sets of three.
     check(unsafe {
-        syscall(libc::SYS_capget, [header.as_ptr() as usize, data.as_mut_ptr() as usize, 0, 0, 0, 0])
+        syscall(libc::SYS_capget, header.as_ptr() as usize, data.as_mut_ptr() as usize, 0, 0, 0, 0)
     })?;
     let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
     Ok((join(data[0], data[3]), join(data[1], data[4])))
@@ -397,10 +435,8 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Res
         high(inheritable),
     ];
     // SAFETY: version 3 has a header of two words and two sets of three.
-    check(unsafe {
-        syscall(libc::SYS_capset, [header.as_ptr() as usize, data.as_ptr() as usize, 0, 0, 0, 0])
-    })
-    .map(drop)
+    check(unsafe { syscall(libc::SYS_capset, header.as_ptr() as usize, data.as_ptr() as usize, 0, 0, 0, 0) })
+        .map(drop)
 }
 
 /// Installs a classic BPF program of 8-byte instructions on the calling thread.
@@ -415,10 +451,19 @@ pub fn install_seccomp(program: &[u8]) -> Result<()> {
     }
     let length = u16::try_from(program.len() / 8).map_err(|_| Errno::INVAL)?;
     let program = Program { length, instructions: program.as_ptr() };
-    let arguments =
-        [SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &raw const program as usize, 0, 0, 0];
     // SAFETY: a sock_fprog whose instructions are as many as it says; the kernel copies byte-wise.
-    check(unsafe { syscall(libc::SYS_seccomp, arguments) }).map(drop)
+    check(unsafe {
+        syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            &raw const program as usize,
+            0,
+            0,
+            0,
+        )
+    })
+    .map(drop)
 }
 
 /// Sets a limit of the calling process; returns the one before. `None` only asks.
@@ -429,7 +474,7 @@ pub fn prlimit(resource: u32, new: Option<(u64, u64)>) -> Result<(u64, u64)> {
     let new_pointer = new.as_ref().map_or(0, |pair| pair.as_ptr() as usize);
     // SAFETY: both are a struct rlimit64, or null.
     check(unsafe {
-        syscall(libc::SYS_prlimit64, [0, resource as usize, new_pointer, old.as_mut_ptr() as usize, 0, 0])
+        syscall(libc::SYS_prlimit64, 0, resource as usize, new_pointer, old.as_mut_ptr() as usize, 0, 0)
     })?;
     Ok((old[0], old[1]))
 }
@@ -438,20 +483,20 @@ pub fn prlimit(resource: u32, new: Option<(u64, u64)>) -> Result<(u64, u64)> {
 pub fn set_user(uid: u32) -> Result<()> {
     let uid = uid as usize;
     // SAFETY: no pointers.
-    check(unsafe { syscall(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) }).map(drop)
+    check(unsafe { syscall(libc::SYS_setresuid, uid, uid, uid, 0, 0, 0) }).map(drop)
 }
 
 /// <https://man7.org/linux/man-pages/man2/setresgid.2.html>
 pub fn set_group(gid: u32) -> Result<()> {
     let gid = gid as usize;
     // SAFETY: no pointers.
-    check(unsafe { syscall(libc::SYS_setresgid, [gid, gid, gid, 0, 0, 0]) }).map(drop)
+    check(unsafe { syscall(libc::SYS_setresgid, gid, gid, gid, 0, 0, 0) }).map(drop)
 }
 
 /// <https://man7.org/linux/man-pages/man2/setgroups.2.html>
 pub fn set_groups(groups: &[u32]) -> Result<()> {
     // SAFETY: pointer and length are of one slice of gid_t.
-    check(unsafe { syscall(libc::SYS_setgroups, [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0]) })
+    check(unsafe { syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0) })
         .map(drop)
 }
 
@@ -460,14 +505,13 @@ pub fn set_groups(groups: &[u32]) -> Result<()> {
 /// <https://man7.org/linux/man-pages/man2/sethostname.2.html>
 pub fn set_hostname(name: &[u8]) -> Result<()> {
     // SAFETY: pointer and length are of one slice.
-    check(unsafe { syscall(libc::SYS_sethostname, [name.as_ptr() as usize, name.len(), 0, 0, 0, 0]) })
-        .map(drop)
+    check(unsafe { syscall(libc::SYS_sethostname, name.as_ptr() as usize, name.len(), 0, 0, 0, 0) }).map(drop)
 }
 
 /// <https://man7.org/linux/man-pages/man2/setdomainname.2.html>
 pub fn set_domainname(name: &[u8]) -> Result<()> {
     // SAFETY: pointer and length are of one slice.
-    check(unsafe { syscall(libc::SYS_setdomainname, [name.as_ptr() as usize, name.len(), 0, 0, 0, 0]) })
+    check(unsafe { syscall(libc::SYS_setdomainname, name.as_ptr() as usize, name.len(), 0, 0, 0, 0) })
         .map(drop)
 }
 
@@ -482,14 +526,23 @@ pub fn loopback_up() -> Result<()> {
     let socket_kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize;
     // SAFETY: no pointers; returns a new descriptor.
     let socket =
-        check_fd(unsafe { syscall(libc::SYS_socket, [libc::AF_INET as usize, socket_kind, 0, 0, 0, 0]) })?;
+        check_fd(unsafe { syscall(libc::SYS_socket, libc::AF_INET as usize, socket_kind, 0, 0, 0, 0) })?;
     let mut request =
         InterfaceFlags { name: [0; 16], flags: (libc::IFF_UP | libc::IFF_RUNNING) as u16, rest: [0; 22] };
     request.name[..2].copy_from_slice(b"lo");
-    let arguments =
-        [socket.as_raw_fd() as usize, libc::SIOCSIFFLAGS as usize, &raw const request as usize, 0, 0, 0];
     // SAFETY: SIOCSIFFLAGS reads a struct ifreq, which is 40 bytes.
-    check(unsafe { syscall(libc::SYS_ioctl, arguments) }).map(drop)
+    check(unsafe {
+        syscall(
+            libc::SYS_ioctl,
+            socket.as_raw_fd() as usize,
+            libc::SIOCSIFFLAGS as usize,
+            &raw const request as usize,
+            0,
+            0,
+            0,
+        )
+    })
+    .map(drop)
 }
 
 // ---- mounts -------------------------------------------------------------------------------------
@@ -524,16 +577,19 @@ impl MountAttributes {
 pub fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, attributes: &MountAttributes) -> Result<()> {
     const AT_RECURSIVE: usize = 0x8000;
     let flags = libc::AT_EMPTY_PATH as usize | if recursive { AT_RECURSIVE } else { 0 };
-    let arguments = [
-        fd.as_raw_fd() as usize,
-        c"".as_ptr() as usize,
-        flags,
-        std::ptr::from_ref(attributes) as usize,
-        size_of::<MountAttributes>(),
-        0,
-    ];
     // SAFETY: a whole struct mount_attr and an empty C string.
-    check(unsafe { syscall(libc::SYS_mount_setattr, arguments) }).map(drop)
+    check(unsafe {
+        syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd() as usize,
+            c"".as_ptr() as usize,
+            flags,
+            std::ptr::from_ref(attributes) as usize,
+            size_of::<MountAttributes>(),
+            0,
+        )
+    })
+    .map(drop)
 }
 
 /// Shows a detached mount's owners through the id maps of a user namespace.

@@ -43,7 +43,7 @@ impl Builder<'_> {
     pub fn tree(
         &mut self,
         plan: &Plan,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext<'_, '_>,
     ) -> std::result::Result<Option<RawFd>, Failure> {
         let root = self.root(plan).map_err(|e| failure("rootfs", &e))?;
         dev::make_elsewhere(root.as_fd(), &plan.devices).map_err(|e| failure("device", &e))?;
@@ -72,12 +72,13 @@ impl Builder<'_> {
             Some(user) => Some(self.host.id_map(user)?),
             None => None,
         };
+        let owners = self.owners(plan);
         Overlay {
             lower,
             upper,
             work,
             volatile: *volatile,
-            idmap: idmap.as_ref().map(AsFd::as_fd),
+            idmap: idmap.as_ref().map(|fd| (fd.as_fd(), (owners.uid, owners.gid))),
             userxattr: !self.host.initial_user_namespace,
         }
         .mount()
@@ -111,7 +112,7 @@ impl Builder<'_> {
         &mut self,
         mount: &Mount,
         plan: &Plan,
-        context: &SpawnContext<'_>,
+        context: &SpawnContext<'_, '_>,
         root: BorrowedFd<'_>,
     ) -> std::result::Result<Option<RawFd>, Failure> {
         match mount {
@@ -156,7 +157,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn sysfs(&mut self, path: &str, readonly: bool, plan: &Plan, context: &SpawnContext<'_>) -> Step {
+    fn sysfs(&mut self, path: &str, readonly: bool, plan: &Plan, context: &SpawnContext<'_, '_>) -> Step {
         let spaces = &plan.namespaces;
         let own_network = matches!(spaces.net, Network::None) && context.netns.is_none();
         if spaces.user.is_some() && !own_network {
@@ -176,7 +177,7 @@ impl Builder<'_> {
     ///
     /// A bind of the group's directory is what a mount inside its cgroup namespace would show (the
     /// namespace makes it "/" in mountinfo), costs half as much, and does not wait for the namespace.
-    fn cgroup(&mut self, path: &str, readonly: bool, plan: &Plan, context: &SpawnContext<'_>) -> Step {
+    fn cgroup(&mut self, path: &str, readonly: bool, plan: &Plan, context: &SpawnContext<'_, '_>) -> Step {
         let Some(group) = context.group else { return Ok(()) };
         let directories = group.directories().map_err(|e| failure("cgroup", &e))?;
         let attributes = mount::attributes(readonly, true, true, true);

@@ -13,7 +13,7 @@ fn dev_is_fresh_and_complete() {
     if !can_start() {
         return;
     }
-    let script = "cd /dev; ls; stat -c '%n %F %t,%T %a' null tty; readlink fd ptmx; cat /dev/null; \
+    let script = "cd /dev; ls; stat -c '%n %F %t,%T %a' null tty; readlink fd; readlink ptmx; cat /dev/null; \
                   stat -f -c %T shm; ls fresh 2>&1; echo x > shm/y && echo writable";
     let output = inside(script, |bundle, _| fs::write(bundle.lower("dev/fresh"), "").expect("file"));
     let names = "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
@@ -64,10 +64,10 @@ fn masked_and_read_only_paths_hold() {
     }
     let script =
         "cat /proc/keys /proc/interrupts; ls -A /sys/firmware /proc/acpi; touch /sys/firmware/x 2>&1; \
-                  for file in sysrq-trigger sys/kernel/hostname; do (echo 1 > /proc/$file) 2>&1; done; true";
+                  for file in irq/default_smp_affinity sys/kernel/hostname; do (echo 1 > /proc/$file) 2>&1; done; true";
     let output = inside(script, |_, _| {});
     let expected = "/proc/acpi:\n\n/sys/firmware:\ntouch: /sys/firmware/x: Read-only file system\n\
-                    sh: can't create /proc/sysrq-trigger: Read-only file system\n\
+                    sh: can't create /proc/irq/default_smp_affinity: Read-only file system\n\
                     sh: can't create /proc/sys/kernel/hostname: Read-only file system\n";
     assert_eq!(output, expected);
 }
