@@ -2,8 +2,8 @@
 
     networking = Networking(config, database, keeper, executor=...)
     networking.adopt(container_id, sandbox)                 at daemon start, for each running container
-    await networking.keeper_changed(prepared)               after each Welcome: the keys that the keeper holds;
-                                                            the first starts bridge, firewall and pool behind it
+    await networking.keeper_changed(prepared)               after each Welcome: the keys that the keeper has;
+                                                            the first starts bridge, firewall and pool
     sandbox = await networking.connect(container_id, wish)  at start; waits for all that if need be
     networking.write_files(directory, wish, sandbox)        hostname, hosts, resolv.conf
     await networking.disconnect(container_id)               after exit or a failed start; idempotent
@@ -16,7 +16,7 @@ metadata store.
 
 from proa.network.networking import Networking, tear_down
 from proa.network.records import SCHEMA, NetworkRecord
-from proa.network.sandbox import Endpoint, Keeper, NetworkWish, Sandbox
+from proa.network.sandbox import Endpoint, Keeper, NetworkWish, PortWish, PublishedPort, Sandbox
 
 __all__ = [
     "SCHEMA",
@@ -25,6 +25,8 @@ __all__ = [
     "NetworkRecord",
     "NetworkWish",
     "Networking",
+    "PortWish",
+    "PublishedPort",
     "Sandbox",
     "tear_down",
 ]

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -26,11 +26,15 @@ from proa.network.ipam import (
     to_text,
 )
 from proa.network.pool import Pool, Prepared
+from proa.network.ports import ANY, Ports
 from proa.network.records import Database, NetworkRecord
 from proa.network.sandbox import Endpoint, Keeper, NetworkWish, Sandbox
 from proa.schema.config import DaemonConfig
 from proa.schema.network import EndpointSettings, NetworkSettings
 from proa.schema.plan import ContainerNamespace, HostNamespace, NoNetwork, PreparedNetwork
+
+if TYPE_CHECKING:
+    from proa.network import firewall
 
 DEFAULT_MTU = 1500
 
@@ -64,6 +68,7 @@ class Networking:
         self._starting: asyncio.Task[None] | None = None
         self._pool: Pool | None = None
         self._gateway = ""
+        self._ports = Ports()
 
     # ---- life ------------------------------------------------------------------------------------
 
@@ -122,6 +127,7 @@ class Networking:
     def adopt(self, container_id: str, sandbox: Sandbox) -> None:
         """A container that runs since before this daemon: its address is held. Before `start` is best."""
         self._sandboxes[container_id] = sandbox
+        self._ports.hold(sandbox.ports)
         if self._pool is not None:
             self._hold(sandbox)
 
@@ -133,6 +139,8 @@ class Networking:
         sandbox = self._sandboxes.pop(container_id, None)
         if sandbox is None or self._pool is None:
             return
+        if sandbox.ports:
+            await self._unpublish(sandbox)
         for endpoint in sandbox.endpoints:
             if endpoint.key:
                 self._pool.give_back_soon(endpoint.key)
@@ -208,7 +216,8 @@ class Networking:
         record = self._records["bridge"]
         remembered = (record.subnet, record.gateway) if record.subnet else None
         try:
-            gateway, subnet = await self._blocking(_bring_up, config, remembered)
+            sandboxes = tuple(self._sandboxes.values())
+            gateway, subnet = await self._blocking(_bring_up, config, remembered, sandboxes)
         except (OSError, ProaError) as exc:
             raise System(f"default bridge {config.bridge_name}: {exc}") from exc
         changed = msgspec.structs.replace(record, subnet=str(subnet), gateway=to_text(gateway))
@@ -232,13 +241,50 @@ class Networking:
         await self.start()
         if self._pool is None:
             raise NotFound("network bridge not found")
-        prepared = await self._pool.take(wish.mac)
-        return Sandbox(
+        prepared = await self._pool.take(wish.mac, named=bool(wish.ports))
+        sandbox = Sandbox(
             id=_new_id(),
             mode="bridge",
             plan_network=PreparedNetwork(prepared.key),
             endpoints=(self._endpoint(prepared),),
         )
+        if not wish.ports:
+            return sandbox
+        try:
+            return await self._publish(sandbox, wish)
+        except BaseException:
+            self._pool.give_back_soon(prepared.key)
+            raise
+
+    async def _publish(self, sandbox: Sandbox, wish: NetworkWish) -> Sandbox:
+        """The sandbox with its ports held and translated, or none of it."""
+        (endpoint,) = sandbox.endpoints
+        failed = (
+            f"driver failed programming external connectivity on endpoint {wish.hostname} ({endpoint.id}): "
+        )
+        if not self._config.iptables:
+            raise System(failed + "the firewall is switched off")
+        try:
+            ports = self._ports.take(wish.ports)
+        except System as exc:
+            raise System(f"{failed}{exc}") from exc
+        published = msgspec.structs.replace(sandbox, ports=ports)
+        try:
+            await self._blocking(_publish, self._config.firewall_table, published)
+        except BaseException as exc:
+            self._ports.give_back(ports)
+            if isinstance(exc, OSError):
+                raise System(f"{failed}{exc}") from exc
+            raise
+        return published
+
+    async def _unpublish(self, sandbox: Sandbox) -> None:
+        try:
+            await self._blocking(_unpublish, self._config.firewall_table, sandbox)
+        except (OSError, Unavailable) as exc:
+            _log.warning("published ports stay: %s", exc)
+        finally:
+            self._ports.give_back(sandbox.ports)
 
     def _endpoint(self, prepared: Prepared) -> Endpoint:
         record = self._records["bridge"]
@@ -274,8 +320,13 @@ class Networking:
             raise Unavailable("the daemon is shutting down") from exc
 
 
-def _bring_up(config: DaemonConfig, remembered: tuple[str, str] | None) -> tuple[int, Subnet]:
-    """(gateway, subnet) of the default bridge, which is up with its firewall afterwards. Blocks."""
+def _bring_up(
+    config: DaemonConfig, remembered: tuple[str, str] | None, sandboxes: Sequence[Sandbox]
+) -> tuple[int, Subnet]:
+    """(gateway, subnet) of the default bridge, which is up with its firewall afterwards. Blocks.
+
+    The ports of `sandboxes` are published from the first moment.
+    """
     from proa.network import docker_user, firewall, link
 
     gateway, subnet = _addresses(config, remembered)
@@ -290,7 +341,8 @@ def _bring_up(config: DaemonConfig, remembered: tuple[str, str] | None) -> tuple
             bridge=config.bridge_name, subnet=subnet, masquerade=config.ip_masq
         )
         try:
-            firewall.install(config.firewall_table, [network])
+            ports = [t for sandbox in sandboxes for t in _translations(sandbox)]
+            firewall.install(config.firewall_table, [network], ports)
         except OSError as exc:
             _log.warning("no firewall, so no way out for containers on the default bridge: %s", exc)
         try:
@@ -298,6 +350,36 @@ def _bring_up(config: DaemonConfig, remembered: tuple[str, str] | None) -> tuple
         except OSError as exc:
             _log.debug("dockerd's firewall is left as it is: %s", exc)
     return gateway, subnet
+
+
+def _publish(table: str, sandbox: Sandbox) -> None:
+    from proa.network import firewall, link
+
+    for endpoint in sandbox.endpoints:
+        if endpoint.host_interface:
+            link.allow_hairpin(endpoint.host_interface)
+    firewall.publish(table, _translations(sandbox))
+
+
+def _unpublish(table: str, sandbox: Sandbox) -> None:
+    from proa.network import firewall
+
+    firewall.unpublish(table, _translations(sandbox))
+
+
+def _translations(sandbox: Sandbox) -> "list[firewall.Translation]":
+    from proa.network import firewall
+
+    return [
+        firewall.Translation(
+            protocol=port.protocol,
+            host_address=None if port.host_address == ANY else parse_address(port.host_address),
+            host_port=port.host_port,
+            address=parse_address(sandbox.address),
+            port=port.container_port,
+        )
+        for port in sandbox.ports
+    ]
 
 
 def _addresses(config: DaemonConfig, remembered: tuple[str, str] | None) -> tuple[int, Subnet]:

@@ -66,12 +66,13 @@ class Pool:
         """How many it means to hold."""
         return self._size
 
-    async def take(self, mac: str = "") -> Prepared:
+    async def take(self, mac: str = "", *, named: bool = False) -> Prepared:
         """One that is the caller's from now on: ready already, or made for it. Raises ProaError.
 
-        `mac` asks for a hardware address that none in the pool has.
+        `mac` asks for a hardware address that none in the pool has; `named` for one whose interface at
+        the host's end is known, which one that an older daemon prepared is not.
         """
-        if mac:
+        if mac or (named and self._ready and not self._ready[0].host_interface):
             return await self._prepare(mac)
         if self._ready:
             prepared = self._ready.popleft()

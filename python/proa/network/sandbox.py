@@ -28,6 +28,26 @@ class Keeper(Protocol):
 Mode = Literal["bridge", "host", "none", "container"]
 
 
+class PortWish(Struct, frozen=True, kw_only=True):
+    """A container's port to be published; host ports `first` to `last`, zeros for any free one."""
+
+    protocol: str
+    container_port: int
+    host_address: str = ""
+    """One IPv4 address of the host; empty for all of them."""
+    first: int = 0
+    last: int = 0
+
+
+class PublishedPort(Struct, frozen=True, kw_only=True):
+    """A port that is published."""
+
+    protocol: str
+    container_port: int
+    host_address: str
+    host_port: int
+
+
 class NetworkWish(Struct, frozen=True, kw_only=True):
     """What a container asks of the network, settled at create."""
 
@@ -43,6 +63,7 @@ class NetworkWish(Struct, frozen=True, kw_only=True):
     extra_hosts: tuple[str, ...] = ()
     hostname: str = ""
     domainname: str = ""
+    ports: tuple[PortWish, ...] = ()
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -79,6 +100,7 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     plan_network: PlanNetwork
     """What goes into plan.namespaces.net."""
     endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
 
     @property
     def address(self) -> str:
@@ -89,12 +111,9 @@ class Sandbox(Struct, frozen=True, kw_only=True):
         """As inspect shows it; the top-level address is the default bridge's."""
         first = self.endpoints[0] if self.endpoints else None
         on_bridge = first if first is not None and first.network_name == "bridge" else None
-        ports: dict[str, list[PortBinding] | None] = {}
-        if self.mode == "bridge":
-            ports = {_with_protocol(port): None for port in exposed_ports}
         return NetworkSettings(
             sandbox_id=self.id,
-            ports=ports,
+            ports=self._shown_ports(exposed_ports) if self.mode == "bridge" else {},
             endpoint_id=on_bridge.id if on_bridge else "",
             gateway=on_bridge.gateway if on_bridge else "",
             ip_address=on_bridge.address if on_bridge else "",
@@ -102,6 +121,14 @@ class Sandbox(Struct, frozen=True, kw_only=True):
             mac_address=on_bridge.mac if on_bridge else "",
             networks=self.networks(),
         )
+
+    def _shown_ports(self, exposed: Iterable[str]) -> dict[str, list[PortBinding] | None]:
+        shown: dict[str, list[PortBinding] | None] = {_with_protocol(port): None for port in exposed}
+        for port in self.ports:
+            name = f"{port.container_port}/{port.protocol}"
+            binding = PortBinding(host_ip=port.host_address, host_port=str(port.host_port))
+            shown[name] = [*(shown.get(name) or ()), binding]
+        return shown
 
     def networks(self) -> dict[str, EndpointSettings | None]:
         """Its endpoints by network name."""

@@ -235,8 +235,8 @@ def test_what_is_refused(options: dict[str, object], text: str) -> None:
         ),
         ({"storage_opt": {"size": "1G"}}, "--storage-opt is supported only"),
         (
-            {"port_bindings": {"80/tcp": [PortBinding(host_port="80")]}},
-            "publishing ports is not supported yet",
+            {"port_bindings": {"80/tcp": [PortBinding(host_ip="fd00::1")]}},
+            "publishing on the IPv6 address fd00::1 is not supported yet",
         ),
         ({"links": ["a:b"]}, "links are not supported yet"),
     ],

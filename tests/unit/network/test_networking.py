@@ -1,15 +1,18 @@
 """Connecting and disconnecting, without a bridge of the host."""
 
+import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 from fake_keeper import FakeKeeper
 
 from proa.errors import NotFound, System
 from proa.metadata import Metadata
-from proa.network import SCHEMA, Networking, NetworkWish, networking
+from proa.network import SCHEMA, Networking, NetworkWish, PortWish, networking
 from proa.network.ipam import Subnet
 from proa.schema.config import DaemonConfig
+from proa.schema.network import PortBinding
 from proa.schema.plan import ContainerNamespace, HostNamespace, NoNetwork, PreparedNetwork
 
 BRIDGE = NetworkWish(mode="bridge", networks=("bridge",), hostname="box")
@@ -25,13 +28,15 @@ def host(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The calls that would have changed the host."""
     calls: list[object] = []
 
-    def bring_up(config: DaemonConfig, remembered: object) -> tuple[int, Subnet]:
+    def bring_up(config: DaemonConfig, remembered: object, sandboxes: object) -> tuple[int, Subnet]:
         calls.append(remembered)
         subnet = Subnet.parse("172.30.0.0/16")
         return subnet.first + 1, subnet
 
     monkeypatch.setattr(networking, "_bring_up", bring_up)
     monkeypatch.setattr(networking, "tear_down", calls.append)
+    monkeypatch.setattr(networking, "_publish", lambda table, sandbox: calls.append(sandbox.ports))
+    monkeypatch.setattr(networking, "_unpublish", lambda table, sandbox: calls.append(()))
     return calls
 
 
@@ -107,7 +112,7 @@ async def test_a_host_that_refuses_is_told_and_tried_again(
 ) -> None:
     attempts = []
 
-    def refuse(config: DaemonConfig, remembered: object) -> tuple[int, Subnet]:
+    def refuse(config: DaemonConfig, remembered: object, sandboxes: object) -> tuple[int, Subnet]:
         attempts.append(1)
         raise PermissionError(1, "create bridge proa0: Operation not permitted")
 
@@ -137,3 +142,97 @@ async def test_what_a_stopped_container_shows(database: Metadata) -> None:
     assert endpoint.network_id == next(n.id for n in network.networks if n.name == "bridge")
     assert endpoint.ip_address == ""
     await network.close()
+
+
+# ---- published ports ----------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def publishing(*ports: PortWish) -> NetworkWish:
+    return NetworkWish(mode="bridge", networks=("bridge",), hostname="box", ports=ports)
+
+
+async def test_ports_are_held_shown_and_given_back(database: Metadata, host: list[object]) -> None:
+    network = opened(database, FakeKeeper(), network_pool_size=2)
+    number = free_port()
+    wish = publishing(
+        PortWish(protocol="tcp", container_port=80, host_address="127.0.0.1", first=number, last=number),
+        PortWish(protocol="udp", container_port=53),
+    )
+    sandbox = await network.connect("c1", wish)
+    shown = sandbox.settings(["80/tcp", "99/tcp"]).ports
+    assert shown is not None
+    assert shown["80/tcp"] == [PortBinding(host_ip="127.0.0.1", host_port=str(number))]
+    assert shown["99/tcp"] is None
+    (random,) = shown["53/udp"] or ()
+    assert random.host_ip == "0.0.0.0"
+    assert int(random.host_port) >= 1024
+    assert host[-1] == sandbox.ports
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", number))
+    with pytest.raises(System, match=f"Bind for 127.0.0.1:{number} failed: port is already allocated"):
+        await network.connect("c2", wish)
+    await network.disconnect("c1")
+    await network.connect("c3", wish)
+    await network.disconnect("c3")
+    await network.close()
+
+
+async def test_a_port_of_a_program_of_the_host(database: Metadata, host: list[object]) -> None:
+    network = opened(database, FakeKeeper(), network_pool_size=2)
+    with socket.socket() as program:
+        program.bind(("127.0.0.1", 0))
+        program.listen()
+        number = program.getsockname()[1]
+        one = PortWish(protocol="tcp", container_port=80, host_address="127.0.0.1", first=number, last=number)
+        with pytest.raises(
+            System, match=r"driver failed programming external connectivity.*address already in"
+        ):
+            await network.connect("c1", publishing(one))
+        several = msgspec.structs.replace(one, last=number + 20)
+        (port,) = (await network.connect("c2", publishing(several))).ports
+        assert number < port.host_port <= number + 20
+    await network.disconnect("c2")
+    await network.close()
+
+
+async def test_a_firewall_that_refuses_leaves_no_port_held(
+    database: Metadata, host: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(table: str, sandbox: object) -> None:
+        raise OSError(2, "change nft set publish: No such file or directory")
+
+    network = opened(database, FakeKeeper(), network_pool_size=2)
+    number = free_port()
+    wish = publishing(
+        PortWish(protocol="tcp", container_port=80, host_address="127.0.0.1", first=number, last=number)
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(networking, "_publish", refuse)
+        with pytest.raises(System, match="change nft set publish"):
+            await network.connect("c1", wish)
+    assert (await network.connect("c2", wish)).ports
+    await network.disconnect("c2")
+    await network.close()
+
+
+async def test_the_next_daemon_holds_the_ports_again(database: Metadata, host: list[object]) -> None:
+    first = opened(database, FakeKeeper(), network_pool_size=2)
+    number = free_port()
+    wish = publishing(
+        PortWish(protocol="tcp", container_port=80, host_address="127.0.0.1", first=number, last=number)
+    )
+    sandbox = await first.connect("c1", wish)
+    await first.disconnect("c1")
+    await first.close()
+    second = opened(database, FakeKeeper(), network_pool_size=2)
+    second.adopt("c1", sandbox)
+    with pytest.raises(System, match="port is already allocated"):
+        await second.connect("c2", wish)
+    await second.disconnect("c1")
+    await second.close()

@@ -14,7 +14,6 @@ from proa.engine.resolve import (
     limits,
     namespaces,
     networks,
-    ports,
     process,
     rlimits,
     security,
@@ -95,7 +94,6 @@ def resolve(request: ContainerCreateRequest, context: Context) -> Resolved:
     wish, net_peer = networks.resolve_network(
         request, _with_hostname(config, host_config, context), host_config, context
     )
-    ports.check_ports(config, host_config)
     config = _with_hostname(config, host_config, context, net_peer)
     spaces = namespaces.resolve_namespaces(host_config, context)
     parts = _Parts(

@@ -8,6 +8,7 @@ import socket
 
 from proa.engine.resolve.model import Context, Peer
 from proa.engine.resolve.namespaces import container_of
+from proa.engine.resolve.ports import resolve_ports
 from proa.errors import InvalidParameter, NotFound, NotImplemented_
 from proa.network import NetworkWish
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, HostConfig
@@ -44,6 +45,7 @@ def resolve_network(
     kind = mode if mode in ("host", "none") else "bridge"
     if kind == "bridge" and mode != "bridge":
         raise NotFound(f"network {mode} not found")
+    ports = resolve_ports(config, host_config)
     wish = NetworkWish(
         mode="host" if kind == "host" else "none" if kind == "none" else "bridge",
         networks=("bridge",) if kind == "bridge" else (),
@@ -54,6 +56,7 @@ def resolve_network(
         extra_hosts=tuple(host_config.extra_hosts or ()),
         hostname=config.hostname,
         domainname=config.domainname,
+        ports=ports,
     )
     return wish, None
 
