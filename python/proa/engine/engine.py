@@ -134,6 +134,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             volumes=container_volumes,
             stopping=stopping,
             notices=notices,
+            background=background,
             directory=directory,
             remove_tree=native.remove_tree,
             executor=executor,

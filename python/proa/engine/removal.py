@@ -1,16 +1,19 @@
 """Removal: everything a container has on disk and in the database, in an order that a crash can interrupt.
 
-The state `removing` is stored first: a removal that was interrupted is finished when the daemon boots.
-Once the row is gone, what is left on disk is garbage that the next boot sweeps.
+The row goes first: once it is gone, the directories are garbage, deleted in the background or, after a
+crash, when the daemon boots. Only where volumes go with it is the state `removing` stored before, so
+that a removal that was interrupted is finished at boot.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from signal import SIGKILL
 
 from proa.engine import state as states
+from proa.engine.background import Background
 from proa.engine.container import Container
 from proa.engine.notices import Notices
 from proa.engine.ports import (
@@ -24,7 +27,12 @@ from proa.engine.ports import (
 from proa.engine.registry import Registry
 from proa.engine.state import Status
 from proa.engine.stopping import Stopping
-from proa.errors import Conflict, ProaError, System
+from proa.errors import Conflict, ProaError
+
+log = logging.getLogger(__name__)
+
+DELETING = 16
+"""Removed containers whose directories may wait for their deletion before a removal has to."""
 
 RemoveTree = Callable[[str], None]
 """proa_native.remove_tree."""
@@ -45,6 +53,7 @@ class Removal:
         volumes: ContainerVolumes,
         stopping: Stopping,
         notices: Notices,
+        background: Background,
         directory: Path,
         remove_tree: RemoveTree,
         executor: Executor | None = None,
@@ -59,9 +68,11 @@ class Removal:
         self._volumes = volumes
         self._stopping = stopping
         self._notices = notices
+        self._background = background
         self._directory = directory
         self._remove_tree = remove_tree
         self._executor = executor
+        self._deleting = asyncio.Semaphore(DELETING)
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """Remove it; with `force` also one that runs. `volumes`: its anonymous volumes, too.
@@ -87,7 +98,11 @@ class Removal:
 
     async def remove_stopped(self, container: Container, *, volumes: bool) -> None:
         """Remove one that does not run; the caller holds its lock."""
-        self._registry.set_state(container, states.removing(container.id, container.state))
+        removing = states.removing(container.id, container.state)
+        if volumes and any(wish.anonymous for wish in container.record.resolved.volumes):
+            self._registry.set_state(container, removing)
+        else:
+            container.state = removing
         await self._finish(container, volumes=volumes)
 
     async def remove_with_volumes(self, container: Container) -> None:
@@ -101,33 +116,40 @@ class Removal:
     async def _finish(self, container: Container, *, volumes: bool) -> None:
         try:
             await self._take_apart(container, volumes=volumes)
-        except (OSError, ProaError) as exc:
+        except ProaError as exc:
             self._registry.set_state(container, states.dead(container.state, str(exc)))
             container.waiters.not_removed(container.state, str(exc))
-            if isinstance(exc, ProaError):
-                raise
-            raise System(f"unable to remove filesystem for {container.id}: {exc}") from exc
+            raise
         self._notices.tell(container, "destroy")
         container.waiters.removed(container.state)
+        self._background.spawn(self._delete(container.id), f"directories of {container.id[:12]}")
+        if self._deleting.locked():
+            # Creation must not outrun deletion: the one who removes waits for room.
+            async with self._deleting:
+                pass
 
     async def _take_apart(self, container: Container, *, volumes: bool) -> None:
         container.cancel_restart()
         container.stop_monitor()
         await container.settled()
         self._keeper.forget(container.id)
-        own = str(self._directory / container.id)
-        loop = asyncio.get_running_loop()
-        await asyncio.gather(
-            self._networks.disconnect(container.id),
-            self._snapshots.remove(container.id),
-            loop.run_in_executor(self._executor, self._remove_tree, own),
-        )
+        await self._networks.disconnect(container.id)
         self._volumes.release(container.id)
         if volumes:
             await self._remove_anonymous(container)
         with self._database.transaction():
             self._images.release(container.id)
             self._registry.remove(container)
+
+    async def _delete(self, id_: str) -> None:
+        async with self._deleting:
+            try:
+                await self._snapshots.remove(id_)
+                await asyncio.get_running_loop().run_in_executor(
+                    self._executor, self._remove_tree, str(self._directory / id_)
+                )
+            except (OSError, ProaError) as exc:
+                log.error("unable to remove the directories of %s: %s", id_, exc)
 
     async def _remove_anonymous(self, container: Container) -> None:
         for wish in container.record.resolved.volumes:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proa.errors import Conflict, InvalidParameter, NotFound, NotModified, StartFailed
+from proa.errors import Conflict, InvalidParameter, NotFound, NotModified, StartFailed, System
 from proa.schema.container import RestartPolicy
 
 
@@ -27,6 +27,7 @@ async def test_a_run_from_create_to_removal(world) -> None:
     assert await status(world, "web") == "exited"
     assert world.networks.connected == {}
     await world.engine.containers.remove("web", volumes=False, force=False, link=False)
+    await world.settle()
     with pytest.raises(NotFound, match="No such container: web"):
         world.registry.lookup("web")
     assert world.actions() == ["create", "start", "die", "destroy"]
@@ -245,17 +246,17 @@ async def test_remove_refuses_one_that_runs_unless_forced(world) -> None:
 
 
 async def test_a_removal_that_fails_leaves_it_dead_and_can_be_tried_again(world) -> None:
-    id_ = await world.create()
+    id_ = await world.create(volumes={"/data": {}})
 
-    async def fail(key: str) -> None:
-        raise OSError(5, "Input/output error")
+    async def fail(name: str) -> None:
+        raise System("remove volume: input/output error")
 
-    remove, world.snapshots.remove = world.snapshots.remove, fail
-    with pytest.raises(Exception, match="Input/output error"):
-        await world.engine.containers.remove(id_, volumes=False, force=True, link=False)
+    remove, world.volumes.remove_anonymous = world.volumes.remove_anonymous, fail
+    with pytest.raises(System, match="input/output error"):
+        await world.engine.containers.remove(id_, volumes=True, force=True, link=False)
     assert await status(world, id_) == "dead"
-    world.snapshots.remove = remove
-    await world.engine.containers.remove(id_, volumes=False, force=True, link=False)
+    world.volumes.remove_anonymous = remove
+    await world.engine.containers.remove(id_, volumes=True, force=True, link=False)
     assert world.registry.get(id_) is None
 
 
