@@ -343,7 +343,9 @@ cdef class Connection:
         self._state = CLOSED
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if self._task is not None and not self._detached and (self._responding or streams_body):
+        if self._task is None:
+            self._let_go()
+        elif not self._detached and (self._responding or streams_body):
             self._task.cancel()
         self._service.forget(self)
 
@@ -577,8 +579,8 @@ cdef class Connection:
 
     cdef void _end_response(self, Request request) except *:
         if self._detached or self._transport is None:
-            return
-        if self._state == COMPLETE:
+            self._let_go()
+        elif self._state == COMPLETE:
             self._next()
         elif self._eof or self._state == CLOSED or (request.expects_continue and not self._continued):
             self._close()     # of a client told nothing it is unknown whether the body follows
@@ -589,13 +591,17 @@ cdef class Connection:
             self._deadline = self._loop.time() + self._service.limits.body_timeout
             self._arm()
 
+    cdef void _let_go(self):
+        """Break the circles of references, which would otherwise wait for the garbage collector."""
+        self._request = None
+        self._stream = None
+
     cdef void _next(self) except *:
         """The exchange is over: on to the next one, or close."""
         if self._close_after or self._eof or not self._request.keep_alive:
             self._close()
             return
-        self._request = None
-        self._stream = None
+        self._let_go()
         self._state = HEAD
         self._deadline = self._loop.time() + self._service.limits.idle_timeout
         self._arm()
@@ -647,7 +653,7 @@ cdef class Connection:
                 if self._transport is None:
                     return
                 if chunk:
-                    self._write_chunk(chunk, chunked)
+                    self._write_chunk(chunk if type(chunk) is bytes else bytes(chunk), chunked)
                 if self._writing_paused:
                     await self._drain()
             if chunked and self._transport is not None:
