@@ -134,6 +134,7 @@ def remove_tree(directory: str) -> None:
 
 # ---- logs ---------------------------------------------------------------------------------------
 
+@final
 class LogReader:
     """Reads a json-file log and its rotated files in order, following rotation.
 

@@ -186,19 +186,19 @@ impl Client {
         }
     }
 
-    /// No more output will come: send what is queued, then the end.
+    /// No more output will come, nor is input of use: send what is queued, then the end.
     pub fn finish(&mut self) {
+        self.close_input();
         if self.output == Output::Open {
             self.output = Output::Ending;
             self.flush();
-        } else if self.output == Output::Dead {
-            self.input = Input::Closed;
         }
     }
 
     /// No more input is read.
     pub fn close_input(&mut self) {
         self.input = Input::Closed;
+        self.initial_input = Vec::new();
         if self.hung_up {
             self.output = Output::Dead;
         }
@@ -222,8 +222,6 @@ impl Client {
         }
         if self.output == Output::Ending {
             self.output = Output::Ended;
-            self.initial_input = Vec::new();
-            self.input = Input::Closed;
             // Ignored: not connected any more is as good.
             let _ = shutdown(&self.socket, Shutdown::Write);
         }

@@ -225,6 +225,24 @@ fn the_last_output_reaches_log_and_client_before_the_end() {
 }
 
 #[test]
+fn a_client_that_goes_with_output_on_its_way_is_dropped() {
+    let mut process = Fixture::running(true);
+    let client = process.attach(|_| {});
+    let chunk = vec![b'x'; 65536];
+    while process.stdio.output(Stream::Stdout).is_some_and(|_| !process.stdio.congested(Stream::Stdout)) {
+        // A full pipe is read in the turn.
+        let _ = write(process.stdout.as_ref().expect("stdout"), &chunk);
+        process.turn();
+    }
+    process.stdio.finish(1, &mut process.scratch);
+    process.turn();
+    assert!(process.stdio.has_clients());
+    drop(client);
+    process.turn();
+    assert!(!process.stdio.has_clients());
+}
+
+#[test]
 fn logs_come_before_live_output_the_unfinished_line_included() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("log").to_string_lossy().into_owned();
