@@ -14,12 +14,15 @@ use super::{devices, limits};
 use crate::error::{Error, Result};
 use crate::plan::Resources;
 
-/// Longest wait for a group to freeze or to empty, in milliseconds.
+/// Longest wait for a group to freeze, in milliseconds.
 const PATIENCE: i64 = 2000;
+
+/// Longest wait for a group to empty, in milliseconds.
+const FAREWELL: i64 = 500;
 
 /// v1 has nothing to wait on; the freezer settles, and an exited task leaves its group, within a few turns of
 /// the scheduler.
-const TURNS: usize = 2000;
+const TURNS: usize = 1000;
 
 /// A cgroup, the same path in all hierarchies. Dropping it removes nothing.
 #[derive(Debug)]
@@ -134,7 +137,7 @@ impl Group {
         let host = &self.parent.host;
         let done = if let Some(index) = host.unified() {
             self.write(index, "cgroup.freeze", if frozen { "1" } else { "0" })?;
-            self.wait_for_event(index, if frozen { "frozen 1" } else { "frozen 0" })?
+            self.wait_for_event(index, if frozen { "frozen 1" } else { "frozen 0" }, PATIENCE)?
         } else if let Some((index, _)) = host.find("freezer") {
             self.freeze_v1(index, if frozen { "FROZEN" } else { "THAWED" })?
         } else {
@@ -189,57 +192,68 @@ impl Group {
         self.freeze(false)
     }
 
-    /// Remove the group and those below it from every hierarchy. Missing: nothing to do.
-    ///
-    /// Its processes must have exited; one that is about to is waited for (bounded), one that lives is `EBUSY`.
-    pub fn remove(&self) -> Result<()> {
-        let mut first = Ok(());
+    /// Remove the group and those below it from every hierarchy, without waiting: false where a process is still
+    /// in it, even one that has just been reaped (the kernel lets go of it a moment later). Missing: true.
+    pub fn try_remove(&self) -> Result<bool> {
         for index in (0..self.parent.host.hierarchies.len()).rev() {
-            let result = self.remove_in(index);
-            first = first.and(result);
+            if !self.remove_in(index)? {
+                return Ok(false);
+            }
         }
-        first
+        Ok(true)
     }
 
-    fn remove_in(&self, index: usize) -> Result<()> {
-        let Ok(directory) = self.parent.directory(index) else {
+    /// The same for a caller that may block: waits (bounded) for processes that are about to exit. `EBUSY` where
+    /// one lives on.
+    pub fn remove(&self) -> Result<()> {
+        if self.try_remove()? {
             return Ok(());
-        };
-        let mut waited = false;
-        for _ in 0..TURNS {
-            match unlinkat(directory, self.name.as_str(), AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::BUSY | Errno::NOTEMPTY) => {}
-                Err(error) => return Err(Error::os("rmdir", self.shown(index), error)),
-            }
-            remove_below(Path::new(&self.shown(index)))?;
-            if waited {
-                rustix::thread::sched_yield();
-            } else {
-                self.wait_until_empty(index)?;
-                waited = true;
-            }
         }
-        Err(Error::os("rmdir", self.shown(index), Errno::BUSY))
+        let main = self.main();
+        self.wait_until_empty(main)?;
+        for _ in 0..TURNS {
+            if self.try_remove()? {
+                return Ok(());
+            }
+            rustix::thread::sched_yield();
+        }
+        Err(Error::os("rmdir", self.shown(main), Errno::BUSY))
+    }
+
+    fn remove_in(&self, index: usize) -> Result<bool> {
+        let Ok(directory) = self.parent.directory(index) else {
+            return Ok(true);
+        };
+        let remove = || unlinkat(directory, self.name.as_str(), AtFlags::REMOVEDIR);
+        let mut result = remove();
+        if matches!(result, Err(Errno::BUSY | Errno::NOTEMPTY)) {
+            remove_below(Path::new(&self.shown(index)))?;
+            result = remove();
+        }
+        match result {
+            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Err(Errno::BUSY | Errno::NOTEMPTY) => Ok(false),
+            Err(error) => Err(Error::os("rmdir", self.shown(index), error)),
+        }
     }
 
     /// Until the processes have exited: cgroup2 tells, elsewhere their pidfds do.
     fn wait_until_empty(&self, index: usize) -> Result<()> {
         if self.parent.host.hierarchies[index].unified {
-            return self.wait_for_event(index, "populated 0").map(drop);
+            return self.wait_for_event(index, "populated 0", FAREWELL).map(drop);
         }
         let mut pids = Vec::new();
         collect_pids(Path::new(&self.shown(index)), &mut pids)?;
         for pid in pids {
             if let Some(fd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
-                wait_readable(&fd, PollFlags::IN, PATIENCE);
+                wait_readable(&fd, PollFlags::IN, FAREWELL);
             }
         }
         Ok(())
     }
 
     /// Wait until `cgroup.events` has this line; false where it does not come. A missing group is empty.
-    fn wait_for_event(&self, index: usize, line: &str) -> Result<bool> {
+    fn wait_for_event(&self, index: usize, line: &str, milliseconds: i64) -> Result<bool> {
         let file = format!("{}/cgroup.events", self.name);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = match openat(self.parent.directory(index)?, file.as_str(), flags, Mode::empty()) {
@@ -256,7 +270,7 @@ impl Group {
             if text.lines().any(|l| l == line) {
                 return Ok(true);
             }
-            if !wait_readable(&fd, PollFlags::PRI, PATIENCE) {
+            if !wait_readable(&fd, PollFlags::PRI, milliseconds) {
                 return Ok(false);
             }
         }

@@ -126,6 +126,24 @@ impl Hierarchies {
         Ok(Self { host: Arc::new(host), parent: Mutex::new(None) })
     }
 
+    /// As if cgroup2 was not mounted.
+    #[cfg(test)]
+    pub(super) fn without_unified(self) -> Result<Self> {
+        Self::of(self.host.hierarchies.iter().filter(|h| !h.unified).cloned().collect())
+    }
+
+    /// Mount point and version of a controller's hierarchy.
+    #[cfg(test)]
+    pub(super) fn mount_of(&self, controller: &str) -> Option<(&str, bool)> {
+        let (index, unified) = self.host.find(controller)?;
+        Some((&self.host.hierarchies[index].mount_point, unified))
+    }
+
+    #[cfg(test)]
+    pub(super) fn mounts(&self) -> impl Iterator<Item = &str> {
+        self.host.hierarchies.iter().map(|h| h.mount_point.as_str())
+    }
+
     #[must_use]
     pub fn version(&self) -> Version {
         let unified = self.host.unified().is_some();

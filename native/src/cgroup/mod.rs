@@ -22,6 +22,8 @@ mod hierarchy;
 mod limits;
 mod oom;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod v1;
 mod v2;
 

@@ -178,10 +178,7 @@ impl Keeper {
 
     /// Remove a cgroup, or try again later while its last processes go.
     pub(super) fn clean(&mut self, cleanup: Cleanup) {
-        // Asked first: the removal itself would wait for them.
-        let busy = cleanup.group.pids().is_ok_and(|pids| !pids.is_empty());
-        let result = if busy { Ok(false) } else { cleanup.group.remove().map(|()| true) };
-        match result {
+        match cleanup.group.try_remove() {
             Ok(true) => {}
             Ok(false) if cleanup.tries >= TRIES => {
                 report!("cgroup {} does not empty", cleanup.path);
