@@ -141,8 +141,8 @@ class ContainerVolumes(Protocol):
         """The container is gone; unknown ones are no error."""
         ...
 
-    async def remove_anonymous(self, name: str) -> None:
-        """Remove a volume made for one container alone, unless another uses it by now."""
+    async def remove_anonymous(self, name: str, container_id: str) -> None:
+        """Remove a volume made for this container alone, unless another uses it by now."""
         ...
 
 

@@ -154,7 +154,7 @@ class Removal:
     async def _remove_anonymous(self, container: Container) -> None:
         for wish in container.record.resolved.volumes:
             if wish.anonymous:
-                await self._volumes.remove_anonymous(wish.name)
+                await self._volumes.remove_anonymous(wish.name, container.id)
 
 
 def check_removable(container: Container) -> None:

@@ -135,7 +135,7 @@ class VolumeVerbs:
             self.release(container_id)
             for wish in wishes:
                 if wish.anonymous and wish.name in made:
-                    await self.remove_anonymous(wish.name)
+                    await self.remove_anonymous(wish.name, container_id)
             raise
 
     def release(self, container_id: str) -> None:
@@ -145,10 +145,10 @@ class VolumeVerbs:
             if not holders:
                 del self._held[name]
 
-    async def remove_anonymous(self, name: str) -> None:
-        """Remove a volume made for one container alone, unless another uses it by now."""
+    async def remove_anonymous(self, name: str, container_id: str) -> None:
+        """Remove a volume made for this container alone, unless another uses it by now."""
         volume = self._store.find(name)
-        if volume is not None and volume.anonymous and not self._users(name):
+        if volume is not None and volume.anonymous and not {*self._users(name)} - {container_id}:
             await self._remove(name)
 
     async def sweep(self) -> None:

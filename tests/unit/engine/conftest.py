@@ -214,7 +214,7 @@ class FakeVolumes:
     def release(self, container_id: str) -> None:
         pass
 
-    async def remove_anonymous(self, name: str) -> None:
+    async def remove_anonymous(self, name: str, container_id: str) -> None:
         self.names.discard(name)
 
 

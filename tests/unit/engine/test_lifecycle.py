@@ -248,7 +248,7 @@ async def test_remove_refuses_one_that_runs_unless_forced(world) -> None:
 async def test_a_removal_that_fails_leaves_it_dead_and_can_be_tried_again(world) -> None:
     id_ = await world.create(volumes={"/data": {}})
 
-    async def fail(name: str) -> None:
+    async def fail(name: str, container_id: str) -> None:
         raise System("remove volume: input/output error")
 
     remove, world.volumes.remove_anonymous = world.volumes.remove_anonymous, fail

@@ -6,7 +6,7 @@ import pytest
 from resolving import IMAGE, context, peer_of, resolved, with_host
 
 from proa.engine.resolve.propagation import check_source
-from proa.errors import InvalidParameter, NotFound, NotImplemented_
+from proa.errors import InvalidParameter, NotImplemented_
 from proa.schema.container import (
     HostConfig,
     Mount,
@@ -173,7 +173,7 @@ def test_mount_types_not_there(kind: str) -> None:
 
 def test_another_volume_driver() -> None:
     driver = MountVolumeOptions(driver_config=MountVolumeDriverConfig(name="nfs"))
-    with pytest.raises(NotFound, match='error looking up volume plugin nfs: plugin "nfs" not found'):
+    with pytest.raises(InvalidParameter, match='error looking up volume plugin nfs: plugin "nfs" not found'):
         with_host(mounts=[Mount(type="volume", source="vol", target="/x", volume_options=driver)])
 
 
@@ -212,7 +212,7 @@ def test_volumes_from_takes_over_mounts_and_can_narrow_them() -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "text"),
     [
-        ("ghost", NotFound, "No such container: ghost"),
+        ("ghost", InvalidParameter, "No such container: ghost"),
         ("", InvalidParameter, "cannot be an empty string"),
         ("peer:nocopy", InvalidParameter, "invalid mode: nocopy"),
     ],

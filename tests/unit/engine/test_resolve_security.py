@@ -8,7 +8,7 @@ from resolving import HOST, ID, PEER_ID, context, peer_of, resolved, with_host
 
 from proa.engine.resolve import capabilities
 from proa.engine.resolve.namespaces import subordinate_ids
-from proa.errors import Conflict, InvalidParameter, NotFound, NotImplemented_
+from proa.errors import Conflict, InvalidParameter, NotImplemented_
 from proa.schema.config import DaemonConfig
 from proa.schema.container import DeviceMapping, DeviceRequest, HostConfig, LogConfig, RestartPolicy
 from proa.schema.network import EndpointIPAMConfig, EndpointSettings, NetworkingConfig, PortBinding
@@ -308,7 +308,7 @@ def test_no_shared_memory() -> None:
 
 @pytest.mark.parametrize("mode", ["pid_mode", "ipc_mode", "network_mode"])
 def test_another_container_that_is_not_there(mode: str) -> None:
-    with pytest.raises(NotFound, match="No such container: ghost"):
+    with pytest.raises(InvalidParameter, match="No such container: ghost"):
         with_host(**{mode: "container:ghost"})
 
 
@@ -337,7 +337,7 @@ def test_conflicts(host_config: HostConfig, config: dict[str, object], text: str
 
 
 def test_a_network_that_is_not_there() -> None:
-    with pytest.raises(NotFound, match=r"^network mine not found$"):
+    with pytest.raises(InvalidParameter, match=r"^network mine not found$"):
         with_host(network_mode="mine")
 
 

@@ -21,7 +21,7 @@ from proa.engine.resolve import (
 from proa.engine.resolve.model import Context, Peer, Resolved
 from proa.engine.resolve.mounts import UserMounts, depth, resolve_mounts
 from proa.engine.resolve.sizes import parse_size
-from proa.errors import InvalidParameter, NotImplemented_
+from proa.errors import InvalidParameter, NotFound, NotImplemented_
 from proa.schema.container import (
     ContainerConfig,
     ContainerCreateRequest,
@@ -74,8 +74,16 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
 def resolve(request: ContainerCreateRequest, context: Context) -> Resolved:
     """The whole of a create request.
 
-    Raises InvalidParameter, NotFound (another container), Conflict or NotImplemented_, in Docker's words.
+    Raises InvalidParameter, Conflict or NotImplemented_, in Docker's words. Never NotFound: of a create
+    that means the image, and clients pull it then.
     """
+    try:
+        return _resolve(request, context)
+    except NotFound as exc:
+        raise InvalidParameter(str(exc)) from exc
+
+
+def _resolve(request: ContainerCreateRequest, context: Context) -> Resolved:
     warnings: list[str] = []
     asked = request.host_config or HostConfig()
     config = _config(request, context)
