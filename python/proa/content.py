@@ -121,22 +121,24 @@ class Content:
                 aside.append(target)
         return aside
 
-    def sweep(self) -> None:
-        """Remove what the database does not know. For the start, before any ingest; blocks."""
+    def sweep(self) -> list[Path]:
+        """Put what the database does not know out of the way. For the start, before any ingest.
+
+        Returns what to remove; that may take a while and is for an executor.
+        """
         known = {digest for (digest,) in self._database.query("SELECT digest FROM blobs")}
         with translated("content store"):
             for entry in list(os.scandir(self._blobs)):
                 if f"sha256:{entry.name}" not in known:
-                    proa_native.remove_tree(entry.path)
-            for entry in list(os.scandir(self._ingest)):
-                proa_native.remove_tree(entry.path)
+                    os.rename(entry.path, self._ingest / f"unlink-{secrets.token_hex(8)}")
+            return list(self._ingest.iterdir())
 
 
-def unlink_all(paths: Iterable[Path]) -> None:
-    """Unlink files, as far as they are there; blocks."""
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove files or directories, as far as they are there; blocks."""
     for path in paths:
-        with suppress(FileNotFoundError):
-            path.unlink()
+        with translated(f"content store {path}"):
+            proa_native.remove_tree(str(path))
 
 
 def digest_of(data: bytes) -> Digest:

@@ -18,6 +18,7 @@ Documentation/filesystems/overlayfs.rst.
 """
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -43,6 +44,8 @@ SCHEMA: Final = (
     ) STRICT, WITHOUT ROWID
     """,
 )
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -83,6 +86,7 @@ class Snapshots:
         self._root = root
         self._database = database
         self._executor = executor
+        self._removing: set[asyncio.Future[None]] = set()
         with _translated(f"snapshots {root}"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -195,15 +199,14 @@ class Snapshots:
             for entry in self._entries()
             if not entry.name.startswith(_DRAFT) and entry.name not in keep and entry.name != "empty"
         ]
-        for path in doomed:
-            await self._remove(path)
+        self._remove_later(doomed)
 
-    async def sweep_committed(self) -> None:
+    def sweep_committed(self) -> None:
         """Remove drafts that were never committed. For the start, before any is made."""
         keep = {name for (name,) in self._database.query("SELECT directory FROM snapshots")}
-        for entry in self._entries():
-            if entry.name.startswith(_DRAFT) and entry.name not in keep:
-                await self._remove(entry)
+        self._remove_later(
+            entry for entry in self._entries() if entry.name.startswith(_DRAFT) and entry.name not in keep
+        )
 
     # ---- inside ---------------------------------------------------------------------------------
 
@@ -224,6 +227,25 @@ class Snapshots:
         aside = self._put_aside(directory)
         if aside is not None:
             await asyncio.shield(self._run(_remove_tree, aside))
+
+    def _remove_later(self, directories: Iterable[Path]) -> None:
+        """Put them aside now; the trees go in their own time, and at the next start where they did not."""
+        for directory in directories:
+            aside = self._put_aside(directory)
+            if aside is not None:
+                removing = self._run(_remove_tree, aside)
+                self._removing.add(removing)
+                removing.add_done_callback(self._removed)
+
+    def _removed(self, removing: "asyncio.Future[None]") -> None:
+        self._removing.discard(removing)
+        if not removing.cancelled() and (failure := removing.exception()) is not None:
+            log.warning("a snapshot that nothing needs could not be removed: %s", failure)
+
+    async def settle(self) -> None:
+        """Wait for what the sweeps found to be gone."""
+        if self._removing:
+            await asyncio.wait(self._removing)
 
     def _put_aside(self, directory: Path) -> Path | None:
         if directory.name.startswith(_REMOVED):

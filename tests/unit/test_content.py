@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proa.content import SCHEMA, Content, digest_of, unlink_all
+from proa.content import SCHEMA, Content, digest_of, remove_all
 from proa.errors import InvalidParameter, NotFound, System
 from proa.metadata import Metadata
 from proa.schema.reference import parse_digest
@@ -56,8 +56,8 @@ def test_a_forgotten_blob_makes_room_at_once(content: Content) -> None:
     aside = content.discard([digest])
     assert not content.path(digest).exists()
     put(content, b"data")
-    unlink_all(aside)
-    unlink_all(aside)
+    remove_all(aside)
+    remove_all(aside)
     assert content.path(digest).read_bytes() == b"data"
 
 
@@ -66,7 +66,7 @@ def test_the_sweep_removes_what_is_not_known(content: Content, tmp_path: Path) -
     (tmp_path / "content/blobs/sha256/half").write_bytes(b"x")
     (tmp_path / "content/ingest/dead").mkdir()
     (tmp_path / "content/ingest/dead/0").touch()
-    content.sweep()
+    remove_all(content.sweep())
     assert [path.name for path in (tmp_path / "content/blobs/sha256").iterdir()] == [digest[7:]]
     assert list((tmp_path / "content/ingest").iterdir()) == []
 

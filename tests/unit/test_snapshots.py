@@ -91,5 +91,6 @@ async def test_sweeps_keep_what_is_known(snapshots: Snapshots, root: Path) -> No
     (root / "removed-1/fs/x").mkdir(parents=True)
     snapshots.prepare("scratch", [])
     await snapshots.sweep(["kept", "scratch"])
-    await snapshots.sweep_committed()
+    snapshots.sweep_committed()
+    await snapshots.settle()
     assert {path.name for path in root.iterdir()} == {"kept", "scratch", "empty", Path(lower).parent.name}

@@ -51,6 +51,8 @@ class Rig:
         await self.database.close()
         rig = Rig(self.root)
         await rig.images.start()
+        await rig.images.close()
+        await rig.snapshots.settle()
         return rig
 
     def files(self) -> set[str]:

@@ -6,8 +6,9 @@ Source: moby daemon/images/image_delete.go and image_prune.go.
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 
-from proa.content import unlink_all
+from proa.content import remove_all
 from proa.engine.images import filters as image_filters
 from proa.engine.images.store import ImageRecord, ImageStore, is_id_of
 from proa.engine.ports import ContainersOfImages, EventSink
@@ -80,12 +81,13 @@ class Remover:
         self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
         return ImagesPruneReport(images_deleted=items or None, space_reclaimed=reclaimed)
 
-    async def collect(self) -> list[str]:
-        """Drop what nothing needs any more, the trees in the executor; returns the chain ids, top first."""
+    async def collect(self, garbage: Sequence[Path] = ()) -> list[str]:
+        """Drop what nothing needs any more, and `garbage`; returns the chain ids that went, top first."""
         chains, drafts, files = self._store.collect()
+        files = [*garbage, *files]
         loop = asyncio.get_running_loop()
         if files:
-            await loop.run_in_executor(self._executor, unlink_all, files)
+            await loop.run_in_executor(self._executor, remove_all, files)
         for draft in drafts:
             await self._store.snapshots.discard(draft)
         return chains

@@ -4,7 +4,8 @@ Composes the store with loading, saving, importing and removal; holds no state o
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +35,8 @@ from proa.schema.prune import ImagesPruneReport
 from proa.schema.reference import Reference, parse_reference, parse_tag
 from proa.snapshots import Snapshots
 
+log = logging.getLogger(__name__)
+
 _NO_CREATED = "0001-01-01T00:00:00Z"
 
 
@@ -59,11 +62,16 @@ class Images:
         self._saver = Saver(self._store, executor)
         self._collecting: set[asyncio.Future[Any]] = set()
 
+    async def close(self) -> None:
+        """Wait for what is being removed; a kill instead of this leaves garbage for the next start."""
+        if self._collecting:
+            await asyncio.wait(self._collecting)
+
     async def start(self) -> None:
-        """Remove what a crash left of loads and deletions. Before the first request."""
-        self._store.content.sweep()
-        await self._store.snapshots.sweep_committed()
-        await self._remover.collect()
+        """Put away what a crash left, before the first request; it goes in its own time."""
+        garbage = self._store.content.sweep()
+        self._store.snapshots.sweep_committed()
+        self._in_background(self._remover.collect(garbage))
 
     # ---- for the engine -------------------------------------------------------------------------
 
@@ -95,9 +103,7 @@ class Images:
         The last container of a deleted image takes the image's layers with it.
         """
         if self._store.release(container_id):
-            task = asyncio.ensure_future(self._remover.collect())
-            self._collecting.add(task)
-            task.add_done_callback(self._collecting.discard)
+            self._in_background(self._remover.collect())
 
     # ---- reads ----------------------------------------------------------------------------------
 
@@ -240,6 +246,16 @@ class Images:
         return _pulled(record, reference)
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _in_background(self, collecting: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.ensure_future(collecting)
+        self._collecting.add(task)
+        task.add_done_callback(self._collected)
+
+    def _collected(self, task: asyncio.Future[Any]) -> None:
+        self._collecting.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.warning("what no image needs could not be removed: %s", failure)
 
     def _shared_size(self, record: ImageRecord) -> int:
         """Bytes of layers that other images stand on, too."""
