@@ -4,6 +4,7 @@ Failures of system calls are OSError with errno and "operation path: reason"; ba
 """
 
 from collections.abc import Callable, Sequence
+from typing import final
 
 __version__: str
 
