@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, CWD};
+use rustix::fs::{open, openat2, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree, FsMountFlags,
@@ -175,6 +175,30 @@ fn clone_tree(path: &str, recursive: bool) -> Result<OwnedFd> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     open_tree(CWD, path, flags).map_err(|e| Error::os("bind source", path, e))
+}
+
+/// A detached copy of another container's /dev/shm, whose IPC namespace is joined.
+///
+/// A mount can be copied only from within its own mount namespace: the caller, which must have one thread,
+/// goes there and comes back. No symbolic link that the container may have put there is followed.
+pub fn shared_memory_of(init: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let fail = |e: Errno| Error::os("share", "/dev/shm", e);
+    let own = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+    sys::setns(init, libc::CLONE_NEWNS).map_err(fail)?;
+    let copy = openat2(
+        CWD,
+        c"/dev/shm",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )
+    .and_then(|fd| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(fd, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
+    });
+    let back = sys::setns(own.as_fd(), libc::CLONE_NEWNS);
+    assert!(back.is_ok(), "cannot return to the mount namespace of the keeper: {back:?}");
+    copy.map_err(fail)
 }
 
 /// What a mount covers: a target of the other kind is refused by the kernel.

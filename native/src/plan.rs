@@ -165,6 +165,7 @@ pub enum Mount {
     },
     /// A fresh tmpfs at /dev with the standard nodes, symlinks, devpts, /dev/shm of `shm_size` bytes
     /// (0: none) and, with a tty, /dev/console. `shm_source`: bind this host directory at /dev/shm instead.
+    /// Where another container's IPC namespace is joined, its /dev/shm comes along.
     Dev {
         shm_size: u64,
         shm_source: Option<String>,

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::idmap::to_host;
 use crate::keeper::protocol::Failure;
 use crate::mount::{self, Kind, Overlay};
-use crate::plan::{Mount, Network, Plan, Propagation, Rootfs};
+use crate::plan::{Mount, Namespace, Network, Plan, Propagation, Rootfs};
 use crate::prepare::{c_string, failure, invalid, target, Builder, Step};
 use crate::process::SpawnContext;
 use crate::sys::{self, MountAttributes, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
@@ -37,6 +37,13 @@ const PROC_FILES: [&str; 11] = [
     "proc/net/dev",
     "proc/sys/crypto/fips_enabled",
 ];
+
+/// The /dev/shm of the container `id`, whose IPC namespace is joined.
+fn shared_memory(context: &SpawnContext<'_, '_>, id: &str) -> std::result::Result<OwnedFd, Failure> {
+    let missing = || Failure { step: "not_found".into(), subject: id.into(), errno: 0 };
+    let donor = (context.container)(id).ok_or_else(missing)?;
+    mount::shared_memory_of(donor.pidfd.as_fd()).map_err(|e| failure("mount", &e))
+}
 
 impl Builder<'_> {
     /// Everything that is mounted; returns the terminal of a container that has one.
@@ -135,7 +142,7 @@ impl Builder<'_> {
             }
             Mount::Cgroup { target, readonly } => self.cgroup(target, *readonly, plan, context)?,
             Mount::Dev { shm_size, shm_source } => {
-                return self.dev(*shm_size, shm_source.as_deref(), plan);
+                return self.dev(*shm_size, shm_source.as_deref(), plan, context);
             }
         }
         Ok(None)
@@ -224,6 +231,7 @@ impl Builder<'_> {
         shm_size: u64,
         shm_source: Option<&str>,
         plan: &Plan,
+        context: &SpawnContext<'_, '_>,
     ) -> std::result::Result<Option<RawFd>, Failure> {
         let mut owners = self.owners(plan);
         if !self.host.initial_user_namespace {
@@ -231,8 +239,14 @@ impl Builder<'_> {
         }
         let tty = plan.process.tty;
         let can_mknod = self.host.initial_user_namespace;
+        let joined = match &plan.namespaces.ipc {
+            Namespace::Container { id } => Some(shared_memory(context, id)?),
+            _ => None,
+        };
+        let shm_size = if joined.is_some() { 0 } else { shm_size };
         let wanted = Wanted { devices: &plan.devices, shm_size, shm_source, console: tty, owners, can_mknod };
         let Dev { root, pts, shm, binds } = Dev::new(&wanted).map_err(|e| failure("device", &e))?;
+        let shm = joined.or(shm);
         let directory = root.as_raw_fd();
         self.attach_own(Source::Fd(directory), "/dev")?;
         let terminal = if tty { Some(self.terminal(pts.as_fd(), plan)?) } else { None };

@@ -82,7 +82,7 @@ class Starting:
         if rootfs.volatile and container.state.finished_ns:
             _allow_mount_again(rootfs)
         plan = record.resolved.plan
-        return ready(plan, rootfs=rootfs, net=sandbox.plan_network, shm_source=self._shm_source(plan))
+        return ready(plan, rootfs=rootfs, net=sandbox.plan_network)
 
     def _started(self, container: Container, started: Started) -> None:
         """Called in the order of the keeper's packets: before the exit that may be the next one."""
@@ -106,13 +106,6 @@ class Starting:
                 raise Conflict(f"cannot join {what} of a non running container: {peer_id}")
         if host_config.network_mode.startswith("container:") and not container.record.resolved.peers:
             raise Conflict(f"No such container: {host_config.network_mode.removeprefix('container:')}")
-
-    def _shm_source(self, plan: Plan) -> str | None:
-        """/dev/shm of the container whose IPC namespace is joined."""
-        if not isinstance(plan.namespaces.ipc, ContainerNamespace):
-            return None
-        peer = self._registry.get(plan.namespaces.ipc.id)
-        return f"/proc/{peer.state.pid}/root/dev/shm" if peer is not None else None
 
     def _make_bind_directories(self, directories: tuple[str, ...]) -> None:
         for directory in directories:

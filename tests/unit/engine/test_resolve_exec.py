@@ -7,7 +7,7 @@ from proa.engine.resolve import Running, ready, resolve_exec, with_identity
 from proa.errors import InvalidParameter
 from proa.schema.container import HostConfig
 from proa.schema.exec import ExecCreateRequest
-from proa.schema.plan import Dev, Overlay, PreparedNetwork
+from proa.schema.plan import Overlay, PreparedNetwork
 
 
 def running(host_config: HostConfig | None = None, **config: object) -> Running:
@@ -69,11 +69,10 @@ def test_execs_that_are_refused(request_: ExecCreateRequest, text: str) -> None:
 def test_start_fills_in_what_only_it_knows() -> None:
     plan = resolved().plan
     rootfs = Overlay(lower=("/l",), upper="/u", work="/w")
-    found = ready(plan, rootfs=rootfs, net=PreparedNetwork(7), shm_source="/proc/9/root/dev/shm")
+    found = ready(plan, rootfs=rootfs, net=PreparedNetwork(7))
     assert found.rootfs == rootfs
     assert found.namespaces.net == PreparedNetwork(7)
-    assert next(m for m in found.mounts if isinstance(m, Dev)).shm_source == "/proc/9/root/dev/shm"
-    assert ready(plan, rootfs=rootfs, net=PreparedNetwork(7)).mounts == plan.mounts
+    assert found.mounts == plan.mounts
 
 
 def test_a_user_is_looked_up_again_where_the_container_changed_its_files() -> None:

@@ -3,7 +3,7 @@
     resolve(request, context)                       -> Resolved   at create
     resolve_exec(request, running)                  -> Process    at exec create
     resolve_update(request, resolved, host)         -> Updated    at update
-    ready(plan, rootfs=..., net=..., shm_source=..) -> Plan       at start
+    ready(plan, rootfs=..., net=...)                -> Plan       at start
 
 Everything that can be decided before start is decided here, and every wrong request is refused here,
 in Docker's words. Looks at the host only for paths that the request names; changes nothing.

@@ -1,4 +1,4 @@
-"""The last touches that only a start can give a plan: its directories, its network, its peers.
+"""The last touches that only a start can give a plan: its directories, its network, its user.
 
 A start is on the clock: these replace fields of a frozen struct and do nothing else.
 """
@@ -9,22 +9,13 @@ import msgspec
 
 from proa.engine.resolve import capabilities, identity, process
 from proa.engine.resolve.model import Resolved
-from proa.schema.plan import Dev, Network, Overlay, Plan
+from proa.schema.plan import Network, Overlay, Plan
 
 
-def ready(plan: Plan, *, rootfs: Overlay, net: Network, shm_source: str | None = None) -> Plan:
-    """The plan as the keeper takes it.
-
-    `shm_source` is the /dev/shm of the container whose IPC namespace is joined
-    (`/proc/<pid>/root/dev/shm`); None leaves what create decided.
-    """
-    mounts = plan.mounts
-    if shm_source is not None:
-        mounts = tuple(
-            Dev(shm_size=m.shm_size, shm_source=shm_source) if isinstance(m, Dev) else m for m in mounts
-        )
+def ready(plan: Plan, *, rootfs: Overlay, net: Network) -> Plan:
+    """The plan as the keeper takes it."""
     spaces = msgspec.structs.replace(plan.namespaces, net=net)
-    return msgspec.structs.replace(plan, rootfs=rootfs, namespaces=spaces, mounts=mounts)
+    return msgspec.structs.replace(plan, rootfs=rootfs, namespaces=spaces)
 
 
 def with_identity(resolved: Resolved, read: Callable[[Sequence[str]], Sequence[bytes | None]]) -> Plan:
