@@ -4,7 +4,34 @@ Failures of system calls are OSError with errno and "operation path: reason"; ba
 """
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Self, final
+
+__all__ = [
+    "LogReader",
+    "UnpackedLayer",
+    "__version__",
+    "cgroup_controllers",
+    "cgroup_freeze",
+    "cgroup_kill",
+    "cgroup_list",
+    "cgroup_pids",
+    "cgroup_remove",
+    "cgroup_stats",
+    "cgroup_update",
+    "cgroup_version",
+    "compile_seccomp",
+    "default_seccomp_profile",
+    "disk_usage",
+    "inherit_directories",
+    "keeper_main",
+    "network_stats",
+    "pack_layer",
+    "read_in_layers",
+    "read_in_process_root",
+    "remove_tree",
+    "split_archive",
+    "unpack_layer",
+]
 
 __version__: str
 
@@ -65,7 +92,9 @@ def network_stats(pid: int) -> dict[str, dict[str, int]]:
 
 # ---- rootfs reads -------------------------------------------------------------------------------
 
-def read_in_layers(layers: Sequence[str], paths: Sequence[str], *, limit: int = 1 << 20) -> list[bytes | None]:
+def read_in_layers(
+    layers: Sequence[str], paths: Sequence[str], *, limit: int = 1 << 20
+) -> list[bytes | None]:
     """Files as a container with these layer directories (top first) would see them; None where missing.
 
     Symlinks resolve inside the root. Raises OSError EFBIG past `limit` bytes.
@@ -76,6 +105,7 @@ def read_in_process_root(pid: int, paths: Sequence[str], *, limit: int = 1 << 20
 
 # ---- layers -------------------------------------------------------------------------------------
 
+@final
 class UnpackedLayer:
     """What one pass over a layer found."""
 
@@ -93,9 +123,7 @@ class UnpackedLayer:
     def implied(self) -> list[bytes]:
         """Directories that the archive has no entry for, the root (empty) among them."""
 
-def unpack_layer(
-    source_fd: int, target: str, *, overlay: bool = True, copy_fd: int = -1
-) -> UnpackedLayer:
+def unpack_layer(source_fd: int, target: str, *, overlay: bool = True, copy_fd: int = -1) -> UnpackedLayer:
     """Unpack a layer (gzip, zstd or plain tar, told apart by content) into the empty directory `target`.
 
     One pass, interpreter released: digest, decompress, diff_id, unpack. With `overlay`, whiteouts become
@@ -110,12 +138,14 @@ def split_archive(
 ) -> str:
     """Split the outer archive of `docker load` (gzip, zstd or plain) into files called by number.
 
-    `found(path, kind, link, number, size)` is called for each member as soon as it is complete, in this thread;
-    `kind` is file, symlink or hardlink. What it raises ends the pass. Names are only reported, never
-    used as paths. Returns the archive's digest. Raises as `unpack_layer`.
+    `found(path, kind, link, number, size)` is called for each member as soon as it is complete, in this
+    thread; `kind` is file, symlink or hardlink. What it raises ends the pass. Names are only reported,
+    never used as paths. Returns the archive's digest. Raises as `unpack_layer`.
     """
 
-def pack_layer(directory: str, target_fd: int, *, compression: str = "none", overlay: bool = True) -> UnpackedLayer:
+def pack_layer(
+    directory: str, target_fd: int, *, compression: str = "none", overlay: bool = True
+) -> UnpackedLayer:
     """The reverse: a directory to a tar on `target_fd`, sorted, whiteouts from overlayfs's form.
 
     `compression`: none, gzip or zstd.
@@ -143,8 +173,8 @@ class LogReader:
     Chunks come ready for the wire: multiplexed frames or raw, with timestamps if asked for.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         path: str,
         *,
         stdout: bool,
@@ -155,7 +185,7 @@ class LogReader:
         timestamps: bool = False,
         multiplexed: bool = True,
         follow: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
     def read(self, limit: int = 1 << 16) -> bytes:
         """Up to about `limit` bytes; empty at the end of what is there now (or for good past until_ns)."""
 

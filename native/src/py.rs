@@ -34,7 +34,7 @@ impl From<Error> for PyErr {
 
 /// Become the keeper. The interpreter is let go of and not used again before the end.
 #[pyfunction]
-#[pyo3(signature = (exec_root, *, ready_fd = -1))]
+#[pyo3(signature = (exec_root, *, ready_fd = -1), text_signature = "(exec_root, *, ready_fd=-1)")]
 fn keeper_main(python: Python<'_>, exec_root: std::path::PathBuf, ready_fd: i32) -> PyResult<()> {
     let ready = crate::sys::supervise::adopt(ready_fd);
     Ok(python.detach(|| crate::keeper::main(&exec_root, ready))?)
@@ -268,7 +268,7 @@ fn duplicate(fd: i32) -> Result<OwnedFd> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (source_fd, target, *, overlay = true, copy_fd = -1))]
+#[pyo3(signature = (source_fd, target, *, overlay = true, copy_fd = -1), text_signature = "(source_fd, target, *, overlay=True, copy_fd=-1)")]
 fn unpack_layer(
     py: Python<'_>,
     source_fd: i32,
@@ -367,7 +367,9 @@ struct LogReader(Option<log_reader::LogReader>);
 impl LogReader {
     #[new]
     #[pyo3(signature = (path, *, stdout, stderr, since_ns = 0, until_ns = 0, tail = -1, timestamps = false,
-                        multiplexed = true, follow = false))]
+                        multiplexed = true, follow = false),
+        text_signature = "(path, *, stdout, stderr, since_ns=0, until_ns=0, tail=-1, timestamps=False, \
+                          multiplexed=True, follow=False)")]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)] // Keywords in Python.
     fn new(
         python: Python<'_>,

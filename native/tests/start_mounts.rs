@@ -13,7 +13,8 @@ fn dev_is_fresh_and_complete() {
     if !can_start() {
         return;
     }
-    let script = "cd /dev; ls; stat -c '%n %F %t,%T %a' null tty; readlink fd; readlink ptmx; cat /dev/null; \
+    let script =
+        "cd /dev; ls; stat -c '%n %F %t,%T %a' null tty; readlink fd; readlink ptmx; cat /dev/null; \
                   stat -f -c %T shm; ls fresh 2>&1; echo x > shm/y && echo writable";
     let output = inside(script, |bundle, _| fs::write(bundle.lower("dev/fresh"), "").expect("file"));
     let names = "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
