@@ -6,7 +6,7 @@ specification v1.3. Unknown fields are passed over: other builders add their own
 
 from typing import Final
 
-from msgspec import Raw, Struct, field
+from msgspec import Struct, field
 
 from proa.schema.image import ImageConfig
 
@@ -93,7 +93,6 @@ class ImageFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent: str = ""
     comment: str = ""
     docker_version: str = ""
-    container_config: Raw | None = None
 
 
 class ArchiveImage(Struct, frozen=True, kw_only=True, rename="pascal"):
