@@ -22,7 +22,24 @@ from io import BytesIO
 from pathlib import Path
 
 BUSYBOX = next((p for p in ("/bin/busybox", "/usr/bin/busybox") if Path(p).exists()), "")
-APPLETS = ("sh", "true", "false", "sleep", "echo", "cat", "ls", "id", "dd", "head", "tr", "wc", "stat", "ps", "touch")
+APPLETS = (
+    "sh",
+    "true",
+    "false",
+    "sleep",
+    "echo",
+    "cat",
+    "ls",
+    "id",
+    "dd",
+    "head",
+    "tr",
+    "wc",
+    "stat",
+    "ps",
+    "touch",
+    "test",
+)
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -50,7 +50,7 @@ def clean(daemon: Instance) -> Iterator[Instance]:
             125,
             "kernel.core_pattern",
         ),
-        (("run", "--rm", "--device", "/dev/missing", "busybox", "true"), 125, "/dev/missing"),
+        (("run", "--rm", "--device", "/dev/missing", "busybox", "true"), 127, "/dev/missing"),
         (("run", "--rm", "--security-opt", "seccomp=/missing.json", "busybox", "true"), 125, "/missing.json"),
         (("run", "--rm", "--network", "container:missing", "busybox", "true"), 125, "missing"),
         (("run", "--rm", "--rootfs", "/missing-directory", "true"), 125, "/missing-directory"),
