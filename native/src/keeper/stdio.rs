@@ -321,7 +321,6 @@ impl Stdio {
 
     fn take_input(&mut self, client: &mut Client, typed: Typed) {
         match typed {
-            Typed::Nothing => {}
             Typed::Bytes(bytes) => self.push_input(&bytes),
             Typed::Detach(bytes) => {
                 self.push_input(&bytes);
@@ -330,7 +329,7 @@ impl Stdio {
             }
             Typed::End if self.stdin_once && !matches!(self.channel, Channel::Tty(_)) => self.close_stdin(),
             // Half-closed: the output still goes there. (dockerd ends the client here, and loses it.)
-            Typed::End => {}
+            Typed::Nothing | Typed::End => {}
         }
     }
 
