@@ -35,6 +35,7 @@ class Instance:
     process: "subprocess.Popen[bytes] | None" = None
     engine: Engine | None = None
     killed: list[int] = field(default_factory=list)
+    connections: list[UnixConnection] = field(default_factory=list)
 
     def start(self) -> Engine:
         self.process, self.engine, _ = peers.start_proad(self.root, *self.arguments)
@@ -46,8 +47,10 @@ class Instance:
 
     @property
     def api(self) -> UnixConnection:
+        """A connection of its own, closed with the instance."""
         assert self.engine is not None
-        return self.engine.connection()
+        self.connections.append(self.engine.connection())
+        return self.connections[-1]
 
     def kill_daemon(self) -> None:
         """SIGKILL proad alone; the keeper and its containers stay."""
@@ -81,6 +84,8 @@ class Instance:
                 for container in self.api.call("GET", "/containers/json?all=1"):
                     self.api.call("DELETE", f"/containers/{container['Id']}?force=1")
             peers.end(self.process)
+        for connection in self.connections:
+            connection.close()
         if self.engine is not None:
             for pid in self.engine.pids():
                 with contextlib.suppress(ProcessLookupError):
