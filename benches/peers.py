@@ -165,10 +165,12 @@ def wait_for_ping(path: str, process: subprocess.Popen[bytes], seconds: float = 
 
 def load(engine: Engine, archive: bytes) -> None:
     """Load a docker archive through the API."""
-    connection = engine.connection()
-    connection.request("POST", "/v1.41/images/load?quiet=1", archive, {"Content-Type": "application/x-tar"})
-    response = connection.getresponse()
-    text = response.read()
+    with contextlib.closing(engine.connection()) as connection:
+        connection.request(
+            "POST", "/v1.41/images/load?quiet=1", archive, {"Content-Type": "application/x-tar"}
+        )
+        response = connection.getresponse()
+        text = response.read()
     if response.status != 200 or b'"error"' in text:
         raise RuntimeError(f"load: {response.status} {text[:300]!r}")
 
