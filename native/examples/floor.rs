@@ -1,7 +1,7 @@
 //! What the kernel alone costs: a container's calls made by hand, as often as asked.
 //!
 //! `floor DIRECTORY COUNT COMMAND [ARGUMENT...]` runs COMMAND (found in DIRECTORY, statically linked) over an overlay of
-//! DIRECTORY: clone3 with new pid, mount, ipc, uts and cgroup namespaces, proc, dev and sys, pivot_root, exec, wait; then
+//! DIRECTORY: clone3 with new pid, mount, ipc, uts and cgroup namespaces, proc, dev and sys, `pivot_root`, exec, wait; then
 //! again with a network namespace. No cgroups, no seccomp, no capabilities, no pools. Prints JSON: microseconds of
 //! the whole (`p50_us`, ...) and until the command runs (`exec_p50_us`).
 

@@ -2,7 +2,7 @@
 //!
 //! `spawn DIRECTORY COUNT COMMAND [ARGUMENT...]`, with DIRECTORY as `floor` has it. Prints JSON: microseconds until the command
 //! runs (`exec_p50_us`), of the call of `spawn` itself (`spawn_p50_us`) and of the whole (`p50_us`), with and without a
-//! new network namespace. With PROA_CGROUPS=1 in a control group, made beforehand.
+//! new network namespace. With `PROA_CGROUPS=1` in a control group, made beforehand.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss)]
 

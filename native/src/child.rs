@@ -28,8 +28,10 @@ use crate::sys::{self, MountAttributes};
 /// One operation. Descriptors are the parent's numbers, which the child has, too.
 #[derive(Debug)]
 pub enum Operation {
-    /// Default dispositions for every signal.
-    ResetSignals,
+    /// Default dispositions for the signals of a mask; the clone reset those that have handlers.
+    ResetSignals {
+        ignored: u64,
+    },
     /// SIGKILL when the parent goes.
     DeathSignal,
     /// Wait for the parent's byte.
@@ -120,6 +122,8 @@ pub enum Operation {
     },
     Umask(u32),
     EnterWorkingDirectory,
+    /// Out of reach of ptrace and /proc for those without privileges over it.
+    Undumpable,
     NoNewPrivileges,
     /// Drop every capability up to `last` that is not in `keep` from the bounding set.
     BoundCapabilities {
@@ -265,7 +269,7 @@ pub extern "C" fn enter(data: *const c_void) -> ! {
         match child.perform(operation) {
             Ok(()) => {}
             Err(errno) if tolerable(operation, errno) => {
-                child.report(RecordKind::Warning, index, errno.raw_os_error())
+                child.report(RecordKind::Warning, index, errno.raw_os_error());
             }
             Err(errno) => {
                 child.report(RecordKind::Failed, index, errno.raw_os_error());
@@ -287,7 +291,7 @@ fn tolerable(operation: &Operation, errno: Errno) -> bool {
     }
 }
 
-/// Below the private procfs; a negative value needs CAP_SYS_RESOURCE.
+/// Below the private procfs; a negative value needs `CAP_SYS_RESOURCE`.
 pub const OOM_SCORE: &CStr = c"self/oom_score_adj";
 
 /// `linux/magic.h`.
@@ -304,7 +308,7 @@ impl Child<'_> {
     fn perform(&mut self, operation: &Operation) -> Result<()> {
         use Operation as O;
         match operation {
-            O::ResetSignals => sys::reset_signals(),
+            O::ResetSignals { ignored } => sys::reset_signals(*ignored),
             O::DeathSignal => {
                 sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0)?;
             }
@@ -388,6 +392,9 @@ impl Child<'_> {
                 rustix::process::umask(Mode::from_raw_mode(*mask));
             }
             O::EnterWorkingDirectory => self.enter_working_directory()?,
+            O::Undumpable => {
+                sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)?;
+            }
             O::NoNewPrivileges => {
                 sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
             }

@@ -74,7 +74,9 @@ impl Overlay<'_> {
             set("redirect_dir", "off")?;
             set("metacopy", "off")?;
         }
+        // Neither file handles nor hard links across layers are promised, so no marks are written for them.
         set("index", "off")?;
+        set("uuid", "off")?;
         let fail = |e: Errno| Error::os("mount overlay", self.upper, e);
         if let Some((_, (uid, gid))) = self.idmap {
             // The overlay makes files of its own as who mounts it: an id that the maps have.
@@ -238,13 +240,13 @@ pub fn bind(mount: &Mount) -> Result<(OwnedFd, Kind)> {
     let (kinds, everywhere) = propagation_bits(*propagation);
     let with_propagation = MountAttributes::new(0, kinds);
     sys::mount_setattr(fd.as_fd(), everywhere, &with_propagation).map_err(fail)?;
-    let flags = attributes(*readonly, *nosuid, *nodev, *noexec);
+    let flags = attributes([*readonly, *nosuid, *nodev, *noexec]);
     if *readonly && *recursive_readonly {
         let everywhere = MountAttributes::new(ATTR_RDONLY, 0);
         match sys::mount_setattr(fd.as_fd(), true, &everywhere) {
-            Ok(()) => {}
             Err(e) if *recursive_readonly_forced => return Err(fail(e)),
-            Err(_) => {} // The plain one below is the fallback that the plan allows.
+            // Where the plan allows it, the plain one below is the fallback.
+            Ok(()) | Err(_) => {}
         }
     }
     if flags != 0 {
@@ -262,11 +264,11 @@ pub fn bind_plain(source: &str, recursive: bool, attributes: u64) -> Result<Owne
     Ok(fd)
 }
 
-/// `MOUNT_ATTR_*` of four switches.
+/// `MOUNT_ATTR_*` of the switches read-only, nosuid, nodev, noexec.
 #[must_use]
-pub fn attributes(readonly: bool, nosuid: bool, nodev: bool, noexec: bool) -> u64 {
-    let bit = |on: bool, bit: u64| if on { bit } else { 0 };
-    bit(readonly, ATTR_RDONLY) | bit(nosuid, ATTR_NOSUID) | bit(nodev, ATTR_NODEV) | bit(noexec, ATTR_NOEXEC)
+pub fn attributes(switches: [bool; 4]) -> u64 {
+    let bits = [ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC];
+    switches.iter().zip(bits).filter(|(on, _)| **on).map(|(_, bit)| bit).sum()
 }
 
 /// `MS_*` of a propagation, and whether it goes for the mounts below, too.

@@ -122,7 +122,7 @@ impl<'a> Builder<'a> {
             self.push(Op::Unshare { kinds: libc::CLONE_NEWCGROUP }, "namespace", "cgroup");
         }
         self.session(process, terminal.map(Source::Fd), context.stdio);
-        self.confine(process)?;
+        self.confine(process);
         self.prepared.script.own_memory = plan.init;
         if plan.init {
             self.push(Op::Init, "init", "fork");
@@ -166,7 +166,7 @@ impl<'a> Builder<'a> {
             terminal = Some(Source::Slot(Slot::Terminal));
         }
         self.session(process, terminal, stdio);
-        self.confine(process)?;
+        self.confine(process);
         self.execute(process)
     }
 
@@ -183,7 +183,8 @@ impl<'a> Builder<'a> {
     }
 
     fn beginning(&mut self) {
-        self.push(Op::ResetSignals, "signals", "");
+        let ignored = self.host.ignored_signals();
+        self.push(Op::ResetSignals { ignored }, "signals", "");
         self.push(Op::DeathSignal, "signals", "parent death");
     }
 
@@ -216,7 +217,7 @@ impl<'a> Builder<'a> {
                 joins.push((handle(context, id)?, id.clone(), libc::CLONE_NEWNET));
             }
             (_, Some(netns)) => {
-                joins.push((netns.as_raw_fd(), "prepared network".into(), libc::CLONE_NEWNET))
+                joins.push((netns.as_raw_fd(), "prepared network".into(), libc::CLONE_NEWNET));
             }
             (Network::None, None) => self.prepared.namespaces |= libc::CLONE_NEWNET,
             (Network::Prepared { key }, None) => {
@@ -288,7 +289,10 @@ impl<'a> Builder<'a> {
     }
 
     /// Gives up privileges: everything that needs them comes before, execve alone after.
-    fn confine(&mut self, process: &Process) -> Step {
+    fn confine(&mut self, process: &Process) {
+        // From here on the container's processes may match its privileges, and it still holds what the caller
+        // has open (CVE-2016-9962): no one may look into it. execve makes the program dumpable again.
+        self.push(Op::Undumpable, "signals", "dumpable");
         let mut sets = process.capabilities;
         let missing = sets.permitted & !self.host.capabilities;
         if missing != 0 {
@@ -329,7 +333,6 @@ impl<'a> Builder<'a> {
             }
             None => self.push(capabilities, "capabilities", ""),
         }
-        Ok(())
     }
 
     fn execute(&mut self, process: &Process) -> Step {
@@ -401,9 +404,8 @@ fn program(
         part.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
     };
     // The strings live on the heap: moving the vector below does not move them.
-    let (argv, envp) = strings.split_at(args.len());
-    let (argv, envp) = (pointers(argv), pointers(envp));
-    Ok(Program { candidates, argv, envp, strings })
+    let (of_args, of_env) = strings.split_at(args.len());
+    Ok(Program { candidates, argv: pointers(of_args), envp: pointers(of_env), strings })
 }
 
 const RLIMITS: [&str; 16] = [

@@ -16,6 +16,7 @@
 //! |                                         | record `failed`: (operation, errno), exits  |
 //! | end of file: the program runs           | execve closes the socket                    |
 
+use std::cell::OnceCell;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -61,6 +62,7 @@ pub struct Host {
     pub(crate) initial_user_namespace: bool,
     pub(crate) kept: Kept,
     id_maps: IdMaps,
+    ignored_signals: OnceCell<u64>,
 }
 
 impl Host {
@@ -76,7 +78,13 @@ impl Host {
             initial_user_namespace: uid_map.split_whitespace().eq(["0", "0", "4294967295"]),
             kept: Kept::probe().map_err(|e| Error::os("read", "/proc/self/maps", e))?,
             id_maps: IdMaps::default(),
+            ignored_signals: OnceCell::new(),
         })
+    }
+
+    /// Bit n - 1 for signal n, as it is at the first start: a clone has the handled ones reset by the kernel.
+    pub(crate) fn ignored_signals(&self) -> u64 {
+        *self.ignored_signals.get_or_init(sys::ignored_signals)
     }
 
     pub(crate) fn id_map(&self, user: &UserNamespace) -> Result<Arc<OwnedFd>> {
@@ -149,7 +157,6 @@ impl Spawning {
     pub fn on_readable(&mut self) -> Progress {
         loop {
             match self.receive() {
-                Ok(None) => return self.ended(),
                 Ok(Some(record)) => {
                     if let Some(failure) = self.note(record) {
                         self.reap();
@@ -158,8 +165,8 @@ impl Spawning {
                 }
                 Err(Errno::AGAIN) => return Progress::Pending,
                 Err(Errno::INTR) => {}
-                // The child is gone with unread bytes of ours in its queue.
-                Err(_) => return self.ended(),
+                // The end; or ECONNRESET, where the child is gone with a byte of ours unread.
+                Ok(None) | Err(_) => return self.ended(),
             }
         }
     }

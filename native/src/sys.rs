@@ -20,6 +20,7 @@ use rustix::io::{Errno, Result};
 /// # Safety
 /// The arguments must be what the call expects: pointers valid for what the kernel reads and writes.
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::many_single_char_names)] // they are numbered by letters
 unsafe fn syscall(number: i64, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
     let result: isize;
     // SAFETY: the kernel clobbers rax, rcx and r11 only; memory is as the caller vouches.
@@ -40,6 +41,7 @@ unsafe fn syscall(number: i64, a: usize, b: usize, c: usize, d: usize, e: usize,
 /// # Safety
 /// The arguments must be what the call expects: pointers valid for what the kernel reads and writes.
 #[cfg(target_arch = "aarch64")]
+#[allow(clippy::many_single_char_names)] // they are numbered by letters
 unsafe fn syscall(number: i64, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
     let result: isize;
     // SAFETY: the kernel clobbers x0 only; memory is as the caller vouches.
@@ -235,6 +237,7 @@ pub unsafe fn fork() -> Result<i32> {
 ///
 /// # Safety
 /// Both arrays end with a null pointer and point to C strings.
+#[must_use]
 pub unsafe fn execve(path: &CStr, argv: *const *const i8, envp: *const *const i8) -> Errno {
     // SAFETY: as the caller vouches.
     let value =
@@ -265,17 +268,35 @@ pub fn cloexec_from(first: u32) -> Result<()> {
     .map(drop)
 }
 
-/// Default disposition for every signal. <https://man7.org/linux/man-pages/man2/rt_sigaction.2.html>
-pub fn reset_signals() {
-    let action = [0u64; 4]; // SIG_DFL, no flags, empty mask
+/// The signals that are ignored, bit n - 1 for signal n.
+/// <https://man7.org/linux/man-pages/man2/rt_sigaction.2.html>
+#[must_use]
+pub fn ignored_signals() -> u64 {
+    let mut mask = 0;
     for signal in 1..=64usize {
-        // SAFETY: a zeroed kernel sigaction is at most 32 bytes; SIGKILL and SIGSTOP fail harmlessly.
+        let mut action = [0u64; 4];
+        // SAFETY: a kernel sigaction is at most 32 bytes.
+        unsafe { syscall(libc::SYS_rt_sigaction, signal, 0, action.as_mut_ptr() as usize, 8, 0, 0) };
+        if action[0] == libc::SIG_IGN as u64 {
+            mask |= 1 << (signal - 1);
+        }
+    }
+    mask
+}
+
+/// Default dispositions for the signals of a mask.
+/// <https://man7.org/linux/man-pages/man2/rt_sigaction.2.html>
+pub fn reset_signals(mask: u64) {
+    let action = [0u64; 4]; // SIG_DFL, no flags, empty mask
+    for signal in (1..=64usize).filter(|signal| mask & (1 << (signal - 1)) != 0) {
+        // SAFETY: a zeroed kernel sigaction is at most 32 bytes.
         unsafe { syscall(libc::SYS_rt_sigaction, signal, action.as_ptr() as usize, 0, 8, 0, 0) };
     }
 }
 
 /// Blocks the signals of `mask` and no others (bit n - 1 is signal n); returns the mask before.
 /// <https://man7.org/linux/man-pages/man2/rt_sigprocmask.2.html>
+#[allow(clippy::must_use_candidate)]
 pub fn set_signal_mask(mask: u64) -> u64 {
     let mut before = 0u64;
     // SAFETY: both point to the eight bytes of a kernel signal set.

@@ -79,13 +79,13 @@ impl Builder<'_> {
             Some(user) => Some(self.host.id_map(user)?),
             None => None,
         };
-        let owners = self.owners(plan);
+        let root = owners_of(plan);
         Overlay {
             lower,
             upper,
             work,
             volatile: *volatile,
-            idmap: idmap.as_ref().map(|fd| (fd.as_fd(), (owners.uid, owners.gid))),
+            idmap: idmap.as_ref().map(|fd| (fd.as_fd(), (root.uid, root.gid))),
             userxattr: !self.host.initial_user_namespace,
         }
         .mount()
@@ -129,7 +129,7 @@ impl Builder<'_> {
                 self.attach_user(source, target, kind)?;
             }
             Mount::Tmpfs { target, .. } => {
-                let fd = tmpfs(mount, root, self.host.initial_user_namespace, self.owners(plan))
+                let fd = tmpfs(mount, root, self.host.initial_user_namespace, owners_of(plan))
                     .map_err(|e| failure("mount", &e))?;
                 let source = Source::Fd(self.hold(fd));
                 self.attach_user(source, target, Kind::Directory)?;
@@ -187,7 +187,7 @@ impl Builder<'_> {
     fn cgroup(&mut self, path: &str, readonly: bool, plan: &Plan, context: &SpawnContext<'_, '_>) -> Step {
         let Some(group) = context.group else { return Ok(()) };
         let directories = group.directories().map_err(|e| failure("cgroup", &e))?;
-        let attributes = mount::attributes(readonly, true, true, true);
+        let attributes = mount::attributes([readonly, true, true, true]);
         if let [only] = &directories[..] {
             if only.mount.directory.is_empty() {
                 let fd = bind_group(only, attributes).map_err(|e| failure("cgroup", &e))?;
@@ -195,7 +195,7 @@ impl Builder<'_> {
                 return self.attach_own(source, path);
             }
         }
-        let owners = self.owners(plan);
+        let owners = owners_of(plan);
         let below = cgroup_directory(&directories, owners).map_err(|e| failure("cgroup", &e))?;
         self.attach_own(Source::Fd(below.as_raw_fd()), path)?;
         for directory in directories.iter().filter(|one| !one.mount.directory.is_empty()) {
@@ -215,17 +215,6 @@ impl Builder<'_> {
 
     // ---- /dev -----------------------------------------------------------------------------------
 
-    fn owners(&self, plan: &Plan) -> Owners {
-        match &plan.namespaces.user {
-            None => Owners { uid: 0, gid: 0, tty: Some(5) },
-            Some(user) => Owners {
-                uid: to_host(&user.uid_map, 0).unwrap_or(0),
-                gid: to_host(&user.gid_map, 0).unwrap_or(0),
-                tty: to_host(&user.gid_map, 5),
-            },
-        }
-    }
-
     fn dev(
         &mut self,
         shm_size: u64,
@@ -233,7 +222,7 @@ impl Builder<'_> {
         plan: &Plan,
         context: &SpawnContext<'_, '_>,
     ) -> std::result::Result<Option<RawFd>, Failure> {
-        let mut owners = self.owners(plan);
+        let mut owners = owners_of(plan);
         if !self.host.initial_user_namespace {
             owners.tty = None; // group 5 need not be mapped
         }
@@ -326,6 +315,18 @@ impl Builder<'_> {
     }
 }
 
+/// Who root and the tty group of the container are outside.
+fn owners_of(plan: &Plan) -> Owners {
+    match &plan.namespaces.user {
+        None => Owners { uid: 0, gid: 0, tty: Some(5) },
+        Some(user) => Owners {
+            uid: to_host(&user.uid_map, 0).unwrap_or(0),
+            gid: to_host(&user.gid_map, 0).unwrap_or(0),
+            tty: to_host(&user.gid_map, 5),
+        },
+    }
+}
+
 fn bind_group(directory: &cgroup::Directory<'_>, attributes: u64) -> Result<OwnedFd> {
     let fail = |e: Errno| Error::os("bind cgroup", directory.mount.directory.as_str(), e);
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -369,7 +370,7 @@ fn tmpfs(mount: &Mount, root: BorrowedFd<'_>, initial: bool, owners: Owners) -> 
         all.push(format!("uid={}", owners.uid));
         all.push(format!("gid={}", owners.gid));
     }
-    let attributes = mount::attributes(false, *nosuid, *nodev, *noexec);
+    let attributes = mount::attributes([false, *nosuid, *nodev, *noexec]);
     let fd = mount::filesystem("tmpfs", all.iter().map(String::as_str), attributes)?;
     if let (true, Ok(covered)) = (*copy_up, &covered) {
         mount::copy_tree(covered.as_fd(), fd.as_fd()).map_err(|e| Error::os("copy", target.as_str(), e))?;

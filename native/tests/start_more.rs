@@ -26,7 +26,7 @@ fn exec(host: &Host, init: &ContainerHandle, process: &Process) -> Outcome {
     with_pipes(|stdio| exec_into(init, process, host, stdio, None)).expect("started").finish()
 }
 
-fn stop(running: busybox::Running) {
+fn stop(running: &busybox::Running) {
     pidfd_send_signal(&running.handle.pidfd, Signal::KILL).expect("signal");
     running.reap();
 }
@@ -75,7 +75,7 @@ fn an_exec_joins_and_its_terminal_is_the_containers() {
         with_pipes(|stdio| exec_into(&running.handle, &inside, &host, stdio, None)).expect("started");
     let output = read_terminal(File::from(on_tty.terminal.take().expect("a terminal")));
     assert_eq!((output.as_str(), on_tty.reap()), ("/dev/pts/0\n5 6\n", 0));
-    stop(running);
+    stop(&running);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn an_exec_that_cannot_run_says_why() {
     assert_eq!(fail(&inside), Some(("exec".into(), "nosuch".into(), libc::ENOENT)));
     inside.cwd = "/missing".into();
     assert_eq!(fail(&inside), Some(("cwd".into(), "/missing".into(), libc::ENOENT)));
-    stop(running);
+    stop(&running);
 }
 
 #[test]
@@ -138,9 +138,12 @@ fn namespaces_of_another_container_are_joined() {
     if !can_start() {
         return;
     }
+    // Visiting another mount namespace takes a thread whose working directory is its own.
+    proa_native::sys::unshare(libc::CLONE_FS).expect("unshare");
     let (host, first, second) = (host(), Bundle::new(), Bundle::new());
     let running = sleeping(&host, &mut first.plan(""));
-    let mut plan = second.plan("hostname; cat /proc/1/comm");
+    exec(&host, &running.handle, &process(["touch", "/dev/shm/shared"].map(String::from).to_vec()));
+    let mut plan = second.plan("hostname; cat /proc/1/comm; ls /dev/shm");
     let other = || Namespace::Container { id: "first".into() };
     (plan.namespaces.pid, plan.namespaces.ipc, plan.namespaces.uts) = (other(), other(), other());
     plan.namespaces.net = Network::Container { id: "first".into() };
@@ -149,10 +152,10 @@ fn namespaces_of_another_container_are_joined() {
         spawn(&plan, &SpawnContext { host: &host, stdio, netns: None, container: &container, group: None })
     });
     let outcome = started.expect("started").finish();
-    assert_eq!((outcome.output.as_str(), outcome.code), ("inside\nsleep\n", 0));
+    assert_eq!((outcome.output.as_str(), outcome.code), ("inside\nsleep\nshared\n", 0));
     plan.namespaces.pid = Namespace::Container { id: "gone".into() };
     assert_eq!(busybox::fail(&plan).step, "not_found");
-    stop(running);
+    stop(&running);
 }
 
 #[test]
