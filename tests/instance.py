@@ -34,7 +34,6 @@ class Instance:
     arguments: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
     engine: Engine | None = None
-    killed: list[int] = field(default_factory=list)
     connections: list[UnixConnection] = field(default_factory=list)
 
     def start(self) -> Engine:
@@ -47,7 +46,7 @@ class Instance:
 
     @property
     def api(self) -> UnixConnection:
-        """A connection of its own, closed with the instance."""
+        """A new connection, closed with the daemon."""
         assert self.engine is not None
         self.connections.append(self.engine.connection())
         return self.connections[-1]
@@ -84,12 +83,12 @@ class Instance:
                 for container in self.api.call("GET", "/containers/json?all=1"):
                     self.api.call("DELETE", f"/containers/{container['Id']}?force=1")
             peers.end(self.process)
-        for connection in self.connections:
-            connection.close()
         if self.engine is not None:
             for pid in self.engine.pids():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        for connection in self.connections:
+            connection.close()
 
     def leftovers(self) -> list[str]:
         """What a container may leave on the host and must not: cgroups, mounts, snapshots, directories."""

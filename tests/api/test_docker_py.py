@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 
 import aiodocker
 import docker
@@ -85,7 +86,8 @@ def test_logs_follow_as_they_come(client: docker.DockerClient) -> None:
         "busybox", ["sh", "-c", "for i in 1 2 3; do echo $i; done"], detach=True
     )
     try:
-        assert b"".join(container.logs(stream=True, follow=True)) == b"1\n2\n3\n"
+        with closing(container.logs(stream=True, follow=True)) as stream:
+            assert b"".join(stream) == b"1\n2\n3\n"
     finally:
         container.remove(force=True)
 
