@@ -151,11 +151,11 @@ def wait_for_ping(path: str, process: subprocess.Popen[bytes], seconds: float = 
     while time.perf_counter() - begun < seconds:
         if process.poll() is not None:
             raise RuntimeError(f"daemon ended with {process.returncode}")
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            with contextlib.closing(UnixConnection(path)) as connection:
-                connection.request("GET", "/_ping")
-                if connection.getresponse().status == 200:
-                    return time.perf_counter() - begun
+        unready = contextlib.suppress(OSError, http.client.HTTPException)
+        with unready, contextlib.closing(UnixConnection(path)) as connection:
+            connection.request("GET", "/_ping")
+            if connection.getresponse().status == 200:
+                return time.perf_counter() - begun
         time.sleep(0.002)
     raise RuntimeError("daemon does not answer")
 
