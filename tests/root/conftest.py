@@ -1,4 +1,4 @@
-"""One real daemon for all tests of real namespaces, a keeper for those that want it bare, and their marker."""
+"""One real daemon for all tests of real namespaces, a keeper for those that want it bare; their marker."""
 
 import tempfile
 from collections.abc import Iterator
