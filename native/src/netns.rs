@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{open, Mode, OFlags};
+use rustix::fs::{open, openat, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType, UnshareFlags};
@@ -133,13 +133,15 @@ impl HostNetwork {
         interface: &Interface<'_>,
         master: u32,
     ) -> Result<String> {
-        if self.ipv6 {
+        let conf = self.ipv6.then(Ipv6Conf::open).transpose()?;
+        if let Some(conf) = &conf {
             // New interfaces start from `default`; `lo`, which is there already, does not.
-            set_ipv6("default", "accept_ra", "0")?;
+            conf.set("default", "accept_ra", "0")?;
         }
         let host_interface = self.make_veth(netns, interface, master)?;
-        if self.ipv6 && !interface.addresses.iter().any(|(address, _)| address.is_ipv6()) {
-            set_ipv6(interface.name, "disable_ipv6", "1")?;
+        if let Some(conf) = conf.filter(|_| !interface.addresses.iter().any(|(address, _)| address.is_ipv6()))
+        {
+            conf.set(interface.name, "disable_ipv6", "1")?;
         }
         let index = name_to_index(inner, interface.name).map_err(|e| Error::os("find", interface.name, e))?;
         inner.run(fill(interface, index))?;
@@ -224,14 +226,24 @@ fn random_name() -> Result<String> {
     Ok(format!("vp{:08x}", u32::from_ne_bytes(bytes)))
 }
 
-/// Set an IPv6 switch of an interface of the namespace in which the thread is: /proc/sys/net is that of whoever
-/// opens it. (netlink can read these, not set them.)
-fn set_ipv6(interface: &str, key: &str, value: &str) -> Result<()> {
-    let path = format!("{IPV6_CONF}/{interface}/{key}");
-    open(path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|fd| rustix::io::write(&fd, value.as_bytes()))
-        .map(drop)
-        .map_err(|e| Error::os(format!("write {value} to"), path, e))
+/// The IPv6 switches of the namespace in which the thread was when it opened them: /proc/sys/net is that of
+/// whoever looks it up. (netlink can read these, not set them.) One walk for all, since every namespace that was
+/// ever looked at lengthens it.
+struct Ipv6Conf(OwnedFd);
+
+impl Ipv6Conf {
+    fn open() -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open(IPV6_CONF, flags, Mode::empty()).map(Self).map_err(|e| Error::os("open", IPV6_CONF, e))
+    }
+
+    fn set(&self, interface: &str, key: &str, value: &str) -> Result<()> {
+        let path = format!("{interface}/{key}");
+        openat(&self.0, path.as_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|fd| rustix::io::write(&fd, value.as_bytes()))
+            .map(drop)
+            .map_err(|e| Error::os(format!("write {value} to"), format!("{IPV6_CONF}/{path}"), e))
+    }
 }
 
 /// `struct ifinfomsg`.
