@@ -38,6 +38,8 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -280,6 +282,7 @@ fn new_veth(batch: &mut Batch, name: &str, netns: &OwnedFd, interface: &Interfac
     batch.message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &head, "add veth", name);
     batch.text(IFLA_IFNAME, name);
     batch.attribute(IFLA_MTU, &interface.mtu.to_ne_bytes());
+    one_queue(batch);
     batch.attribute(IFLA_MASTER, &master.to_ne_bytes());
     batch.nest(IFLA_LINKINFO, |batch| {
         batch.text(IFLA_INFO_KIND, "veth");
@@ -288,10 +291,18 @@ fn new_veth(batch: &mut Batch, name: &str, netns: &OwnedFd, interface: &Interfac
                 batch.text(IFLA_IFNAME, interface.name);
                 batch.attribute(IFLA_ADDRESS, interface.mac);
                 batch.attribute(IFLA_MTU, &interface.mtu.to_ne_bytes());
+                one_queue(batch);
                 batch.attribute(IFLA_NET_NS_FD, &netns.as_raw_fd().to_ne_bytes());
             });
         });
     });
+}
+
+/// Newer kernels give a veth a queue for every CPU, each a directory in sysfs that takes time to make and memory
+/// to keep; packets between its ends go over no queue at all unless it runs XDP.
+fn one_queue(batch: &mut Batch) {
+    batch.attribute(IFLA_NUM_TX_QUEUES, &1u32.to_ne_bytes());
+    batch.attribute(IFLA_NUM_RX_QUEUES, &1u32.to_ne_bytes());
 }
 
 /// What happens inside: all up, addresses, default routes.

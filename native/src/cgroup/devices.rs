@@ -83,7 +83,12 @@ fn covers_all(rule: &DeviceRule) -> bool {
     rule.kind == 'a'
 }
 
-fn attach_v2(parent: &Parent, name: &str, group: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<()> {
+pub(super) fn attach_v2(
+    parent: &Parent,
+    name: &str,
+    group: BorrowedFd<'_>,
+    rules: &[DeviceRule],
+) -> Result<()> {
     let failed = |operation: &str| {
         let shown = parent.host.unified().map_or_else(String::new, |index| parent.shown(index, name));
         let operation = operation.to_string();

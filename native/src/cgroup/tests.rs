@@ -207,6 +207,30 @@ fn v1_v2_devices_are_denied_but_for_the_rules() {
     }
 }
 
+/// The eBPF program is enforced wherever cgroup2 is mounted, so a hybrid can show it, too.
+#[test]
+fn v2_device_program_is_enforced_and_replaced() {
+    for place in Place::all() {
+        let group = place.group(&Resources::default());
+        let Some(directory) = group.clone_into_fd() else { continue };
+        let restrict =
+            |rules: &[DeviceRule]| devices::attach_v2(&group.parent, &group.name, directory, rules);
+        let reads_zero = || {
+            let child = Waiting::new("exec 3</dev/zero");
+            group.attach(child.pid()).unwrap_or_else(|e| panic!("{e}"));
+            child.go() == Some(0)
+        };
+        let null = device(true, 'c', Some(1), Some(3), "rw");
+        let zero = device(true, 'c', Some(1), Some(5), "r");
+        restrict(&[null.clone()]).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!reads_zero());
+        restrict(&[null.clone(), zero.clone()]).unwrap_or_else(|e| panic!("{e}"));
+        assert!(reads_zero());
+        restrict(&[null, zero, device(false, 'c', Some(1), None, "r")]).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!reads_zero());
+    }
+}
+
 #[test]
 fn v1_v2_out_of_memory_is_counted_and_announced() {
     for place in Place::all() {
