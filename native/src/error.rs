@@ -9,7 +9,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
-    #[error("{operation} {path}: {source}")]
+    #[error("{operation} {path}: {}", reason(source))]
     Os {
         /// What was tried: `mount overlay at`, `write 100000 to`.
         operation: String,
@@ -35,5 +35,23 @@ impl Error {
             Self::Os { source, .. } => source.raw_os_error().unwrap_or(0),
             Self::Invalid(_) => 0,
         }
+    }
+}
+
+/// The kernel's word alone: `Invalid argument`, without the number that the standard library adds.
+fn reason(source: &io::Error) -> String {
+    let text = source.to_string();
+    text.split_once(" (os error ").map_or(text.as_str(), |(word, _)| word).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn an_error_reads_as_documented() {
+        let error = Error::os("write 100000 to", "/proa/x/cpu.max", rustix::io::Errno::INVAL);
+        assert_eq!(error.to_string(), "write 100000 to /proa/x/cpu.max: Invalid argument");
+        assert_eq!(error.errno(), libc::EINVAL);
     }
 }

@@ -222,7 +222,7 @@ fn v2_device_program_is_enforced_and_replaced() {
         };
         let null = device(true, 'c', Some(1), Some(3), "rw");
         let zero = device(true, 'c', Some(1), Some(5), "r");
-        restrict(&[null.clone()]).unwrap_or_else(|e| panic!("{e}"));
+        restrict(std::slice::from_ref(&null)).unwrap_or_else(|e| panic!("{e}"));
         assert!(!reads_zero());
         restrict(&[null.clone(), zero.clone()]).unwrap_or_else(|e| panic!("{e}"));
         assert!(reads_zero());
