@@ -7,6 +7,7 @@
 //! Source: `Documentation/filesystems/mount_api.rst`, <https://man7.org/linux/man-pages/man2/fsopen.2.html>.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::{open, openat2, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD};
 use rustix::io::Errno;
@@ -35,7 +36,7 @@ pub struct Overlay<'a> {
 impl Overlay<'_> {
     /// Assembles the overlay.
     ///
-    /// Kernel 6.5 takes one `lowerdir+` per layer; before, all of them go into one string, which the
+    /// Kernel 6.7 takes one `lowerdir+` per layer; before, all of them go into one string, which the
     /// kernel bounds to a page: there each layer is named by a short path through a descriptor.
     pub fn mount(&self) -> Result<OwnedFd> {
         match self.configure() {
@@ -91,39 +92,44 @@ impl Overlay<'_> {
     }
 
     fn set_layers(&self, fs: &OwnedFd, layers: &mut Layers<'_>) -> Result<()> {
-        let fail = |key: &str, path: &str, e: Errno| Error::os(format!("overlay {key}"), path, e);
-        let mut one_by_one = true;
-        for (number, lower) in self.lower.iter().enumerate() {
-            let name = layers.name(lower)?;
-            match fsconfig_set_string(fs, "lowerdir+", &*name) {
-                Ok(()) => {}
-                Err(Errno::INVAL) if number == 0 => {
-                    one_by_one = false;
-                    break;
-                }
-                Err(e) => return Err(fail("lower layer", lower, e)),
-            }
-        }
-        if !one_by_one {
-            let mut joined = String::new();
+        let set = |key: &str, name: &str, path: &str| {
+            fsconfig_set_string(fs, key, name).map_err(|e| Error::os(format!("overlay {key}"), path, e))
+        };
+        let one_by_one = takes_layers_one_by_one();
+        if one_by_one {
             for lower in self.lower {
-                let separator = if joined.is_empty() { "" } else { ":" };
-                joined = joined + separator + &layers.short_name(lower)?;
+                set("lowerdir+", &layers.name(lower)?, lower)?;
             }
-            fsconfig_set_string(fs, "lowerdir", &*joined).map_err(|e| fail("lower layers", &joined, e))?;
+        } else {
+            let names: Vec<String> =
+                self.lower.iter().map(|lower| layers.short_name(lower)).collect::<Result<_>>()?;
+            let joined = names.join(":");
+            set("lowerdir", &joined, &joined)?;
         }
-        let in_one_string = !one_by_one;
         for (key, path) in [("upperdir", self.upper), ("workdir", self.work)] {
             let name = match (self.idmap, path.rsplit_once('/')) {
                 // Both must lie in one mount: that of the directory that has both.
                 (Some(_), Some((parent, name))) => format!("{}/{name}", layers.short_name(parent)?),
-                _ if in_one_string => layers.short_name(path)?,
-                _ => path.to_owned(),
+                _ if one_by_one => path.to_owned(),
+                _ => layers.short_name(path)?,
             };
-            fsconfig_set_string(fs, key, &*name).map_err(|e| fail(key, path, e))?;
+            set(key, &name, path)?;
         }
         Ok(())
     }
+}
+
+/// Whether overlayfs knows `lowerdir+` (kernel 6.7).
+///
+/// Until 6.4 it collects any option unseen, in 6.5 and 6.6 it refuses this one; where it knows it, it looks
+/// the directory up at once.
+fn takes_layers_one_by_one() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let missing = "/proc/self/fd/no-such-layer";
+        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+            .is_ok_and(|fs| fsconfig_set_string(&fs, "lowerdir+", missing) == Err(Errno::NOENT))
+    })
 }
 
 /// Names of layer directories for the kernel, and the descriptors that keep the short ones valid.

@@ -196,7 +196,13 @@ fn a_user_namespace_maps_and_the_files_follow() {
     let mut plan = bundle.plan(script);
     let map = vec![IdMap { container_id: 0, host_id: 200_000, size: 65_536 }];
     plan.namespaces.user = Some(UserNamespace { uid_map: map.clone(), gid_map: map });
-    let outcome = start(&host, &plan, None).expect("started").finish();
+    let outcome = match start(&host, &plan, None) {
+        Err(failure) if failure.subject.starts_with("id-map") => {
+            eprintln!("skipped: this file system cannot be id-mapped");
+            return;
+        }
+        other => other.expect("started").finish(),
+    };
     let lines: Vec<&str> = outcome.output.lines().collect();
     assert_eq!((lines[0], outcome.code), ("0", 0), "{outcome:?}");
     assert_eq!(lines[2..], ["0", "0", "0", "0", "0", "0", "ok", "lo"], "{outcome:?}");

@@ -151,7 +151,7 @@ fn a_tmpfs_takes_its_options_and_what_was_there() {
         return;
     }
     let script = "stat -c %a /run/x /etc /tmp; cat /etc/passwd /etc/sub/link; touch /etc/new && echo ok; \
-                  grep ' /run/x ' /proc/self/mountinfo | grep -o size=.*";
+                  grep ' /run/x ' /proc/self/mountinfo | grep -o size=4096k,mode=700";
     let output = inside(script, |bundle, plan| {
         fs::create_dir(bundle.lower("etc/sub")).expect("directory");
         symlink("../passwd", bundle.lower("etc/sub/link")).expect("link");

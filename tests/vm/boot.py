@@ -57,7 +57,7 @@ for module in {early}; do /bin/busybox insmod /m/$module.ko; done
 /bin/busybox mkdir -p /new/var/lib/tmp
 /bin/busybox mount -t cgroup2 -o nsdelegate cgroup2 /new/sys/fs/cgroup
 /bin/busybox ip link set lo up
-exec /bin/busybox chroot /new /bin/sh /tmp/proa-vm-run
+exec /bin/busybox switch_root /new /bin/sh /tmp/proa-vm-run
 """
 
 RUN = """#!/bin/sh
