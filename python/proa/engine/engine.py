@@ -98,7 +98,6 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self.images, self.networks, self.volumes = images, networks, volumes
         self._registry = registry
         self._events = events
-        self._networking = networking
         self._keeper = keeper
         self._recovery: asyncio.Task[None] | None = None
         self._background = background = Background()
@@ -214,7 +213,6 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self._reconcile.sweep_at_boot()
         welcome = await self._keeper.connect(self)
         await self._reconcile.welcomed(welcome, boot=True)
-        self._background.spawn(self._start_networking(), "default bridge")
 
     def reload(self, config: DaemonConfig) -> None:
         """Take over a configuration that was read again: for containers created from now on."""
@@ -252,12 +250,6 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         """The keeper is gone: get one again, and learn what is left."""
         log.warning("the keeper is gone; its containers have ended")
         self._recovery = asyncio.get_running_loop().create_task(self._recover())
-
-    async def _start_networking(self) -> None:
-        try:
-            await self._networking.start()
-        except ProaError as exc:
-            log.error("%s", exc)  # a start that needs the bridge tries again and is told
 
     async def _recover(self) -> None:
         attempt = 0

@@ -27,7 +27,7 @@ from proa.schema.exec import (
     ExecProcessConfig,
     ExecStartRequest,
 )
-from proa.schema.keeper import Attach, Exit, Exited, Started
+from proa.schema.keeper import Attach, Exit, Exited, ProcessState, Started
 from proa.schema.plan import Process, Stdio
 from proa.schema.system import IDResponse
 
@@ -46,8 +46,8 @@ class Exec:
 
     __slots__ = ("container", "ended", "exit_code", "id", "pid", "request", "running", "started")
 
-    def __init__(self, container: Container, request: ExecCreateRequest) -> None:
-        self.id = secrets.token_hex(32)
+    def __init__(self, container: Container, request: ExecCreateRequest, id_: str = "") -> None:
+        self.id = id_ or secrets.token_hex(32)
         self.container = container
         self.request = request
         self.started = False
@@ -158,6 +158,18 @@ class Execs:
         if exec_ is not None and exec_.exit_code is None:
             self._ended(exec_, exited.code)
             self._tell(exec_, "exec_die", exitCode=str(exited.code))
+
+    def adopt(self, process: ProcessState) -> None:
+        """One that a daemon before this started: its client may still ask for the exit code."""
+        container = self._registry.get(process.id)
+        assert process.exec_id is not None
+        if container is None or process.exec_id in self._execs:
+            return
+        exec_ = Exec(container, ExecCreateRequest(), process.exec_id)
+        exec_.started = exec_.running = True
+        exec_.pid = process.pid
+        self._execs[exec_.id] = exec_
+        container.exec_ids.add(exec_.id)
 
     def container_ended(self, container: Container) -> None:
         """Those that never started cannot any more; those that ran are told of one by one."""

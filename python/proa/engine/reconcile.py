@@ -136,6 +136,7 @@ class Reconcile:
 
     def _settle_other(self, process: ProcessState) -> None:
         if process.exec_id is not None:
+            self._execs.adopt(process)
             if process.exit is not None:
                 self._execs.exited(process.exit)
             return

@@ -118,6 +118,12 @@ def to_restart(state: State) -> State:
     return replace(state, status=Status.RESTARTING)
 
 
+_TOLD = {
+    "timeout": "the container was killed: its time was over",
+    "engine_error": "the container was killed: its supervisor had died",
+}
+
+
 def exited(state: State, *, code: int, reason: ExitReason, oom: bool, at_ns: int, restart: bool) -> State:
     """Its process is gone; with `restart` the policy will start it again."""
     return replace(
@@ -125,6 +131,7 @@ def exited(state: State, *, code: int, reason: ExitReason, oom: bool, at_ns: int
         status=Status.RESTARTING if restart else Status.EXITED,
         pid=0,
         exit_code=code,
+        error=_TOLD.get(reason, ""),
         reason=reason,
         oom_killed=oom or state.oom_killed,
         finished_ns=at_ns,

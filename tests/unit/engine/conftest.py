@@ -124,9 +124,6 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.connected: dict[str, Sandbox] = {}
 
-    async def start(self) -> None:
-        pass
-
     async def connect(self, container_id: str, wish: NetworkWish) -> Sandbox:
         endpoint = Endpoint(id="e" * 64, network_id="n" * 64, network_name="bridge", address="10.0.0.2")
         sandbox = Sandbox(id="s", mode=wish.mode, plan_network=NoNetwork(), endpoints=(endpoint,))

@@ -106,6 +106,16 @@ async def test_policies_at_boot(world) -> None:
     assert world.registry.get(never_ran).state.status == "created"
 
 
+async def test_an_exec_of_the_daemon_before_can_be_asked_for_its_code(world) -> None:
+    id_ = await world.run()
+    exec_ = ProcessState(id=id_, exec_id="e" * 64, pid=43, started_at_ns=time.time_ns())
+    world.keeper.welcome = welcome(process(id_), exec_)
+    await world.restart()
+    assert (await world.engine.execs.inspect("e" * 64)).running
+    world.keeper.end(id_, 5, exec_id="e" * 64)
+    assert (await world.engine.execs.inspect("e" * 64)).exit_code == 5
+
+
 async def test_a_lost_keeper_ends_its_containers_and_the_policy_starts_them_again(world) -> None:
     plain = await world.run()
     again = await world.run(restart_policy=RestartPolicy(name="always"))
