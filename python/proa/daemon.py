@@ -94,6 +94,10 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     """Every room, and the engine over them."""
     import proa_native
 
+    from proa.runtime import Keeper
+
+    keeper = Keeper(Path(config.exec_root))
+    keeper.start_early()  # it comes up while the rest is imported
     from proa import content, network, snapshots, volumes
     from proa.engine import images as image_room
     from proa.engine import record
@@ -106,7 +110,6 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     from proa.engine.volumes import VolumeVerbs
     from proa.metadata import Metadata
     from proa.network import Networking
-    from proa.runtime import Keeper
 
     root = Path(config.data_root)
     executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="proad")
@@ -146,7 +149,6 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
         disk_usage=proa_native.disk_usage,
         executor=executor,
     )
-    keeper = Keeper(Path(config.exec_root))
     networking = Networking(config, metadata, keeper, executor=executor)
     stack.push_async_callback(networking.close)
     return Engine(

@@ -64,12 +64,25 @@ class Keeper:
         self._exec_root = exec_root
         self._wire: Wire | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready_fd = -1
+        """Of a keeper that was started and is not waited for yet."""
         self.pid = 0
         """Of the keeper that welcomed us last; 0 before."""
 
     @property
     def connected(self) -> bool:
         return self._wire is not None and self._wire.open
+
+    def start_early(self) -> None:
+        """Start a keeper where none listens, without waiting: `connect` does. For the daemon's own start.
+
+        Raises Unavailable.
+        """
+        connection = _connect(self._socket_path)
+        if connection is None:
+            self._start_process()
+        else:
+            connection.close()
 
     async def connect(self, listener: Listener) -> Welcome:
         """Connect to the keeper, starting one where none listens, and learn what it holds.
@@ -210,18 +223,29 @@ class Keeper:
         return welcome
 
     async def _boot(self) -> None:
-        """Start a keeper in a session of its own and wait until it listens."""
-        await asyncio.get_running_loop().run_in_executor(None, self._reap)
-        with ExitStack() as stack:
+        """Start a keeper, unless that was done early, and wait until it listens."""
+        if self._ready_fd < 0:
+            await asyncio.get_running_loop().run_in_executor(None, self._reap)
+            self._start_process()
+        ready, self._ready_fd = self._ready_fd, -1
+        try:
+            if not await _first_byte(ready):
+                raise Unavailable(f"the keeper did not start; see {self._exec_root}/keeper.log")
+        finally:
+            os.close(ready)
+
+    def _start_process(self) -> None:
+        """Start a keeper in a session of its own, ready to tell when it listens."""
+        with ExitStack() as undo:
             ready, told = os.pipe()
-            stack.callback(os.close, ready)
+            undo.callback(os.close, ready)
             with os.fdopen(told, "wb"):
                 try:
                     self._process = self._spawn(told)
                 except OSError as exc:
                     raise Unavailable(f"the keeper cannot be started: {exc}") from exc
-            if not await _first_byte(ready):
-                raise Unavailable(f"the keeper did not start; see {self._exec_root}/keeper.log")
+            undo.pop_all()
+        self._ready_fd = ready
 
     def _spawn(self, ready_fd: int) -> "subprocess.Popen[bytes]":
         with open(self._exec_root / "keeper.log", "ab", opener=_private) as output:
