@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import lru_cache
 from pathlib import Path
 
 from proa.engine.container import Container
@@ -21,6 +22,9 @@ from proa.errors import InvalidParameter, NotFound, System
 from proa.schema.config import DaemonConfig
 from proa.schema.container import ContainerCreateRequest
 from proa.schema.image import ImageConfig
+
+FILES_KEPT = 64
+"""Files of images (passwd, group) that are kept: layers never change, so what was read once holds."""
 
 ReadInLayers = Callable[[Sequence[str], Sequence[str]], Sequence[bytes | None]]
 """proa_native.read_in_layers."""
@@ -54,8 +58,9 @@ class Creation:
         self._snapshots = snapshots
         self._volumes = volumes
         self._notices = notices
-        self._directory = directory
-        self._read_in_layers = read_in_layers
+        self._directory = str(directory)
+        self._read_directory = read_in_layers
+        self._read_image = lru_cache(FILES_KEPT)(read_in_layers)
         self._seccomp = seccomp
 
     async def create(
@@ -111,7 +116,7 @@ class Creation:
         return image.id, image.config, image.layers, image.os
 
     async def _make(self, record: Record, undo: AsyncExitStack) -> None:
-        own = self._directory / record.id
+        own = f"{self._directory}/{record.id}"
         try:
             os.mkdir(own, 0o700)
             undo.callback(os.rmdir, own)
@@ -126,13 +131,15 @@ class Creation:
             await self._volumes.provide(record.id, record.resolved.volumes, record.image_layers)
 
     def _context(self, id_: str, image: ImageConfig | None, layers: tuple[str, ...]) -> Context:
+        # A directory of the host (ProaRootfs) may change; layers do not.
+        read = self._read_directory if image is None else self._read_image
         return Context(
             id=id_,
-            directory=str(self._directory / id_),
+            directory=f"{self._directory}/{id_}",
             config=self.config,
             host=self._host,
             image=image,
-            read=lambda paths: self._read_in_layers(layers, paths),
+            read=lambda paths: read(layers, tuple(paths)),
             peer=self._peer,
             volume_path=self._volumes.path,
             seccomp=self._seccomp,

@@ -4,6 +4,7 @@ Everything an instance owns on the host (bridge, nft table, cgroup parent) has i
 that several daemons with roots of their own live side by side.
 """
 
+from functools import cache
 from hashlib import sha256
 
 from msgspec import Struct
@@ -70,7 +71,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     @property
     def instance(self) -> str:
         """Empty for the default exec_root, else six hex digits that mark this instance's names."""
-        return "" if self.exec_root == EXEC_ROOT else sha256(self.exec_root.encode()).hexdigest()[:6]
+        return "" if self.exec_root == EXEC_ROOT else _mark(self.exec_root)
 
     @property
     def bridge_name(self) -> str:
@@ -91,3 +92,8 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     def listen(self) -> tuple[str, ...]:
         """Where the API is served."""
         return self.hosts or (f"unix://{self.exec_root}/{SOCKET_NAME}",)
+
+
+@cache
+def _mark(exec_root: str) -> str:
+    return sha256(exec_root.encode()).hexdigest()[:6]
