@@ -185,28 +185,44 @@ fn clone_tree(path: &str, recursive: bool) -> Result<OwnedFd> {
     open_tree(CWD, path, flags).map_err(|e| Error::os("bind source", path, e))
 }
 
-/// A detached copy of another container's /dev/shm, whose IPC namespace is joined.
-///
-/// A mount can be copied only from within its own mount namespace: the caller, which must have one thread,
-/// goes there and comes back. No symbolic link that the container may have put there is followed.
+/// A detached copy of another container's /dev/shm, whose IPC namespace is joined. No symbolic link that the
+/// container may have put there is followed.
 pub fn shared_memory_of(init: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fail = |e: Errno| Error::os("share", "/dev/shm", e);
-    let own = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
-    sys::setns(init, libc::CLONE_NEWNS).map_err(fail)?;
-    let copy = openat2(
-        CWD,
-        c"/dev/shm",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::NO_SYMLINKS,
-    )
-    .and_then(|fd| {
+    let copy = || {
+        let how = (OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS);
+        let fd = openat2(CWD, c"/dev/shm", how.0, Mode::empty(), how.1)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         open_tree(fd, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
-    });
+    };
+    visiting(init, copy).map_err(fail)?.map_err(fail)
+}
+
+/// Runs `work` in another mount namespace: a mount can be copied only from within its own.
+///
+/// The caller, which must have its working directory to itself (one thread), goes there and comes back.
+fn visiting<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> rustix::io::Result<T> {
+    let own = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    sys::setns(namespace, libc::CLONE_NEWNS)?;
+    let result = work();
     let back = sys::setns(own.as_fd(), libc::CLONE_NEWNS);
     assert!(back.is_ok(), "cannot return to the mount namespace of the keeper: {back:?}");
-    copy.map_err(fail)
+    Ok(result)
+}
+
+/// A bind source whose mounts are to be seen on the host as well: the caller's own namespace may be
+/// downstream of the host's, so the copy is taken there.
+fn clone_shared_tree(path: &str, recursive: bool) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let open = |name: &str| rustix::fs::open(name, flags, Mode::empty());
+    let (Ok(own), Ok(host)) = (open("/proc/self/ns/mnt"), open("/proc/1/ns/mnt")) else {
+        return clone_tree(path, recursive);
+    };
+    let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| stat.st_ino);
+    if inode(&own) == inode(&host) {
+        return clone_tree(path, recursive);
+    }
+    visiting(host.as_fd(), || clone_tree(path, recursive)).map_err(|e| Error::os("bind source", path, e))?
 }
 
 /// What a mount covers: a target of the other kind is refused by the kernel.
@@ -240,7 +256,10 @@ pub fn bind(mount: &Mount) -> Result<(OwnedFd, Kind)> {
     else {
         return Err(Error::Invalid("not a bind".into()));
     };
-    let fd = clone_tree(source, *recursive)?;
+    let fd = match propagation {
+        Propagation::Shared | Propagation::Rshared => clone_shared_tree(source, *recursive)?,
+        _ => clone_tree(source, *recursive)?,
+    };
     let fail = |e: Errno| Error::os("bind attributes", source.as_str(), e);
     let kind = kind_of(fd.as_fd()).map_err(fail)?;
     let (kinds, everywhere) = propagation_bits(*propagation);

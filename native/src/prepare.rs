@@ -38,6 +38,8 @@ pub(crate) struct Prepared {
     pub borrowed: Vec<(RawFd, c_int)>,
     /// The child waits for the parent's byte.
     pub awaits: bool,
+    /// The caller's `oom_score_adj` is not for the child, and nothing else sets it.
+    pub resets_oom_score: bool,
 }
 
 /// Failures of the parent's own part.
@@ -90,6 +92,7 @@ impl<'a> Builder<'a> {
             namespaces: libc::CLONE_NEWNS,
             borrowed: Vec::new(),
             awaits: false,
+            resets_oom_score: false,
         };
         Self { host, prepared }
     }
@@ -292,6 +295,7 @@ impl<'a> Builder<'a> {
     fn confine(&mut self, process: &Process) {
         // From here on the container's processes may match its privileges, and it still holds what the caller
         // has open (CVE-2016-9962): no one may look into it. execve makes the program dumpable again.
+        self.prepared.resets_oom_score = process.oom_score_adj.is_none() && self.host.resists_oom();
         self.push(Op::Undumpable, "signals", "dumpable");
         let mut sets = process.capabilities;
         let missing = sets.permitted & !self.host.capabilities;

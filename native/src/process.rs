@@ -63,6 +63,7 @@ pub struct Host {
     pub(crate) kept: Kept,
     id_maps: IdMaps,
     ignored_signals: OnceCell<u64>,
+    resists_oom: OnceCell<bool>,
 }
 
 impl Host {
@@ -79,12 +80,19 @@ impl Host {
             kept: Kept::probe().map_err(|e| Error::os("read", "/proc/self/maps", e))?,
             id_maps: IdMaps::default(),
             ignored_signals: OnceCell::new(),
+            resists_oom: OnceCell::new(),
         })
     }
 
     /// Bit n - 1 for signal n, as it is at the first start: a clone has the handled ones reset by the kernel.
     pub(crate) fn ignored_signals(&self) -> u64 {
         *self.ignored_signals.get_or_init(sys::ignored_signals)
+    }
+
+    /// The caller has an `oom_score_adj` of its own, which a child must not inherit.
+    pub(crate) fn resists_oom(&self) -> bool {
+        let own = || read_text("/proc/self/oom_score_adj").is_ok_and(|text| text.trim() != "0");
+        *self.resists_oom.get_or_init(own)
     }
 
     pub(crate) fn id_map(&self, user: &UserNamespace) -> Result<Arc<OwnedFd>> {
@@ -290,13 +298,25 @@ fn launch_in(
         _script: script,
         _stack: stack,
     };
+    if prepared.resets_oom_score {
+        // Upwards, which needs no privilege; a child that is gone already has no need.
+        let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
+    }
     if prepared.awaits {
         if let Err(failed) = accompany(&spawning, group, into.is_some(), user) {
-            spawning.abandon();
-            return Err(failed);
+            return Err(blame(spawning, failed));
         }
     }
     Ok(spawning)
+}
+
+/// Ends a child that cannot be accompanied; where it had failed before, its own word counts.
+fn blame(mut spawning: Spawning, failed: Failure) -> Failure {
+    if let Progress::Failed(own) = spawning.on_readable() {
+        return own;
+    }
+    spawning.abandon();
+    failed
 }
 
 /// What the parent does while the child works, and the byte that tells it so.
