@@ -48,7 +48,7 @@ class Container:
         self.gone = False
         """Removed: whoever waited for the lock finds nothing."""
         self.hold = False
-        """A restart by hand is under way: neither the policy nor --rm acts on the end between."""
+        """A restart or removal by hand is under way: neither the policy nor --rm acts on the end between."""
         self.aftermath: asyncio.Task[None] | None = None
         """Gives back what the last run had; `settled` waits for it."""
         self.exec_ids: set[str] = set()

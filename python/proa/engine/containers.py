@@ -134,7 +134,7 @@ class Containers:
                 if container.state.running:
                     await self._stopping.stop(container, number, timeout)
                 self._registry_by_hand(container)
-                await self._starting.start(container)
+                await self._start_or_remove(container)
             except System as exc:
                 raise System(f"cannot restart container {ref}: {exc}") from exc
             finally:

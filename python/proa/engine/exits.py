@@ -101,7 +101,7 @@ class Exits:
         if sandbox is not None:
             self._notices.disconnected(container, sandbox)
         self._notices.mounted(container, "unmount")
-        if container.auto_remove and container.state.status is Status.EXITED:
+        if container.auto_remove and container.state.status is Status.EXITED and not container.hold:
             self._background.spawn(self.auto_remove(container), f"removal of {container.id[:12]}")
 
     async def auto_remove(self, container: Container) -> None:

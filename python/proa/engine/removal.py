@@ -83,18 +83,23 @@ class Removal:
             raise Conflict(f"removal of container {container.id} is already in progress")
         if not force:
             check_removable(container)
+        container.hold = True
+        try:
+            if force:
+                await self._kill(container)
+            async with container.exclusive():
+                check_removable(container)
+                await self.remove_stopped(container, volumes=volumes)
+        finally:
+            container.hold = False
+
+    async def _kill(self, container: Container) -> None:
+        """End it, also where somebody starts it again meanwhile."""
         while container.state.running:
-            container.hold = True
             try:
                 await self._stopping.kill(container, SIGKILL)
             except Conflict:
-                break
-            finally:
-                container.hold = False
-        async with container.exclusive():
-            if not force:
-                check_removable(container)
-            await self.remove_stopped(container, volumes=volumes)
+                return  # it has ended by itself
 
     async def remove_stopped(self, container: Container, *, volumes: bool) -> None:
         """Remove one that does not run; the caller holds its lock."""

@@ -322,3 +322,11 @@ async def test_a_platform_that_the_image_is_not_for(world) -> None:
     with pytest.raises(NotFound, match=r"its platform \(linux/amd64\) does not match the specified platform"):
         await world.engine.containers.create(None, body, "linux/arm64")
     assert await world.engine.containers.create(None, body, "linux/amd64")
+
+
+async def test_a_forced_removal_and_rm_do_not_get_in_each_other_s_way(world) -> None:
+    for _ in range(5):
+        id_ = await world.run(auto_remove=True)
+        await world.engine.containers.remove(id_, volumes=False, force=True, link=False)
+    await world.settle()
+    assert world.actions().count("destroy") == 5
