@@ -1,10 +1,10 @@
-//! The pipeline's first half: read, digest, decompress, `diff_id` — on a thread of its own, since
-//! inflating costs as much as creating the files does.
+//! The pipeline's first half: read, digest, decompress — on a thread of its own, since inflating costs as
+//! much as creating the files does. The second half of the hashing goes with the files: so the two are even.
 //!
 //! ```text
-//! source fd --read--> sha256 (digest) --> gunzip | unzstd | as it is --> sha256 (diff_id)
-//!                       `--> copy fd                                        |  bounded channel
-//!                                                         Stream  <---------'  of 256 KiB chunks
+//! source fd --read--> sha256 (digest) --> gunzip | unzstd | as it is --.
+//!                       `--> copy fd                                    |  bounded channel of
+//!                                  Stream <-- sha256 (diff_id) <--------'  256 KiB chunks
 //! ```
 //! Memory is bounded by the channel; spent chunks go back to be filled again.
 
@@ -51,6 +51,9 @@ pub struct Stream {
     spare: SyncSender<Vec<u8>>,
     chunk: Vec<u8>,
     position: usize,
+    /// The `diff_id` so far; none where the digest says it already.
+    hash: Option<Sha256>,
+    size: u64,
 }
 
 impl Stream {
@@ -58,6 +61,10 @@ impl Stream {
     pub fn fill(&mut self) -> &[u8] {
         while self.position == self.chunk.len() {
             let Ok(next) = self.chunks.recv() else { return &[] };
+            self.size += next.len() as u64;
+            if let Some(hash) = &mut self.hash {
+                hash.update(&next);
+            }
             let spent = std::mem::replace(&mut self.chunk, next);
             self.position = 0;
             let _ = self.spare.try_send(spent);
@@ -148,39 +155,43 @@ pub fn run<T>(
     limits: &Limits,
     consume: impl FnOnce(&mut Stream) -> Result<T>,
 ) -> Result<(T, Digests)> {
+    let mut source = Source::new(source, copy);
+    let compression = source.compression()?;
     let (chunk_sender, chunks) = sync_channel(DEPTH);
     let (spare, spare_receiver) = sync_channel(DEPTH + 2);
     std::thread::scope(|scope| {
         let producer = std::thread::Builder::new()
             .name("proa-inflate".into())
-            .spawn_scoped(scope, move || produce(source, copy, limits, &chunk_sender, &spare_receiver))
+            .spawn_scoped(scope, move || produce(source, compression, limits, &chunk_sender, &spare_receiver))
             .map_err(|error| Error::os("start a thread for", "layer", error))?;
-        let mut stream = Stream { chunks, spare, chunk: Vec::new(), position: 0 };
+        let hash = (compression != Compression::None).then(Sha256::new);
+        let mut stream = Stream { chunks, spare, chunk: Vec::new(), position: 0, hash, size: 0 };
         let consumed = consume(&mut stream);
         if consumed.is_ok() {
             stream.drain();
         }
+        let (hash, size) = (stream.hash.take(), stream.size);
         drop(stream);
         let outcome = producer.join().unwrap_or_else(|_| Err(Error::Invalid("malformed archive".into())));
         match (outcome, consumed) {
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
-            (Ok(Some(digests)), Ok(value)) => Ok((value, digests)),
             (Ok(None), Ok(_)) => Err(truncated()),
+            (Ok(Some((digest, compressed_size))), Ok(value)) => {
+                let diff_id = hash.map_or_else(|| digest.clone(), digest_text);
+                Ok((value, Digests { digest, diff_id, compressed_size, size }))
+            }
         }
     })
 }
 
-/// The producing half; `None` where the consumer gave up first.
+/// The producing half: digest and size of what was read; `None` where the consumer gave up first.
 fn produce(
-    source: BorrowedFd<'_>,
-    copy: Option<&OwnedFd>,
+    mut source: Source<'_>,
+    compression: Compression,
     limits: &Limits,
     chunks: &SyncSender<Vec<u8>>,
     spare: &Receiver<Vec<u8>>,
-) -> Result<Option<Digests>> {
-    let mut source = Source::new(source, copy);
-    let compression = source.compression()?;
-    let mut diff = Sha256::new();
+) -> Result<Option<(String, u64)>> {
     let mut size = 0;
     let mut decoder = Decoder::new(compression, &mut source)?;
     loop {
@@ -199,19 +210,13 @@ fn produce(
                 limits.ratio
             )));
         }
-        if compression != Compression::None {
-            diff.update(&chunk);
-        }
         if chunks.send(chunk).is_err() {
             return Ok(None);
         }
     }
     drop(decoder);
     source.drain()?;
-    let Source { hash, size: compressed_size, .. } = source;
-    let digest = digest_text(hash);
-    let diff_id = if compression == Compression::None { digest.clone() } else { digest_text(diff) };
-    Ok(Some(Digests { digest, diff_id, compressed_size, size }))
+    Ok(Some((digest_text(source.hash), source.size)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
