@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import proa_native
 import pytest
 from instance import Instance, eventually, instance
 
@@ -106,6 +108,30 @@ def test_the_keeper_s_death_ends_its_containers_and_starts_those_that_want_it(
     assert daemon.run("run", "--rm", "busybox", "echo", "on").stdout == "on\n"
     daemon.run("rm", "-f", f"{name}-again", name)
     assert eventually(lambda: not daemon.leftovers()), daemon.leftovers()
+
+
+def test_an_upgraded_native_module_takes_over_without_a_container_noticing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    module = library / Path(proa_native.__file__).name
+    shutil.copy(proa_native.__file__, module)
+    monkeypatch.setenv("PYTHONPATH", f"{library}:{os.environ.get('PYTHONPATH', '')}")
+    with instance(Path(tempfile.mkdtemp(prefix="proa-upgrade-"))) as daemon:
+        daemon.run("run", "-d", "--name", "it", "busybox", "sh", "-c", "sleep 2; echo late; exit 6")
+        keeper = daemon.keeper_pid()
+        daemon.kill_daemon()
+        shutil.copy(module, library / "new")
+        (library / "new").rename(module)
+        daemon.start()
+        assert daemon.keeper_pid() == keeper
+        mapped = Path(f"/proc/{keeper}/maps").read_text()
+        assert f" {module.stat().st_ino} " in mapped
+        assert "(deleted)" not in "".join(line for line in mapped.splitlines() if "proa_native" in line)
+        assert daemon.run("exec", "it", "echo", "hi").stdout == "hi\n"
+        assert daemon.run("wait", "it").stdout == "6\n"
+        assert daemon.run("logs", "it").stdout == "late\n"
 
 
 def test_sighup_reads_the_configuration_again(daemon: Instance) -> None:

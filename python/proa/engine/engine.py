@@ -51,7 +51,12 @@ class KeeperListener(Protocol):
 class Keeper(ports.KeeperClient, Protocol):
     """The keeper's client, with its connection."""
 
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def outdated(self) -> bool: ...
     async def connect(self, listener: KeeperListener) -> Welcome: ...
+    async def hand_over(self, listener: KeeperListener) -> Welcome: ...
     def close(self) -> None: ...
 
 
@@ -212,6 +217,8 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         """
         self._reconcile.sweep_at_boot()
         welcome = await self._keeper.connect(self)
+        if self._keeper.outdated:
+            welcome = await self._renew_keeper(welcome)
         await self._reconcile.welcomed(welcome, boot=True)
 
     def reload(self, config: DaemonConfig) -> None:
@@ -250,6 +257,17 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         """The keeper is gone: get one again, and learn what is left."""
         log.warning("the keeper is gone; its containers have ended")
         self._recovery = asyncio.get_running_loop().create_task(self._recover())
+
+    async def _renew_keeper(self, welcome: Welcome) -> Welcome:
+        """proa was upgraded: the keeper executes the new build in its place, containers do not notice."""
+        try:
+            welcome = await self._keeper.hand_over(self)
+            log.info("the keeper is of this proa's build now")
+        except ProaError as exc:
+            log.warning("the keeper stays of an older build: %s", exc)
+            if not self._keeper.connected:
+                welcome = await self._keeper.connect(self)
+        return welcome
 
     async def _recover(self) -> None:
         attempt = 0

@@ -183,6 +183,17 @@ class Keeper:
         except NotFound:
             log.debug("namespace %d was gone already", key)
 
+    @property
+    def outdated(self) -> bool:
+        """The keeper runs another build of the native module than the one that is installed now."""
+        try:
+            mapped = Path(f"/proc/{self.pid}/maps").read_text()
+            installed = os.stat(_native_module())
+        except OSError:
+            return False
+        inodes = {line.split()[4] for line in mapped.splitlines() if "proa_native" in line}
+        return bool(inodes) and str(installed.st_ino) not in inodes
+
     async def hand_over(self, listener: Listener) -> Welcome:
         """Have the keeper re-execute this proad's native module in its place; containers do not notice."""
         await self._connected.request(lambda seq: HandOver(seq=seq, argv=self._command(-1)), failure)
@@ -299,6 +310,16 @@ def _connect(path: str) -> socket.socket | None:
         connection.setblocking(False)
         undo.pop_all()
     return connection
+
+
+def _native_module() -> str:
+    """The file of proa_native itself, the shared object."""
+    spec = importlib.util.find_spec("proa_native")
+    if spec is not None and spec.submodule_search_locations:
+        spec = importlib.util.find_spec("proa_native.proa_native")
+    if spec is None or spec.origin is None:
+        raise Unavailable("the native module proa_native is not installed")
+    return spec.origin
 
 
 def _native_directory() -> str:

@@ -65,6 +65,13 @@ class FakeKeeper:
     def close(self) -> None:
         self.listener = None
 
+    connected = True
+    outdated = False
+
+    async def hand_over(self, listener: Any) -> Welcome:
+        self.handed_over = True
+        return self.welcome
+
     async def start(self, plan: Plan, started: Callable[[Started], None]) -> None:
         if self.fail is not None:
             raise self.fail
