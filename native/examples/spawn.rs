@@ -47,7 +47,7 @@ fn main() {
 fn measure(host: &Host, plan: &Plan, hierarchies: Option<&Hierarchies>, count: usize) -> String {
     let mut samples: [Vec<f64>; 3] = Default::default();
     for round in 0..count + 5 {
-        let path = format!("/proa-spawn-{}/{round}", std::process::id());
+        let path = format!("/proa-spawn-{}-{round}", std::process::id());
         let group = hierarchies.map(|all| all.create(&path, &Resources::default()).unwrap());
         let times = once(host, plan, group.as_ref());
         if let Some(group) = group {
