@@ -210,12 +210,12 @@ type Contents<'py> = Vec<Option<Bound<'py, PyBytes>>>;
 /// Files as a container with these layers would see them.
 #[pyfunction]
 #[pyo3(signature = (layers, paths, *, limit = 1 << 20))]
-fn read_in_layers<'py>(
-    py: Python<'py>,
+fn read_in_layers(
+    py: Python<'_>,
     layers: Vec<String>,
     paths: Vec<String>,
     limit: usize,
-) -> PyResult<Contents<'py>> {
+) -> PyResult<Contents<'_>> {
     let found = py.detach(|| crate::rootfs::read_in_layers(&layers, &paths, limit))?;
     Ok(contents(py, &found))
 }

@@ -189,7 +189,7 @@ impl Builder<'_> {
         let directories = group.directories().map_err(|e| failure("cgroup", &e))?;
         let attributes = mount::attributes([readonly, true, true, true]);
         if let [only] = &directories[..] {
-            if only.mount.directory.is_empty() {
+            if only.place.directory.is_empty() {
                 let fd = bind_group(only, attributes).map_err(|e| failure("cgroup", &e))?;
                 let source = Source::Fd(self.hold(fd));
                 return self.attach_own(source, path);
@@ -198,12 +198,12 @@ impl Builder<'_> {
         let owners = owners_of(plan);
         let below = cgroup_directory(&directories, owners).map_err(|e| failure("cgroup", &e))?;
         self.attach_own(Source::Fd(below.as_raw_fd()), path)?;
-        for directory in directories.iter().filter(|one| !one.mount.directory.is_empty()) {
+        for directory in directories.iter().filter(|one| !one.place.directory.is_empty()) {
             let fd = bind_group(directory, attributes).map_err(|e| failure("cgroup", &e))?;
-            let name = c_string(&directory.mount.directory)?;
+            let name = c_string(&directory.place.directory)?;
             let mount = Source::Fd(self.hold(fd));
             let attach = Op::AttachBelow { mount, directory: below.as_raw_fd(), name };
-            self.push(attach, "cgroup", directory.mount.directory.as_str());
+            self.push(attach, "cgroup", directory.place.directory.as_str());
         }
         if readonly {
             let directory = below.as_raw_fd();
@@ -328,7 +328,7 @@ fn owners_of(plan: &Plan) -> Owners {
 }
 
 fn bind_group(directory: &cgroup::Directory<'_>, attributes: u64) -> Result<OwnedFd> {
-    let fail = |e: Errno| Error::os("bind cgroup", directory.mount.directory.as_str(), e);
+    let fail = |e: Errno| Error::os("bind cgroup", directory.place.directory.as_str(), e);
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let fd = open_tree(directory.parent, directory.name, flags).map_err(fail)?;
     let change = MountAttributes::new(attributes, libc::MS_PRIVATE);
@@ -341,7 +341,7 @@ fn cgroup_directory(directories: &[cgroup::Directory<'_>], owners: Owners) -> Re
     let owner = [format!("uid={}", owners.uid), format!("gid={}", owners.gid)];
     let options = ["mode=755", &owner[0], &owner[1]];
     let below = mount::filesystem("tmpfs", options, ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
-    for directory in directories.iter().map(|one| &one.mount).filter(|mount| !mount.directory.is_empty()) {
+    for directory in directories.iter().map(|one| &one.place).filter(|place| !place.directory.is_empty()) {
         let fail = |e: Errno| Error::os("make directory for cgroup", directory.directory.as_str(), e);
         rustix::fs::mkdirat(&below, directory.directory.as_str(), Mode::from_raw_mode(0o755))
             .map_err(fail)?;

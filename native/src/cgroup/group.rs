@@ -9,7 +9,7 @@ use rustix::fs::{mkdirat, openat, unlinkat, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 
-use super::hierarchy::{inherit_cpuset, read_at, subdirectories, write_at, Hierarchy, Parent, V1Mount};
+use super::hierarchy::{inherit_cpuset, read_at, subdirectories, write_at, Hierarchy, Parent, Place};
 use super::{devices, limits};
 use crate::error::{Error, Result};
 use crate::plan::Resources;
@@ -37,8 +37,7 @@ pub struct Group {
 /// A group in one hierarchy.
 #[derive(Debug)]
 pub struct Directory<'a> {
-    /// How the hierarchy is mounted; the directory is empty for a cgroup2 at /sys/fs/cgroup itself.
-    pub mount: V1Mount,
+    pub place: Place,
     pub unified: bool,
     pub parent: BorrowedFd<'a>,
     /// Below `parent`.
@@ -88,12 +87,7 @@ impl Group {
         let hierarchies = self.parent.host.hierarchies.iter().enumerate();
         let directory = |(index, hierarchy): (usize, &Hierarchy)| {
             let parent = self.parent.directory(index)?;
-            Ok(Directory {
-                mount: hierarchy.as_mount(),
-                unified: hierarchy.unified,
-                parent,
-                name: &self.name,
-            })
+            Ok(Directory { place: hierarchy.place(), unified: hierarchy.unified, parent, name: &self.name })
         };
         hierarchies.map(directory).collect()
     }

@@ -52,26 +52,26 @@ pub(super) struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Its place below /sys/fs/cgroup, empty for /sys/fs/cgroup itself.
-    pub fn as_mount(&self) -> V1Mount {
-        let mut mount = v1_mount(self);
-        if self.unified {
-            let below = self.mount_point.strip_prefix(ROOT).unwrap_or(&self.mount_point);
-            mount.directory = below.trim_start_matches('/').to_string();
-            mount.links.clear();
-        }
-        mount
+    /// Where a container finds its part of it.
+    pub fn place(&self) -> Place {
+        let below = self.mount_point.strip_prefix(ROOT).unwrap_or(&self.mount_point);
+        let directory = below.trim_start_matches('/').to_string();
+        let links = match self.controllers.as_slice() {
+            [_, _, ..] if !self.unified => {
+                self.controllers.iter().filter(|c| **c != directory).cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        Place { directory, links }
     }
 }
 
-/// A v1 hierarchy as a container mounts it for itself in its cgroup namespace.
+/// The place of a hierarchy below /sys/fs/cgroup, in a container as on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct V1Mount {
-    /// Directory below the container's /sys/fs/cgroup: `memory`, `cpu,cpuacct`, `systemd`.
+pub struct Place {
+    /// `memory`, `cpu,cpuacct`, `systemd`, `unified`; empty for a cgroup2 at /sys/fs/cgroup itself.
     pub directory: String,
-    /// Parameters for `fsconfig` on a `cgroup` context: flags (`cpu`, no value) or `("name", Some(..))`.
-    pub parameters: Vec<(String, Option<String>)>,
-    /// Symlinks to make beside a co-mount: `cpu` and `cpuacct`.
+    /// Symlinks to make beside a v1 co-mount: `cpu` and `cpuacct`.
     pub links: Vec<String>,
 }
 
@@ -170,20 +170,6 @@ impl Hierarchies {
             all.insert("devices".into());
         }
         all.into_iter().collect()
-    }
-
-    /// The v1 hierarchies, for the cgroup mount inside a container. Empty on v2.
-    #[must_use]
-    pub fn v1_mounts(&self) -> Vec<V1Mount> {
-        self.host.hierarchies.iter().filter(|h| !h.unified).map(v1_mount).collect()
-    }
-
-    /// Directory name of the cgroup2 mount of a hybrid, below /sys/fs/cgroup (`unified`); `None` on pure v1;
-    /// empty on pure v2, where it is /sys/fs/cgroup itself.
-    #[must_use]
-    pub fn v2_mount(&self) -> Option<&str> {
-        let mount = &self.host.hierarchies[self.host.unified()?].mount_point;
-        Some(mount.strip_prefix(ROOT).unwrap_or(mount).trim_start_matches('/'))
     }
 
     /// Make the group `path` (absolute, below every hierarchy's root) and write its limits.
@@ -409,18 +395,6 @@ pub(super) fn subdirectories(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn v1_mount(hierarchy: &Hierarchy) -> V1Mount {
-    let mount_point = Path::new(&hierarchy.mount_point);
-    let directory = mount_point.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let named = hierarchy.name.iter().map(|name| ("name".to_string(), Some(name.clone())));
-    let parameters = hierarchy.controllers.iter().map(|c| (c.clone(), None)).chain(named).collect();
-    let links = match hierarchy.controllers.as_slice() {
-        [_, _, ..] => hierarchy.controllers.iter().filter(|c| **c != directory).cloned().collect(),
-        _ => Vec::new(),
-    };
-    V1Mount { directory, parameters, links }
-}
-
 /// The cgroup mounts at or below /sys/fs/cgroup; the first mount of a hierarchy counts. v2's controllers are
 /// not in here.
 fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
@@ -492,13 +466,11 @@ mod tests {
         let host = Hierarchies::of(parse_mountinfo(HYBRID)).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(host.version(), Version::Hybrid);
         assert_eq!(host.controllers(), ["cpu", "cpuacct", "freezer"]);
-        assert_eq!(host.v2_mount(), Some("unified"));
-        let mounts = host.v1_mounts();
-        assert_eq!(mounts.len(), 3);
-        assert_eq!(mounts[0].directory, "cpu,cpuacct");
-        assert_eq!(mounts[0].links, ["cpu", "cpuacct"]);
-        assert_eq!(mounts[0].parameters, [("cpu".into(), None), ("cpuacct".into(), None)]);
-        assert_eq!(mounts[2].parameters, [("name".into(), Some("systemd".into()))]);
+        let places: Vec<Place> = host.host.hierarchies.iter().map(Hierarchy::place).collect();
+        let directories: Vec<&str> = places.iter().map(|place| place.directory.as_str()).collect();
+        assert_eq!(directories, ["cpu,cpuacct", "freezer", "systemd", "unified"]);
+        assert_eq!(places[0].links, ["cpu", "cpuacct"]);
+        assert!(places[1..].iter().all(|place| place.links.is_empty()));
     }
 
     #[test]
@@ -506,8 +478,7 @@ mod tests {
         let text = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
         let host = Hierarchies::of(parse_mountinfo(text)).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(host.version(), Version::V2);
-        assert_eq!(host.v2_mount(), Some(""));
-        assert!(host.v1_mounts().is_empty());
+        assert_eq!(host.host.hierarchies[0].place(), Place { directory: String::new(), links: Vec::new() });
         assert!(host.controllers().contains(&"devices".to_string()));
     }
 

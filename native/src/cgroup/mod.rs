@@ -28,6 +28,6 @@ mod v1;
 mod v2;
 
 pub use group::{Directory, Group};
-pub use hierarchy::{favor_dynamic_modifications, Hierarchies, V1Mount, Version};
+pub use hierarchy::{favor_dynamic_modifications, Hierarchies, Place, Version};
 pub use oom::OomEvents;
 pub use stats::{BlkioEntry, CpuStats, MemoryStats, Stats};

@@ -18,12 +18,12 @@ use crate::plan::{DeviceRule, Resources};
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// One way to see this host, and a parent in it that is removed at the end.
-struct Place {
+struct Site {
     host: Hierarchies,
     parent: String,
 }
 
-impl Place {
+impl Site {
     fn all() -> Vec<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root for cgroups");
@@ -56,7 +56,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Site {
     fn drop(&mut self) {
         for path in [format!("{}/c", self.parent), self.parent.clone()] {
             if let Ok(group) = self.host.open(&path) {
@@ -116,7 +116,7 @@ fn limits() -> Resources {
 
 #[test]
 fn v1_v2_limits_reach_the_kernel() {
-    for place in Place::all() {
+    for place in Site::all() {
         let group = place.group(&limits());
         assert_eq!(place.file("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
         assert_eq!(place.file("pids", "pids.max", "pids.max"), "77");
@@ -135,7 +135,7 @@ fn v1_v2_limits_reach_the_kernel() {
 
 #[test]
 fn v1_v2_life_of_a_group() {
-    for place in Place::all() {
+    for place in Site::all() {
         let group = place.group(&Resources::default());
         let path = format!("{}/c", place.parent);
         assert_eq!(place.host.list(&place.parent).ok(), Some(vec!["c".to_string()]));
@@ -157,7 +157,7 @@ fn v1_v2_life_of_a_group() {
 
 #[test]
 fn v1_v2_kill_reaches_a_frozen_process() {
-    for place in Place::all() {
+    for place in Site::all() {
         let group = place.group(&Resources::default());
         let mut child = Waiting::new("exit 0");
         group.attach(child.pid()).unwrap_or_else(|e| panic!("{e}"));
@@ -182,7 +182,7 @@ fn v1_v2_devices_are_denied_but_for_the_rules() {
         device(true, 'c', Some(1), Some(3), "rw"),
         device(true, 'c', Some(1), Some(7), "r"),
     ];
-    for place in Place::all() {
+    for place in Site::all() {
         let group = place.group(&Resources { devices: devices.clone(), ..Resources::default() });
         let cases = [
             ("exec 3<>/dev/null", 0),
@@ -210,7 +210,7 @@ fn v1_v2_devices_are_denied_but_for_the_rules() {
 /// The eBPF program is enforced wherever cgroup2 is mounted, so a hybrid can show it, too.
 #[test]
 fn v2_device_program_is_enforced_and_replaced() {
-    for place in Place::all() {
+    for place in Site::all() {
         let group = place.group(&Resources::default());
         let Some(directory) = group.clone_into_fd() else { continue };
         let restrict =
@@ -233,7 +233,7 @@ fn v2_device_program_is_enforced_and_replaced() {
 
 #[test]
 fn v1_v2_out_of_memory_is_counted_and_announced() {
-    for place in Place::all() {
+    for place in Site::all() {
         let resources =
             Resources { memory_limit: Some(16 << 20), memory_swap: Some(16 << 20), ..Resources::default() };
         let group = place.group(&resources);
@@ -258,7 +258,7 @@ fn ready(events: &OomEvents, flags: PollFlags) -> bool {
 
 #[test]
 fn v1_v2_update_is_all_or_nothing() {
-    for place in Place::all() {
+    for place in Site::all() {
         let group = place.group(&limits());
         let memory = || place.file("memory", "memory.limit_in_bytes", "memory.max");
         let update = |resources: &Resources| group.update(resources);
@@ -284,7 +284,7 @@ fn v1_v2_update_is_all_or_nothing() {
 
 #[test]
 fn v1_v2_a_failed_create_leaves_nothing() {
-    for place in Place::all() {
+    for place in Site::all() {
         let resources = Resources { cpuset_cpus: Some("4095".into()), ..limits() };
         let error = place.host.create(&format!("{}/c", place.parent), &resources);
         let error = error.map_or_else(|e| e, |_| panic!("made"));
@@ -300,7 +300,7 @@ fn v1_v2_a_failed_create_leaves_nothing() {
 
 #[test]
 fn v1_v2_a_leftover_is_taken_over_and_a_lost_parent_made_again() {
-    for place in Place::all() {
+    for place in Site::all() {
         drop(place.group(&Resources::default()));
         let group = place.group(&Resources { pids_limit: Some(5), ..Resources::default() });
         assert_eq!(place.file("pids", "pids.max", "pids.max"), "5");
@@ -314,7 +314,7 @@ fn v1_v2_a_leftover_is_taken_over_and_a_lost_parent_made_again() {
 
 #[test]
 fn v1_v2_groups_made_inside_are_removed_too() {
-    for place in Place::all() {
+    for place in Site::all() {
         let group = place.group(&Resources::default());
         for mount in place.host.mounts() {
             fs::create_dir_all(format!("{mount}{}/c/inner/most", place.parent))
@@ -329,7 +329,7 @@ fn v1_v2_groups_made_inside_are_removed_too() {
 #[test]
 #[ignore = "a measurement"]
 fn v1_v2_measure() {
-    for place in Place::all() {
+    for place in Site::all() {
         let devices: Vec<_> = (1..14).map(|minor| device(true, 'c', Some(1), Some(minor), "rwm")).collect();
         let resources = Resources { devices, ..limits() };
         let (mut made, mut removed) = (Vec::new(), Vec::new());
