@@ -11,14 +11,17 @@ from contextlib import AsyncExitStack
 from functools import lru_cache
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from proa.engine.container import Container
 from proa.engine.notices import Notices
+from proa.engine.platforms import check_platform
 from proa.engine.ports import ContainerVolumes, Database, ImageSource, Snapshots
 from proa.engine.record import Record
 from proa.engine.registry import Registry, checked_name
 from proa.engine.resolve import Context, Host, Peer, Resolved, resolve
 from proa.engine.state import State
-from proa.errors import InvalidParameter, NotFound, System
+from proa.errors import InvalidParameter, System
 from proa.schema.config import DaemonConfig
 from proa.schema.container import ContainerCreateRequest
 from proa.schema.image import ImageConfig
@@ -72,12 +75,14 @@ class Creation:
         """
         if name:
             checked_name(name)
-        image_id, image_config, layers, image_platform = self._source(request, platform)
+        image_id, image_config, layers, image_platform, warnings = self._source(request, platform)
         id_ = secrets.token_hex(32)
         async with AsyncExitStack() as undo:
             taken = self._registry.reserve_name(name, id_)
             undo.callback(self._registry.release_name, taken)
             resolved = resolve(request, self._context(id_, image_config, layers))
+            if warnings:
+                resolved = replace(resolved, warnings=(*resolved.warnings, *warnings))
             record = Record(
                 id=id_,
                 name=taken,
@@ -99,21 +104,16 @@ class Creation:
 
     def _source(
         self, request: ContainerCreateRequest, platform: str | None
-    ) -> tuple[str, ImageConfig | None, tuple[str, ...], str]:
-        """(image id, its configuration, its layers, platform) of an image or of a plain directory."""
+    ) -> tuple[str, ImageConfig | None, tuple[str, ...], str, tuple[str, ...]]:
+        """(image id, its configuration, its layers, platform, warnings) of an image or a plain directory."""
         rootfs = request.host_config.proa_rootfs if request.host_config else ""
         if rootfs:
             if not os.path.isdir(rootfs):
                 raise InvalidParameter(f"rootfs {rootfs}: no such directory")
-            return "", None, (os.path.realpath(rootfs),), "linux"
+            return "", None, (os.path.realpath(rootfs),), "linux", ()
         image = self._images.resolve(request.image)
-        found = "/".join(part for part in (image.os, image.architecture, image.variant) if part)
-        if platform and not _platform_matches(platform, found):
-            raise NotFound(
-                f"image with reference {request.image} was found but its platform ({found}) "
-                f"does not match the specified platform ({platform})"
-            )
-        return image.id, image.config, image.layers, image.os
+        foreign = check_platform(image, request.image, platform)
+        return image.id, image.config, image.layers, image.os, (foreign,) if foreign else ()
 
     async def _make(self, record: Record, undo: AsyncExitStack) -> None:
         own = f"{self._directory}/{record.id}"
@@ -156,10 +156,3 @@ class Creation:
             plan=resolved.plan,
             mount_points=resolved.mount_points,
         )
-
-
-def _platform_matches(wanted: str, found: str) -> bool:
-    """`linux/amd64` against `linux/amd64`; parts that are not asked for do not matter."""
-    aliases = {"x86_64": "amd64", "aarch64": "arm64", "armhf": "arm"}
-    parts = [aliases.get(part, part) for part in wanted.lower().split("/")]
-    return parts == found.split("/")[: len(parts)]
