@@ -282,7 +282,8 @@ class Containers:
             logs=options.logs,
             stream=options.stream,
             multiplexed=not config.tty,
-            detach_keys=keys,
+            # Without a terminal nobody types: what looks like the keys is data.
+            detach_keys=keys if config.tty else b"",
         )
         await stdio.hand_over(connection, self._keeper.attach, wish)
 
