@@ -47,9 +47,7 @@ def cold_start(root: Path, count: int) -> list[float]:
         process, engine, seconds = peers.start_proad(root / f"cold-{number}")
         samples.append(seconds)
         peers.end(process)
-        for pid in engine.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
+        peers.remove_traces(engine)
     return samples
 
 

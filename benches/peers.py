@@ -81,7 +81,7 @@ class Engine:
 
     def pids(self) -> list[int]:
         """Every process of the engine: the daemon, and what names its exec root on its command line."""
-        found = {self.pid}
+        found = {self.pid} - {0}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
@@ -230,9 +230,23 @@ def proad(root: Path, *arguments: str) -> Iterator[Engine]:
         yield engine
     finally:
         end(process)
-        for pid in engine.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        remove_traces(engine)
+
+
+def remove_traces(engine: Engine) -> None:
+    """End the keeper with its containers, and remove what an instance keeps on the host between daemons."""
+    import proa_native
+
+    from proa.network import tear_down
+    from proa.schema.config import DaemonConfig
+
+    for pid in engine.pids():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    config = DaemonConfig(exec_root=engine.exec_root)
+    tear_down(config)
+    proa_native.cgroup_kill(config.cgroup_root)
+    proa_native.cgroup_remove(config.cgroup_root)
 
 
 def docker_cli_environment(engine: Engine, root: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -84,9 +83,7 @@ class Instance:
                     self.api.call("DELETE", f"/containers/{container['Id']}?force=1")
             peers.end(self.process)
         if self.engine is not None:
-            for pid in self.engine.pids():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            peers.remove_traces(self.engine)
         for connection in self.connections:
             connection.close()
 
