@@ -38,6 +38,7 @@ APPLETS = (
     "stat",
     "ps",
     "touch",
+    "test",
 )
 
 
