@@ -4,6 +4,7 @@ Source: the observed behaviour of docker 28.
 """
 
 import os
+from itertools import pairwise
 
 from proa.cli.failure import BadFlag, Failure
 from proa.cli.values import csv_fields, go_quote, integer, ip_address, size
@@ -143,9 +144,7 @@ def network(text: str) -> "dict[str, Any]":
 
     The keys are this module's own: create_body.py makes the endpoint's settings of them.
     """
-    import re
-
-    if not re.search(r"\w+=\w+(,\w+=\w+)*", text):
+    if not _has_assignment(text):
         return {"Target": text}
     result: dict[str, Any] = {"Target": ""}
     for field in csv_fields(text):
@@ -156,6 +155,15 @@ def network(text: str) -> "dict[str, Any]":
     if not result["Target"]:
         raise BadFlag("network name/id is not specified")
     return result
+
+
+def _has_assignment(text: str) -> bool:
+    """Whether a `=` has a word on both its sides."""
+    return any(_in_word(left[-1:]) and _in_word(right[:1]) for left, right in pairwise(text.split("=")))
+
+
+def _in_word(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
 
 
 def _network_option(result: "dict[str, Any]", key: str, value: str) -> None:
