@@ -241,10 +241,8 @@ def pull(parsed: Parsed) -> int:
         show("Using default tag: latest\n")
     platform = parsed.get("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
     pull_image(client(parsed.options), name, platform, quiet=quiet, out=1, all_tags=every)
-    show(
     end = f"@{digest}" if digest else "" if every else f":{wanted or 'latest'}"
     show(f"{full_repository(repository)}{end}\n")
-    )
     return 0
 
 
