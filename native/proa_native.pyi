@@ -29,6 +29,7 @@ __all__ = [
     "read_in_layers",
     "read_in_process_root",
     "remove_tree",
+    "sealed_program",
     "split_archive",
     "unpack_layer",
 ]
@@ -42,6 +43,12 @@ def keeper_main(exec_root: str, *, ready_fd: int = -1) -> None:
 
     Listens on `<exec_root>/keeper.sock`; one byte goes to `ready_fd` when it does. Raises OSError
     EADDRINUSE where another keeper holds `<exec_root>/keeper.lock`.
+    """
+
+def sealed_program(path: str) -> int:
+    """A descriptor, the caller's, of a program on a read-only mount that is attached nowhere.
+
+    Executed as /proc/self/fd/N, its file is out of reach of whoever finds it behind /proc/PID/exe.
     """
 
 # ---- confinement --------------------------------------------------------------------------------

@@ -185,6 +185,15 @@ fn clone_tree(path: &str, recursive: bool) -> Result<OwnedFd> {
     open_tree(CWD, path, flags).map_err(|e| Error::os("bind source", path, e))
 }
 
+/// A program of the host as it may be executed where a container can look at it (CVE-2019-5736): /proc/PID/exe then
+/// leads to a read-only mount that is attached nowhere, so that not even root of a container can change the file.
+pub fn sealed_program(path: &str) -> Result<OwnedFd> {
+    let fd = clone_tree(path, false)?;
+    let change = MountAttributes::new(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, libc::MS_PRIVATE);
+    sys::mount_setattr(fd.as_fd(), false, &change).map_err(|e| Error::os("seal", path, e))?;
+    Ok(fd)
+}
+
 /// A detached copy of another container's /dev/shm, whose IPC namespace is joined. No symbolic link that the
 /// container may have put there is followed.
 pub fn shared_memory_of(init: BorrowedFd<'_>) -> Result<OwnedFd> {

@@ -3,7 +3,7 @@
 // Arguments come out of Python as owned values.
 #![allow(clippy::needless_pass_by_value)]
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::OnceLock;
 
 use pyo3::exceptions::PyValueError;
@@ -38,6 +38,12 @@ impl From<Error> for PyErr {
 fn keeper_main(python: Python<'_>, exec_root: std::path::PathBuf, ready_fd: i32) -> PyResult<()> {
     let ready = crate::sys::supervise::adopt(ready_fd);
     Ok(python.detach(|| crate::keeper::main(&exec_root, ready))?)
+}
+
+/// A program to execute by descriptor; the caller's, close-on-exec.
+#[pyfunction]
+fn sealed_program(py: Python<'_>, path: &str) -> PyResult<i32> {
+    Ok(py.detach(|| crate::mount::sealed_program(path))?.into_raw_fd())
 }
 
 // ---- confinement: seccomp, cgroup ---------------------------------------------------------------
@@ -420,7 +426,7 @@ mod proa_native {
     };
 
     #[pymodule_export]
-    use super::{keeper_main, LogReader};
+    use super::{keeper_main, sealed_program, LogReader};
 
     #[pymodule_export]
     use super::{read_in_layers, read_in_process_root};

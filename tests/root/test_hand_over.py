@@ -1,6 +1,7 @@
 """Hand-over to a new keeper under load: nothing of a container's output, input or exit is lost."""
 
 import hashlib
+import os
 import socket
 
 from keeper_rig import Rig, read_all, read_until
@@ -97,3 +98,13 @@ def test_a_program_that_says_no_never_takes_over(rig: Rig) -> None:
     assert answer.error.subject.startswith("/bin/false says no")
     client.sendall(b"it\n")
     assert read_all(client) == b"got it\n"
+
+
+def test_the_new_program_lies_on_a_read_only_mount(rig: Rig) -> None:
+    """What a container finds behind /proc/PID/exe before its own program is executed (CVE-2019-5736)."""
+    assert rig.process is not None
+    hand_over(rig)
+    assert os.statvfs(f"/proc/{rig.process.pid}/exe").f_flag & os.ST_RDONLY
+    plan = rig.plan("exit 3")
+    rig.run(plan)
+    assert rig.wire.exit_of(plan.id).code == 3

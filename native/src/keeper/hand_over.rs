@@ -32,6 +32,7 @@ use super::stdio::{self, StdioState};
 use super::supervisor::{failure, refusal, Cleanup, Deferred, Ending, Keeper};
 use super::timers::{monotonic_ns, Due};
 use crate::error::{Error, Result};
+use crate::mount::sealed_program;
 use crate::netns::Prepared;
 use crate::process::ContainerHandle;
 use crate::sys::supervise::{adopt, close_on_exec};
@@ -242,8 +243,15 @@ impl Keeper {
         let Some((program, arguments)) = argv.split_first() else {
             return Error::Invalid("no program".into());
         };
-        let error =
-            std::process::Command::new(program).args(arguments).env(VARIABLE, number.to_string()).exec();
+        let sealed = match sealed_program(program) {
+            Ok(sealed) => sealed,
+            Err(error) => return error,
+        };
+        let error = Command::new(format!("/proc/self/fd/{}", sealed.as_raw_fd()))
+            .arg0(program)
+            .args(arguments)
+            .env(VARIABLE, number.to_string())
+            .exec();
         // The memfd closes here; its number must not be touched by the caller any more.
         lent.numbers.retain(|lent| *lent != number);
         Error::os("execute", command_name(argv), error)

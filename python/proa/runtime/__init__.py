@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
+import proa_native
 
 from proa.errors import NotFound, Unavailable
 from proa.runtime.failures import exec_failure, failure, start_failure
@@ -52,7 +53,8 @@ ANSWER_TIMEOUT = 20.0
 """Seconds a new keeper may take until it listens, and any keeper until it welcomes."""
 
 _BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[1]); import proa_native; "
+    "import sys, posix; sys.path.insert(0, sys.argv[1]); import proa_native; "
+    "[posix.close(int(fd)) for fd in sys.argv[4:]]; "
     "proa_native.keeper_main(sys.argv[2], ready_fd=int(sys.argv[3]))"
 )
 
@@ -259,13 +261,18 @@ class Keeper:
         self._ready_fd = ready
 
     def _spawn(self, ready_fd: int) -> "subprocess.Popen[bytes]":
-        with open(self._exec_root / "keeper.log", "ab", opener=_private) as output:
+        """A container may look at the keeper's program before its own is executed, and must not change it."""
+        with ExitStack() as stack:
+            output = stack.enter_context(open(self._exec_root / "keeper.log", "ab", opener=_private))
+            program = proa_native.sealed_program(sys.executable)
+            stack.callback(os.close, program)
             return subprocess.Popen(
-                self._command(ready_fd),
+                (*self._command(ready_fd), str(program)),
+                executable=f"/proc/self/fd/{program}",
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=(ready_fd,),
+                pass_fds=(ready_fd, program),
                 start_new_session=True,
                 cwd="/",
                 env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
