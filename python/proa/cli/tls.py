@@ -42,12 +42,16 @@ class TlsSocket:
         self._sock = sock
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context_for(files).wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         try:
+            context = context_for(files)
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
             self._handshake()
         except OSError as exc:
             sock.close()
             raise ConnectionFailed(f"error during connect: {shown}: {exc}") from exc
+        except ConnectionFailed:
+            sock.close()
+            raise
 
     def _handshake(self) -> None:
         while True:
