@@ -29,6 +29,7 @@ class Container:
     __slots__ = (
         "_lock",
         "aftermath",
+        "awaited",
         "exec_ids",
         "gone",
         "health",
@@ -51,6 +52,8 @@ class Container:
         """A restart or removal by hand is under way: neither the policy nor --rm acts on the end between."""
         self.aftermath: asyncio.Task[None] | None = None
         """Gives back what the last run had; `settled` waits for it."""
+        self.awaited = False
+        """Clients wait in the keeper for its next start."""
         self.exec_ids: set[str] = set()
         self.health: Health | None = None
         """What its healthcheck found; None without one."""

@@ -285,6 +285,7 @@ class Containers:
             # Without a terminal nobody types: what looks like the keys is data.
             detach_keys=keys if config.tty else b"",
         )
+        container.awaited = container.awaited or not container.state.alive
         await stdio.hand_over(connection, self._keeper.attach, wish)
 
     async def resize(self, ref: str, rows: int, columns: int) -> None:

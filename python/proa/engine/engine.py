@@ -17,6 +17,7 @@ from proa.engine.cgroups import Cgroups
 from proa.engine.container import Container
 from proa.engine.containers import Containers
 from proa.engine.creation import Creation
+from proa.engine.deletions import Deletions
 from proa.engine.events import Events
 from proa.engine.execs import Execs
 from proa.engine.exits import Exits
@@ -128,20 +129,22 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             monitor=health.monitor,
         )
         stopping = Stopping(registry=registry, keeper=self._keeper, cgroups=cgroups, notices=notices)
+
+        def delete(container_id: str) -> None:
+            snapshots.remove_now(container_id)
+            native.remove_tree(f"{directory}/{container_id}")
+
+        self._deletions = Deletions(delete, executor)
         removal = Removal(
             database=database,
             registry=registry,
             images=image_source,
             keeper=self._keeper,
             networks=networking,
-            snapshots=snapshots,
             volumes=container_volumes,
             stopping=stopping,
             notices=notices,
-            background=background,
-            directory=directory,
-            remove_tree=native.remove_tree,
-            executor=executor,
+            deletions=self._deletions,
         )
         self._exits = Exits(
             registry=registry,
@@ -237,6 +240,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             container.cancel_restart()
             container.stop_monitor()
         await self._background.close()
+        await self._deletions.settle()
         self._keeper.close()
         self._events.close()
 

@@ -13,7 +13,6 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from itertools import dropwhile
 from pathlib import Path
 
 import msgspec
@@ -27,6 +26,9 @@ SEGMENT = 8 << 20
 """Bytes after which the current file becomes the older one, and the older one goes."""
 RECENT = 1024
 """Events kept in memory: what subscribers that keep up read."""
+
+_LONGEST_LINE = 1 << 18
+"""Bytes within which the last line of a file ends: labels make events long."""
 
 Numbered = tuple[int, EventMessage]
 
@@ -42,15 +44,12 @@ class Events:
         self._path = directory / "events.log"
         self._older = directory / "events.log.1"
         self._recent: deque[Numbered] = deque(maxlen=RECENT)
-        self._seq = 0
         self._changed: asyncio.Future[None] | None = None
         self._listeners = 0
         self._closed = False
-        for event in [*_read(self._older), *_read(self._path)]:
-            self._recent.append(event)
-            self._seq = event[0]
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = _cut_torn_line(self._file)
+        self._seq = _last_number(self._path) or _last_number(self._older)
 
     @property
     def listeners(self) -> int:
@@ -97,9 +96,8 @@ class Events:
         self._listeners += 1
         try:
             while not self._closed:
-                batch = await self._after(cursor)
-                for seq, message in batch:
-                    cursor = seq
+                batch, cursor = await self._after(cursor)
+                for message in batch:
                     if until_ns and message.time_nano > until_ns:
                         return
                     if message.time_nano >= since_ns and wanted(message):
@@ -109,16 +107,15 @@ class Events:
         finally:
             self._listeners -= 1
 
-    async def _after(self, cursor: int) -> list[Numbered]:
-        """Events with numbers above `cursor`, from memory where they are all there."""
+    async def _after(self, cursor: int) -> tuple[list[EventMessage], int]:
+        """The next events with numbers above `cursor`, and the cursor behind them."""
         if cursor >= self._seq:
-            return []
-        if self._recent and self._recent[0][0] <= cursor + 1:
-            return list(dropwhile(lambda event: event[0] <= cursor, self._recent))
-        first_recent = self._recent[0][0]
+            return [], cursor
+        first_recent = self._recent[0][0] if self._recent else self._seq + 1
+        if first_recent <= cursor + 1:
+            return [message for number, message in self._recent if number > cursor], self._seq
         stored = await asyncio.get_running_loop().run_in_executor(None, self._read_stored)
-        older = [event for event in stored if cursor < event[0] < first_recent]
-        return older or list(self._recent)
+        return [message for number, message in stored if cursor < number < first_recent], first_recent - 1
 
     def _read_stored(self) -> list[Numbered]:
         return [*_read(self._older), *_read(self._path)]
@@ -173,10 +170,22 @@ def _read(path: Path) -> list[Numbered]:
     return events
 
 
+def _last_number(path: Path) -> int:
+    """The number of a file's last whole line; 0 for none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return 0
+    number = lines[-1].partition(b" ")[0] if lines else b""
+    return int(number) if number.isdigit() else 0
+
+
 def _cut_torn_line(file: int) -> int:
     """Truncate after the last whole line; returns the size."""
     size = os.lseek(file, 0, os.SEEK_END)
-    tail_at = max(0, size - (1 << 16))
+    tail_at = max(0, size - _LONGEST_LINE)
     tail = os.pread(file, size - tail_at, tail_at)
     whole = tail_at + tail.rfind(b"\n") + 1
     if whole != size:

@@ -97,6 +97,10 @@ class Snapshots(Protocol):
         """Remove it; the tree is deleted off the loop. Missing: nothing to do."""
         ...
 
+    def remove_now(self, key: str) -> None:
+        """The same, blocking: for a thread that removes many."""
+        ...
+
     async def usage(self, key: str) -> int:
         """Bytes of the writable layer."""
         ...

@@ -1,20 +1,15 @@
 """Removal: everything a container has on disk and in the database, in an order that a crash can interrupt.
 
-The row goes first: once it is gone, the directories are garbage, deleted in the background or, after a
-crash, when the daemon boots. Only where volumes go with it is the state `removing` stored before, so
-that a removal that was interrupted is finished at boot.
+The row goes first: once it is gone, the directories are garbage, deleted in batches or, after a crash,
+when the daemon boots. Only where volumes go with it is the state `removing` stored before, so that a
+removal that was interrupted is finished at boot.
 """
 
-import asyncio
-import logging
-from collections.abc import Callable
-from concurrent.futures import Executor
-from pathlib import Path
 from signal import SIGKILL
 
 from proa.engine import state as states
-from proa.engine.background import Background
 from proa.engine.container import Container
+from proa.engine.deletions import Deletions
 from proa.engine.notices import Notices
 from proa.engine.ports import (
     ContainerNetworks,
@@ -22,20 +17,11 @@ from proa.engine.ports import (
     Database,
     ImageSource,
     KeeperClient,
-    Snapshots,
 )
 from proa.engine.registry import Registry
 from proa.engine.state import Status
 from proa.engine.stopping import Stopping
 from proa.errors import Conflict, ProaError
-
-log = logging.getLogger(__name__)
-
-DELETING = 16
-"""Removed containers whose directories may wait for their deletion before a removal has to."""
-
-RemoveTree = Callable[[str], None]
-"""proa_native.remove_tree."""
 
 
 class Removal:
@@ -49,30 +35,20 @@ class Removal:
         images: ImageSource,
         keeper: KeeperClient,
         networks: ContainerNetworks,
-        snapshots: Snapshots,
         volumes: ContainerVolumes,
         stopping: Stopping,
         notices: Notices,
-        background: Background,
-        directory: Path,
-        remove_tree: RemoveTree,
-        executor: Executor | None = None,
+        deletions: Deletions,
     ) -> None:
-        """`directory` holds every container's own directory, by id."""
         self._database = database
         self._registry = registry
         self._images = images
         self._keeper = keeper
         self._networks = networks
-        self._snapshots = snapshots
         self._volumes = volumes
         self._stopping = stopping
         self._notices = notices
-        self._background = background
-        self._directory = directory
-        self._remove_tree = remove_tree
-        self._executor = executor
-        self._deleting = asyncio.Semaphore(DELETING)
+        self._deletions = deletions
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """Remove it; with `force` also one that runs. `volumes`: its anonymous volumes, too.
@@ -127,17 +103,15 @@ class Removal:
             raise
         self._notices.tell(container, "destroy")
         container.waiters.removed(container.state)
-        self._background.spawn(self._delete(container.id), f"directories of {container.id[:12]}")
-        if self._deleting.locked():
-            # Creation must not outrun deletion: the one who removes waits for room.
-            async with self._deleting:
-                pass
+        self._deletions.add(container.id)
+        await self._deletions.room()
 
     async def _take_apart(self, container: Container, *, volumes: bool) -> None:
         container.cancel_restart()
         container.stop_monitor()
         await container.settled()
-        self._keeper.forget(container.id)
+        if container.awaited:
+            self._keeper.forget(container.id)
         await self._networks.disconnect(container.id)
         self._volumes.release(container.id)
         if volumes:
@@ -145,16 +119,6 @@ class Removal:
         with self._database.transaction():
             self._images.release(container.id)
             self._registry.remove(container)
-
-    async def _delete(self, id_: str) -> None:
-        async with self._deleting:
-            try:
-                await self._snapshots.remove(id_)
-                await asyncio.get_running_loop().run_in_executor(
-                    self._executor, self._remove_tree, str(self._directory / id_)
-                )
-            except (OSError, ProaError) as exc:
-                log.error("unable to remove the directories of %s: %s", id_, exc)
 
     async def _remove_anonymous(self, container: Container) -> None:
         for wish in container.record.resolved.volumes:

@@ -57,6 +57,9 @@ class Starting:
             await self._start(container)
         except ProaError as exc:
             code = exc.code if isinstance(exc, StartFailed) else NOT_STARTED
+            if container.awaited:
+                container.awaited = False
+                self._keeper.forget(container.id)
             if not container.state.alive:
                 failed = states.start_failed(container.state, code=code, error=str(exc))
                 self._registry.set_state(container, failed)
@@ -92,6 +95,7 @@ class Starting:
             self._notices.connected(container, now.sandbox)
         self._notices.mounted(container, "mount")
         self._notices.tell(container, "start")
+        container.awaited = False
         container.stop_monitor()
         container.monitor = self._monitor(container)
 

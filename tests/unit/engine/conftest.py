@@ -166,6 +166,9 @@ class FakeSnapshots:
     async def remove(self, key: str) -> None:
         self.keys.discard(key)
 
+    def remove_now(self, key: str) -> None:
+        self.keys.discard(key)
+
     async def usage(self, key: str) -> int:
         return 1000
 
@@ -333,6 +336,7 @@ class World:
     async def settle(self) -> None:
         """Everything that goes on in the background has come to its end."""
         await self.engine._background.settle()
+        await self.engine._deletions.settle()
 
     def actions(self, type_: str = "container") -> list[str]:
         """What happened."""

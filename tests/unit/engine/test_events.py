@@ -69,6 +69,32 @@ async def test_a_slow_subscriber_reads_on_from_the_files(
     assert await take(stream, 3 * module.RECENT) == [str(n) for n in range(3 * module.RECENT)]
 
 
+async def test_what_the_files_lost_is_passed_over(tmp_path: Path) -> None:
+    first = Events(tmp_path)
+    first.emit("container", "create", "a", {})
+    first.close()
+    (tmp_path / "events.log").write_bytes(b"7 not an event\n")
+    second = Events(tmp_path)
+    stream = await second.stream(1, 0, {})
+    waiting = asyncio.ensure_future(take(stream, 1))
+    await asyncio.sleep(0)
+    second.emit("container", "start", "a", {})
+    assert await waiting == ["start"]
+    assert second._seq == 8
+    second.close()
+
+
+async def test_numbers_go_on_right_after_a_rotation(tmp_path: Path) -> None:
+    first = Events(tmp_path)
+    first.emit("container", "create", "a", {})
+    first._rotate()
+    first.close()
+    second = Events(tmp_path)
+    second.emit("container", "start", "a", {})
+    assert await take(await second.stream(1, 0, {}), 2) == ["create", "start"]
+    second.close()
+
+
 async def test_files_rotate(events: Events, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEGMENT", 2000)
     for number in range(30):
