@@ -49,17 +49,6 @@ EARLY_MODULES = (
     "fs/fuse/virtiofs",
     "fs/overlayfs/overlay",
 )
-LATE_MODULES = (
-    "virtio_blk",
-    "veth",
-    "bridge",
-    "nf_tables",
-    "nft_masq",
-    "nft_ct",
-    "nft_chain_nat",
-    "nf_nat",
-    "erofs",
-)
 PASSED_ON = ("PYTHONPATH", "VIRTUAL_ENV", "CI")
 TIMED_OUT = 124
 NO_MACHINE = 125
@@ -89,7 +78,9 @@ exec /bin/busybox chroot /new /bin/sh /run/command
 """
 
 COMMAND = """#!/bin/sh
-for module in {late}; do modprobe -d {modules} $module 2>/dev/null; done
+mkdir -p /lib/modules
+mount --bind {modules}/lib/modules /lib/modules
+modprobe virtio_blk
 export PATH={path} HOME=/root TERM=dumb TMPDIR=/run/tmp {environment}
 cd {cwd}
 {command}
@@ -166,7 +157,6 @@ def initramfs(work: Path, version: str, modules: Path, command: str) -> Path:
 def script(modules: Path, command: list[str]) -> str:
     environment = " ".join(f"{key}={shlex.quote(os.environ[key])}" for key in PASSED_ON if key in os.environ)
     return COMMAND.format(
-        late=" ".join(LATE_MODULES),
         modules=shlex.quote(str(modules)),
         path=shlex.quote(os.environ["PATH"]),
         environment=environment,
