@@ -74,7 +74,7 @@ for module in {early}; do /bin/busybox insmod /m/$module.ko; done
 /bin/busybox mount -t cgroup2 -o nsdelegate cgroup2 /new/sys/fs/cgroup
 /bin/busybox ip link set lo up
 /bin/busybox cp /command /new/run/command
-exec /bin/busybox chroot /new /bin/sh /run/command
+exec /bin/busybox switch_root /new /bin/sh /run/command
 """
 
 COMMAND = """#!/bin/sh
@@ -86,7 +86,7 @@ cd {cwd}
 {command}
 echo $? >/dev/ttyS1
 echo o >/proc/sysrq-trigger
-sleep 60
+while :; do :; done
 """
 
 
