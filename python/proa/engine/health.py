@@ -15,6 +15,7 @@ from proa.engine.background import Background
 from proa.engine.container import Container
 from proa.engine.durations import rfc3339
 from proa.engine.notices import Notices
+from proa.engine.state import Status
 from proa.errors import ProaError, StartFailed
 from proa.schema.container import HealthConfig
 from proa.schema.container_state import Health, HealthcheckResult
@@ -113,7 +114,7 @@ class Monitor:
     async def run(self) -> None:
         """Probe until stopped."""
         while not await self._stopped_within(self._interval()):
-            if self._container.state.alive:
+            if self._container.state.status is Status.RUNNING:  # in a frozen one a probe would hang
                 result = await self._check()
                 if not self._stopped.is_set():
                     self._tell(result)
