@@ -69,6 +69,19 @@ def test_without_rm_it_waits_for_the_next_exit(recorder: FakeDaemon) -> None:
     assert recorder.find("POST", ".*/wait").query == "condition=next-exit"
 
 
+def test_a_daemon_that_restarts_is_asked_again(recorder: FakeDaemon) -> None:
+    RunScript(output=frame(1, b"ok")).install(recorder)
+    recorder.on("POST", "/containers/[^/]+/wait", Answer(stream=lambda connection: None))
+    again = Answer(200, {"StatusCode": 9})
+    process = spawn(recorder, "run", "busybox", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read() == b"ok"
+    recorder.on("POST", "/containers/[^/]+/wait", again)
+    assert process.wait(10) == 9
+    process.stdout.close()
+    assert recorder.find("POST", ".*/wait").query == "condition=not-running"
+
+
 def test_detached_prints_the_id_and_is_done(recorder: FakeDaemon) -> None:
     RunScript().install(recorder)
     done = proa(recorder, "run", "-d", "--name", "web", "busybox")

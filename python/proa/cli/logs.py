@@ -53,7 +53,7 @@ def logs(parsed: Parsed) -> int:
             raise
         return 0
     for data in response.chunks():
-        show(data.decode("utf-8", "surrogateescape"))
+        show(data)
     return 0
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from proa.cli.transport import Connection, Response
 
+# How often, and how many milliseconds apart, to look for a daemon that went away while its container ran.
+RECONNECTS = 50
+RECONNECT_MS = 100
+
 # An image of these characters alone is for the daemon to judge.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789./:-_")
 
@@ -234,7 +238,7 @@ def _attached(api: Client, parsed: Parsed, body: "dict[str, Any]", container: st
     except Failure:
         attaching.close()
         if parsed.flag("rm"):
-            exit_code(waited)
+            exit_code(api, container, waited)
         raise
     tty = bool(body.get("Tty"))
     if tty and os.isatty(1):
@@ -249,7 +253,7 @@ def _attached(api: Client, parsed: Parsed, body: "dict[str, Any]", container: st
         stderr=2 if body.get("AttachStderr") else None,
         keys=keys,
     )
-    return 0 if detached else exit_code(waited)
+    return 0 if detached else exit_code(api, container, waited)
 
 
 def send_wait(api: Client, container: str, removed: bool) -> "Connection":
@@ -258,11 +262,14 @@ def send_wait(api: Client, container: str, removed: bool) -> "Connection":
     return api.send("POST", f"/containers/{container}/wait?condition={condition}")
 
 
-def exit_code(waited: "Response") -> int:
-    """Read a wait's body, when it comes."""
+def exit_code(api: Client, container: str, waited: "Response") -> int:
+    """Read a wait's body, when it comes. A daemon that is restarted meanwhile is asked again."""
     try:
-        result = waited.json()
-    except (ConnectionFailed, ValueError) as exc:
+        try:
+            result = waited.json()
+        except (ConnectionFailed, ValueError):
+            result = _wait_again(api, container)
+    except Failure as exc:
         os.write(2, f"error waiting for container: {exc}\n".encode())
         return 125
     error = (result.get("Error") or {}).get("Message")
@@ -270,6 +277,24 @@ def exit_code(waited: "Response") -> int:
         os.write(2, f"Error waiting for container: {error}\n".encode())
         return 125
     return int(result.get("StatusCode", 0))
+
+
+def _wait_again(api: Client, container: str) -> "dict[str, Any]":
+    """The exit of a container whose daemon went away: it lives on, and so does its exit. Raises Failure."""
+    import select
+
+    api.forget()
+    reason = "the daemon went away"
+    for _ in range(RECONNECTS):
+        try:
+            found: dict[str, Any] | None = api.call("POST", f"/containers/{container}/wait?condition=not-running")
+        except ConnectionFailed as exc:
+            reason = str(exc)
+        else:
+            if found:
+                return found
+        select.poll().poll(RECONNECT_MS)
+    raise ConnectionFailed(reason)
 
 
 def resize(api: Client, path: str, rows: int, columns: int) -> None:

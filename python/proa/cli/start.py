@@ -73,13 +73,13 @@ def _start_attached(parsed: Parsed) -> int:
     except Failure:
         attaching.close()
         if removed:
-            exit_code(waited)
+            exit_code(api, container, waited)
         raise
     if tty and os.isatty(1):
         _follow(api, container)
     if converse(attaching, tty, 0 if stdin else None, 1, 2, keys):
         return 0
-    return exit_code(waited)
+    return exit_code(api, container, waited)
 
 
 def _send_attach(api: Client, container: str, stdin: bool, keys: str) -> "Any":
@@ -115,7 +115,7 @@ def attach(parsed: Parsed) -> int:
         _redraw(api, name)
     if converse(attaching, tty, 0 if stdin else None, 1, 2, keys):
         raise Failure("read escape sequence")
-    return exit_code(waited)
+    return exit_code(api, name, waited)
 
 
 def _running(api: Client, name: str) -> "dict[str, Any]":

@@ -101,9 +101,9 @@ def _constant(text: str) -> "Callable[[Any], str]":
     return lambda _: text
 
 
-def show(text: str) -> None:
+def show(text: str | bytes) -> None:
     """Print it. Raises BrokenPipeError when nobody reads."""
-    data = text.encode("utf-8", "surrogateescape")
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     try:
         write_all(1, data)
     except Failure as exc:

@@ -174,6 +174,11 @@ class Client:
             return self._idle.pop(), True
         return Connection(self._connect()), False
 
+    def forget(self) -> None:
+        """Close the idle connections: the daemon behind them is gone."""
+        while self._idle:
+            self._idle.pop().close()
+
     def prepare(self) -> None:
         """Open a connection ahead of its need, while the daemon works on something else."""
         self._idle.insert(0, Connection(self._connect()))
