@@ -71,14 +71,11 @@ def test_without_rm_it_waits_for_the_next_exit(recorder: FakeDaemon) -> None:
 
 def test_a_daemon_that_restarts_is_asked_again(recorder: FakeDaemon) -> None:
     RunScript(output=frame(1, b"ok")).install(recorder)
-    recorder.on("POST", "/containers/[^/]+/wait", Answer(stream=lambda connection: None))
-    again = Answer(200, {"StatusCode": 9})
-    process = spawn(recorder, "run", "busybox", stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.read() == b"ok"
-    recorder.on("POST", "/containers/[^/]+/wait", again)
-    assert process.wait(10) == 9
-    process.stdout.close()
+    broken = Answer(stream=lambda connection: None)
+    answers = [broken, broken, Answer(200, {"StatusCode": 9})]
+    recorder.on("POST", "/containers/[^/]+/wait", lambda _: answers.pop(0))
+    done = proa(recorder, "run", "busybox")
+    assert (done.returncode, done.stdout, done.stderr) == (9, b"ok", b"")
     assert recorder.find("POST", ".*/wait").query == "condition=not-running"
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from proa.cli.transport import Connection, Response
 
-# How often, and how many milliseconds apart, to look for a daemon that went away while its container ran.
-RECONNECTS = 50
+# How long, and how many milliseconds apart, to look for a daemon that went away while its container ran.
+RECONNECT_SECONDS = 10
 RECONNECT_MS = 100
 
 # An image of these characters alone is for the daemon to judge.
@@ -282,12 +282,16 @@ def exit_code(api: Client, container: str, waited: "Response") -> int:
 def _wait_again(api: Client, container: str) -> "dict[str, Any]":
     """The exit of a container whose daemon went away: it lives on, and so does its exit. Raises Failure."""
     import select
+    import time
 
     api.forget()
     reason = "the daemon went away"
-    for _ in range(RECONNECTS):
+    deadline = time.monotonic() + RECONNECT_SECONDS
+    while time.monotonic() < deadline:
         try:
-            found: dict[str, Any] | None = api.call("POST", f"/containers/{container}/wait?condition=not-running")
+            found: dict[str, Any] | None = api.call(
+                "POST", f"/containers/{container}/wait?condition=not-running"
+            )
         except ConnectionFailed as exc:
             reason = str(exc)
         else:
