@@ -79,6 +79,15 @@ def test_a_daemon_that_restarts_is_asked_again(recorder: FakeDaemon) -> None:
     assert recorder.find("POST", ".*/wait").query == "condition=not-running"
 
 
+def test_the_exit_of_a_removed_container_is_in_the_events(recorder: FakeDaemon) -> None:
+    RunScript(output=frame(1, b"ok")).install(recorder)
+    answers = [Answer(stream=lambda connection: None), Answer(404, {"message": "No such container"})]
+    recorder.on("POST", "/containers/[^/]+/wait", lambda _: answers.pop(0))
+    died = b'{"Type":"container","Action":"die","Actor":{"ID":"c","Attributes":{"exitCode":"6"}}}\n'
+    recorder.on("GET", "/events", Answer(200, died))
+    assert proa(recorder, "run", "--rm", "busybox").returncode == 6
+
+
 def test_detached_prints_the_id_and_is_done(recorder: FakeDaemon) -> None:
     RunScript().install(recorder)
     done = proa(recorder, "run", "-d", "--name", "web", "busybox")

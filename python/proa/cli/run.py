@@ -280,7 +280,10 @@ def exit_code(api: Client, container: str, waited: "Response") -> int:
 
 
 def _wait_again(api: Client, container: str) -> "dict[str, Any]":
-    """The exit of a container whose daemon went away: it lives on, and so does its exit. Raises Failure."""
+    """The exit of a container whose daemon went away: it lives on, and so does its exit. Raises Failure.
+
+    One that is removed by now (--rm) has left its exit in the events.
+    """
     import select
     import time
 
@@ -294,11 +297,32 @@ def _wait_again(api: Client, container: str) -> "dict[str, Any]":
             )
         except ConnectionFailed as exc:
             reason = str(exc)
+        except DaemonError as exc:
+            code = _exit_of_removed(api, container) if exc.status == 404 else None
+            if code is None:
+                raise
+            return {"StatusCode": code}
         else:
             if found:
                 return found
         select.poll().poll(RECONNECT_MS)
     raise ConnectionFailed(reason)
+
+
+def _exit_of_removed(api: Client, container: str) -> int | None:
+    """What the last `die` event of a container tells; None when there is none."""
+    import time
+
+    wanted = encode({"container": {container: True}, "event": {"die": True}}).decode()
+    response = api.request("GET", "/events" + query(since=1, until=f"{time.time():.9f}", filters=wanted))
+    from proa.cli.pull import messages
+
+    code = None
+    for event in messages(response):
+        attributes = (event.get("Actor") or {}).get("Attributes") or {}
+        if "exitCode" in attributes:
+            code = int(attributes["exitCode"])
+    return code
 
 
 def resize(api: Client, path: str, rows: int, columns: int) -> None:
