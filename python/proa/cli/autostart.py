@@ -19,6 +19,9 @@ LOCK_NAME = "start.lock"
 # Held by a daemon as long as it lives.
 DAEMON_LOCK_NAME = "proad.lock"
 
+# A daemon that has to look after many containers may take its time.
+READY_MS = 60_000
+
 # How often, and how many milliseconds apart, to look for a daemon that something else is starting.
 ATTEMPTS = 40
 PAUSE_MS = 50
@@ -94,12 +97,20 @@ def _spawn(log: int) -> bool:
         os.close(writer)
         os.close(null)
     try:
-        ready = bool(os.read(reader, 1))
+        ready = _is_readable(reader, READY_MS) and bool(os.read(reader, 1))
     finally:
         os.close(reader)
     # A daemon that detaches leaves its first process behind; one that failed is done as well.
     os.waitpid(pid, os.WNOHANG)
     return ready
+
+
+def _is_readable(fd: int, milliseconds: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(milliseconds))
 
 
 def _command(ready_fd: int) -> list[str]:
