@@ -6,14 +6,15 @@
 //!
 //! Source: `Documentation/filesystems/mount_api.rst`, <https://man7.org/linux/man-pages/man2/fsopen.2.html>.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use rustix::fs::{open, openat2, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree, FsMountFlags,
-    FsOpenFlags, MountAttrFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags,
 };
 
 use crate::error::{Error, Result};
@@ -37,7 +38,7 @@ impl Overlay<'_> {
     /// Assembles the overlay.
     ///
     /// Kernel 6.7 takes one `lowerdir+` per layer; before, all of them go into one string, which the
-    /// kernel bounds to a page: there each layer is named by a short path through a descriptor.
+    /// kernel bounds: there each layer is named by a short path through a descriptor.
     pub fn mount(&self) -> Result<OwnedFd> {
         match self.configure() {
             // A volatile mount leaves a mark that refuses the next one, because what it wrote may be lost
@@ -55,69 +56,98 @@ impl Overlay<'_> {
     }
 
     fn configure(&self) -> Result<OwnedFd> {
+        let mut layers = Layers::new(self.idmap.map(|(fd, _)| fd));
+        let options = self.options(&mut layers)?;
+        if options.iter().any(|(_, value)| value.len() > LONGEST_VALUE) {
+            return self.mount_in_place(&options);
+        }
         let fs =
             fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| Error::os("open", "overlay", e))?;
-        let set = |key: &str, value: &str| {
-            fsconfig_set_string(&fs, key, value).map_err(|e| Error::os(format!("overlay {key}"), value, e))
-        };
-        let flag = |key: &str| fsconfig_set_flag(&fs, key).map_err(|e| Error::os("overlay", key, e));
-        set("source", "overlay")?;
-        let mut layers = Layers::new(self.idmap.map(|(fd, _)| fd));
-        self.set_layers(&fs, &mut layers)?;
-        if self.volatile {
-            flag("volatile")?;
+        for (key, value) in &options {
+            let set = if value.is_empty() {
+                fsconfig_set_flag(&fs, *key)
+            } else {
+                fsconfig_set_string(&fs, *key, value)
+            };
+            set.map_err(|e| Error::os(format!("overlay {key}"), value.as_str(), e))?;
         }
-        if self.userxattr {
-            flag("userxattr")?;
-        } else {
-            // The upper directory holds plain files only, whatever the host's module options say:
-            // it is read directly by diff and commit.
-            set("redirect_dir", "off")?;
-            set("metacopy", "off")?;
-        }
-        // Neither file handles nor hard links across layers are promised, so no marks are written for them.
-        set("index", "off")?;
-        set("uuid", "off")?;
-        let fail = |e: Errno| Error::os("mount overlay", self.upper, e);
-        if let Some((_, (uid, gid))) = self.idmap {
-            // The overlay makes files of its own as who mounts it: an id that the maps have.
-            sys::set_file_ids(uid, gid).map_err(fail)?;
-            let created = fsconfig_create(&fs);
-            sys::set_file_ids(0, 0).map_err(fail)?;
-            created.map_err(fail)?;
-        } else {
-            fsconfig_create(&fs).map_err(fail)?;
-        }
+        self.as_owner(|| fsconfig_create(&fs))?;
         attach_later(&fs, 0).map_err(|e| Error::os("mount overlay", self.upper, e))
     }
 
-    fn set_layers(&self, fs: &OwnedFd, layers: &mut Layers<'_>) -> Result<()> {
-        let set = |key: &str, name: &str, path: &str| {
-            fsconfig_set_string(fs, key, name).map_err(|e| Error::os(format!("overlay {key}"), path, e))
-        };
+    /// Keys and values in the order the kernel wants them; a value of a flag is empty.
+    fn options(&self, layers: &mut Layers<'_>) -> Result<Vec<(&'static str, String)>> {
         let one_by_one = takes_layers_one_by_one();
+        let mut all = vec![("source", "overlay".to_owned())];
         if one_by_one {
             for lower in self.lower {
-                set("lowerdir+", &layers.name(lower)?, lower)?;
+                all.push(("lowerdir+", layers.name(lower)?));
             }
         } else {
             let names: Vec<String> =
                 self.lower.iter().map(|lower| layers.short_name(lower)).collect::<Result<_>>()?;
-            let joined = names.join(":");
-            set("lowerdir", &joined, &joined)?;
+            all.push(("lowerdir", names.join(":")));
         }
         for (key, path) in [("upperdir", self.upper), ("workdir", self.work)] {
             let name = match (self.idmap, path.rsplit_once('/')) {
                 // Both must lie in one mount: that of the directory that has both.
                 (Some(_), Some((parent, name))) => format!("{}/{name}", layers.short_name(parent)?),
-                _ if one_by_one => path.to_owned(),
+                _ if one_by_one => layers.name(path)?,
                 _ => layers.short_name(path)?,
             };
-            set(key, &name, path)?;
+            all.push((key, name));
         }
-        Ok(())
+        let off = |key| (key, "off".to_owned());
+        if self.volatile {
+            all.push(("volatile", String::new()));
+        }
+        if self.userxattr {
+            all.push(("userxattr", String::new()));
+        } else {
+            // The upper directory holds plain files only, whatever the host's module options say:
+            // it is read directly by diff and commit.
+            all.extend([off("redirect_dir"), off("metacopy")]);
+        }
+        // Neither file handles nor hard links across layers are promised, so no marks are written for them.
+        all.extend([off("index"), off("uuid")]);
+        Ok(all)
+    }
+
+    /// Many layers before kernel 6.7: fsconfig(2) takes no value of their length, mount(2) does, up to a page.
+    ///
+    /// It needs a place: the work directory, for as long as the mount is copied from there.
+    fn mount_in_place(&self, options: &[(&str, String)]) -> Result<OwnedFd> {
+        let fail = |e: Errno| Error::os("mount overlay", self.upper, e);
+        let place = open(self.work, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| Error::os("open", self.work, e))?;
+        let place = format!("/proc/self/fd/{}", place.as_raw_fd());
+        let words: Vec<String> = options
+            .iter()
+            .filter(|(key, _)| *key != "source")
+            .map(|(key, value)| if value.is_empty() { (*key).to_owned() } else { format!("{key}={value}") })
+            .collect();
+        let data = CString::new(words.join(",")).map_err(|_| fail(Errno::INVAL))?;
+        self.as_owner(|| mount("overlay", place.as_str(), "overlay", MountFlags::empty(), data.as_c_str()))?;
+        let copy = clone_tree(self.work, false);
+        unmount(self.work, UnmountFlags::DETACH).map_err(fail)?;
+        copy
+    }
+
+    /// The overlay makes files of its own as who mounts it: an id that the maps have.
+    fn as_owner(&self, make: impl FnOnce() -> rustix::io::Result<()>) -> Result<()> {
+        let fail = |e: Errno| Error::os("mount overlay", self.upper, e);
+        let Some((_, (uid, gid))) = self.idmap else {
+            return make().map_err(fail);
+        };
+        sys::set_file_ids(uid, gid).map_err(fail)?;
+        let made = make();
+        sys::set_file_ids(0, 0).map_err(fail)?;
+        made.map_err(fail)
     }
 }
+
+/// What fsconfig(2) takes at most for a value.
+const LONGEST_VALUE: usize = 255;
 
 /// Whether overlayfs knows `lowerdir+` (kernel 6.7).
 ///
@@ -144,7 +174,7 @@ impl<'a> Layers<'a> {
     }
 
     fn name(&mut self, path: &str) -> Result<String> {
-        if self.idmap.is_some() {
+        if self.idmap.is_some() || path.len() > LONGEST_VALUE {
             self.short_name(path)
         } else {
             Ok(path.to_owned())

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{symlink, PermissionsExt};
 
 use busybox::{bind, can_start, fail, inside, run, tmpfs, Bundle};
-use proa_native::plan::{Device, DeviceKind, Mount, Propagation};
+use proa_native::plan::{Device, DeviceKind, Mount, Propagation, Rootfs};
 
 #[test]
 fn dev_is_fresh_and_complete() {
@@ -145,6 +145,25 @@ fn a_missing_layer_is_named() {
     assert!(failure.subject.contains(&bundle.path("lower")), "{failure:?}");
 }
 
+/// Before kernel 6.7 their names fit into no single value of fsconfig(2).
+#[test]
+fn many_layers_are_shown_in_their_order() {
+    if !can_start() {
+        return;
+    }
+    let output = inside("cat /shared /own1 /own99 && touch /new && echo ok", |bundle, plan| {
+        let Rootfs::Overlay { lower, .. } = &mut plan.rootfs;
+        for number in 1..100 {
+            let layer = bundle.directory.path().join(format!("layer{number}"));
+            fs::create_dir(&layer).expect("layer");
+            fs::write(layer.join("shared"), format!("{number}\n")).expect("file");
+            fs::write(layer.join(format!("own{number}")), format!("own {number}\n")).expect("file");
+            lower.insert(0, layer.to_str().expect("utf-8").to_owned());
+        }
+    });
+    assert_eq!(output, "99\nown 1\nown 99\nok\n");
+}
+
 #[test]
 fn a_tmpfs_takes_its_options_and_what_was_there() {
     if !can_start() {
@@ -154,6 +173,8 @@ fn a_tmpfs_takes_its_options_and_what_was_there() {
                   grep ' /run/x ' /proc/self/mountinfo | grep -o size=4096k,mode=700";
     let output = inside(script, |bundle, plan| {
         fs::create_dir(bundle.lower("etc/sub")).expect("directory");
+        // Whatever the umask is: a start in another thread sets its own for a moment.
+        fs::set_permissions(bundle.lower("etc"), fs::Permissions::from_mode(0o755)).expect("mode");
         symlink("../passwd", bundle.lower("etc/sub/link")).expect("link");
         fs::set_permissions(bundle.lower("tmp"), fs::Permissions::from_mode(0o711)).expect("mode");
         plan.mounts.push(tmpfs("/run/x", &["size=4096k", "mode=700"]));

@@ -19,6 +19,10 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers that are enabled for the engine's groups on v2 where the kernel offers them.
 const ENABLED_ON_V2: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 
+/// Where the processes go that were in the root of a container that the engine runs in.
+const BESIDE: &str = "init";
+const TURNS_OUT: usize = 16;
+
 /// Which interface the host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -315,9 +319,50 @@ fn prepare_parent(hierarchy: &Hierarchy, fd: BorrowedFd<'_>, shown: &str, make: 
     if missing.is_empty() {
         return Ok(());
     }
-    let value = missing.join(" ");
-    write_at(fd, "cgroup.subtree_control", &value)
-        .map_err(|e| Error::os(format!("write {value} to"), format!("{shown}/cgroup.subtree_control"), e))
+    let all = missing.join(" ");
+    let enable = |value: &str| write_at(fd, "cgroup.subtree_control", value);
+    let mut done = enable(&all);
+    if done == Err(Errno::BUSY) && shown == hierarchy.mount_point {
+        make_room(fd, shown)?;
+        done = enable(&all);
+    }
+    // The kernel takes all or none. One that cannot be had here (the CPU, while realtime tasks run) is no reason
+    // to lose the others: its limits become warnings.
+    if matches!(done, Err(Errno::INVAL | Errno::NOENT | Errno::OPNOTSUPP)) {
+        for one in &missing {
+            let _ = enable(one);
+        }
+        return Ok(());
+    }
+    done.map_err(|e| Error::os(format!("write {all} to"), format!("{shown}/cgroup.subtree_control"), e))
+}
+
+/// Where the engine runs in a container itself, the root of what it sees has processes, the engine's own among
+/// them; such a group gives its controllers to none below. They move into a group beside the engine's.
+fn make_room(root: BorrowedFd<'_>, shown: &str) -> Result<()> {
+    let failed = |operation: String| {
+        let shown = format!("{shown}/{BESIDE}");
+        move |error| Error::os(operation, shown, error)
+    };
+    match mkdirat(root, BESIDE, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(failed("mkdir".into())(error)),
+    }
+    // A few times: what forks meanwhile leaves children.
+    for _ in 0..TURNS_OUT {
+        let processes = read_at(root, "cgroup.procs").map_err(|e| Error::os("read", shown, e))?;
+        if processes.is_empty() {
+            break;
+        }
+        // 0: one that our pid namespace does not see.
+        for pid in processes.lines().filter(|pid| *pid != "0") {
+            match write_at(root, &format!("{BESIDE}/cgroup.procs"), pid) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(failed(format!("move process {pid} to"))(error)),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Copy CPUs and memory nodes into a new v1 cpuset, which has none and would take no process.

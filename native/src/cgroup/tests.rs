@@ -13,7 +13,7 @@ use rustix::process::Pid;
 
 use super::*;
 use crate::error::Error;
-use crate::plan::{DeviceRule, Resources};
+use crate::plan::{DeviceRule, Resources, ThrottleDevice};
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -322,6 +322,70 @@ fn v1_v2_groups_made_inside_are_removed_too() {
         }
         group.remove().unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(place.host.list(&place.parent).ok(), Some(Vec::new()));
+    }
+}
+
+/// A throttle and the words of v2 that v1 says otherwise.
+#[test]
+fn v2_files_hold_what_was_asked_for() {
+    for place in Site::all().into_iter().filter(|place| place.host.version() == Version::V2) {
+        let disk = fs::read_dir("/sys/block").ok().and_then(|mut all| all.next()?.ok());
+        let disk = disk.and_then(|disk| fs::read_to_string(disk.path().join("dev")).ok());
+        let disk = disk.map(|numbers| numbers.trim().to_string()).unwrap_or_default();
+        let throttle = |rate| {
+            let (major, minor) = disk.split_once(':')?;
+            Some(ThrottleDevice { major: major.parse().ok()?, minor: minor.parse().ok()?, rate })
+        };
+        let resources = Resources {
+            memory_swap: Some(96 << 20),
+            blkio_throttle_read_bps: throttle(1 << 20).into_iter().collect(),
+            blkio_throttle_write_iops: throttle(100).into_iter().collect(),
+            ..limits()
+        };
+        let group = place.group(&resources);
+        assert_eq!(group.warnings(), [""; 0]);
+        let file = |name| place.file("memory", "", name);
+        assert_eq!(file("memory.swap.max"), (32 << 20).to_string());
+        assert_eq!(file("memory.low"), (32 << 20).to_string());
+        if !disk.is_empty() {
+            assert_eq!(file("io.max"), format!("{disk} rbps=1048576 wbps=max riops=max wiops=100"));
+            let blkio_throttle_read_bps = throttle(0).into_iter().collect();
+            let updated = group.update(&Resources { blkio_throttle_read_bps, ..Resources::default() });
+            assert!(updated.is_ok(), "{updated:?}");
+            assert_eq!(file("io.max"), format!("{disk} rbps=max wbps=max riops=max wiops=100"));
+        }
+        // Swap alone: what is left beside the memory that stays. A period alone: the quota stays.
+        let changed =
+            Resources { memory_swap: Some(80 << 20), cpu_period: Some(50_000), ..Resources::default() };
+        let updated = group.update(&changed);
+        assert!(updated.is_ok(), "{updated:?}");
+        assert_eq!(file("memory.swap.max"), (16 << 20).to_string());
+        assert_eq!(file("cpu.max"), "50000 50000");
+    }
+}
+
+/// The engine in a container: processes at the root of what it sees, and so no controllers below.
+#[test]
+fn v2_processes_at_the_root_make_room() {
+    for place in Site::all().into_iter().filter(|place| place.host.version() == Version::V2) {
+        let outer = place.group(&Resources::default());
+        let child = Waiting::new("exit 3");
+        outer.attach(child.pid()).unwrap_or_else(|e| panic!("{e}"));
+        let (mount, _) = place.host.mount_of("memory").unwrap_or_else(|| panic!("no memory"));
+        let root = format!("{mount}{}/c", place.parent);
+        let controllers = fs::read_to_string(format!("{root}/cgroup.controllers")).unwrap_or_default();
+        let seen = hierarchy::Hierarchy {
+            mount_point: root.clone(),
+            unified: true,
+            controllers: controllers.split_whitespace().map(String::from).collect(),
+            name: None,
+        };
+        let inner = Hierarchies::of(vec![seen]).unwrap_or_else(|e| panic!("{e}"));
+        let group = inner.create("/proa/x", &limits()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(group.warnings(), [""; 0]);
+        let moved = fs::read_to_string(format!("{root}/init/cgroup.procs")).unwrap_or_default();
+        assert_eq!(moved.trim(), child.pid().as_raw_nonzero().to_string());
+        assert_eq!(child.go(), Some(3));
     }
 }
 
