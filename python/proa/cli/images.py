@@ -87,6 +87,8 @@ _PULL_FLAGS = (
 
 def images(parsed: Parsed) -> int:
     """`proa images`."""
+    if parsed.flag("tree"):
+        raise Failure("--tree is not supported yet")
     quiet, digests = parsed.flag("quiet"), parsed.flag("digests")
     source = parsed.get("format")
     if not source and not quiet:

@@ -78,6 +78,8 @@ def _prepare(parsed: Parsed, verb: str) -> "dict[str, Any]":
     try:
         if pull not in ("always", "missing", "never", ""):
             raise Failure(f'invalid pull option: \'{pull}\': must be one of "always", "missing" or "never"')
+        if parsed.flag("use-api-socket"):
+            raise Failure("--use-api-socket is not supported yet")
         body = create_body(parsed)
     except Failure as exc:
         raise with_help(exc, verb, 125) from None
