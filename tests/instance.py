@@ -17,6 +17,10 @@ from proa.network import tear_down
 from proa.schema.config import DaemonConfig
 
 
+MOST_CONNECTIONS = 1000
+"""A daemon lets one client have about 4000."""
+
+
 def require_root() -> None:
     """Skip the test where it cannot have real namespaces."""
     if os.geteuid():
@@ -45,8 +49,10 @@ class Instance:
 
     @property
     def api(self) -> UnixConnection:
-        """A new connection, closed with the daemon."""
+        """A new connection, closed with the daemon, or before it where there are very many."""
         assert self.engine is not None
+        if len(self.connections) >= MOST_CONNECTIONS:
+            self.connections.pop(0).close()
         self.connections.append(self.engine.connection())
         return self.connections[-1]
 
