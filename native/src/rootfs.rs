@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 /// Symlinks followed before a path counts as a loop, as the kernel has it.
 const MAX_LINKS: usize = 40;
 
+/// procfs and sysfs, `linux/magic.h`.
+const KERNEL_MAGIC: [rustix::fs::FsWord; 2] = [0x9fa0, 0x6265_6572];
+
 /// One directory of the merged tree: where it lies in each layer, top first.
 type Merged = Vec<OwnedFd>;
 
@@ -45,15 +48,29 @@ pub fn read_in_layers(layers: &[String], paths: &[String], limit: usize) -> Resu
 pub fn read_in_process_root(pid: u32, paths: &[String], limit: usize) -> Result<Vec<Option<Vec<u8>>>> {
     let link = format!("/proc/{pid}/root");
     let root = directory(CWD, Path::new(&link)).map_err(|e| Error::os("open", &link, e))?;
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     paths
         .iter()
-        .map(|path| match openat2(&root, path.as_str(), flags, Mode::empty(), resolve) {
-            Ok(file) => read(file, path, limit),
+        .map(|path| match open_regular(&root, path) {
+            Ok(Some(file)) => read(file, path, limit),
+            Ok(None) => Ok(None),
             Err(errno) => absent(errno, path),
         })
         .collect()
+}
+
+/// A regular file in a root that its container may change at any moment. To open a device does something to
+/// it, and to open a fifo wakes its writers: what it is gets looked at first, through a descriptor that opens nothing.
+fn open_regular(root: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
+    use std::os::fd::AsRawFd;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let regular = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) == FileType::RegularFile;
+    // The kernel's files look regular; some of them wait for more or are used up by reading (/proc/kmsg).
+    if !regular || KERNEL_MAGIC.contains(&rustix::fs::fstatfs(&found)?.f_type) {
+        return Ok(None);
+    }
+    let name = format!("/proc/self/fd/{}", found.as_raw_fd());
+    rustix::fs::open(name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).map(Some)
 }
 
 fn absent(errno: Errno, path: &str) -> Result<Option<Vec<u8>>> {
@@ -263,12 +280,13 @@ mod tests {
     fn a_process_s_root_is_read_in_root() {
         let found = read_in_process_root(
             std::process::id(),
-            &["/etc/passwd".to_owned(), "/no/such".to_owned(), "/etc".to_owned()],
+            &["/etc/passwd", "/no/such", "/etc", "/dev/null", "/proc/uptime", "/proc/self/mem"]
+                .map(String::from),
             1 << 20,
         )
         .expect("a read");
         assert!(found[0].is_some());
-        assert_eq!(found[1..], [None, None]);
+        assert!(found[1..].iter().all(Option::is_none));
     }
 
     #[test]

@@ -230,7 +230,7 @@ class Execs:
                 Stdio(open_stdin=input_, stdin_once=input_),
                 lambda started: self._started(exec_, started),
             )
-        except ProaError as exc:
+        except Exception as exc:  # whatever it was: the client that was handed over is not left waiting
             self._ended(exec_, exc.code if isinstance(exc, StartFailed) else NOT_INVOCABLE)
             self._keeper.forget(exec_.container.id, exec_.id)
             raise

@@ -123,6 +123,50 @@ def test_a_user_named_like_a_number_is_still_an_id() -> None:
     assert who("77", passwd=b"77:x:0:0::/root:/bin/sh\n").uid == 77
 
 
+@pytest.mark.parametrize(
+    "passwd",
+    [
+        b"a:x:" + b"9" * 10_000 + b":0::/:\nroot:x:0:0::/root:\n",
+        b"a:x:\xd9\xa0:0::/no:\nroot:x:0:0::/root:\n",  # a digit of another script is none
+        b"a:x:5:5:\xe2\x80\xa8root2:x:0:0::/no:\x0bx:x:0:0::/no:\nroot:x:0:0::/root:\n",
+        b":::::::\n::0\nroot:x:0:0::/root:\n",
+        b"\xff:x:0x0:0::/\xff:\nroot:x:0:0::/root:\n",
+    ],
+)
+def test_a_hostile_passwd_is_read_line_by_line(passwd: bytes) -> None:
+    assert who("0", passwd=passwd).home == "/root"
+    with pytest.raises(InvalidParameter, match="unable to find user"):
+        who("root2", passwd=passwd)
+
+
+def test_a_passwd_that_cannot_be_read_is_told_of() -> None:
+    def read(paths: object) -> list[bytes | None]:
+        raise OSError(5, "read /etc/passwd: Input/output error")
+
+    with pytest.raises(InvalidParameter, match="unable to find user app: read /etc/passwd: Input/output"):
+        identify("app", (), read)
+
+
+def test_what_is_no_text_in_passwd_can_be_stored() -> None:
+    who("a", passwd=b"a:x:5:5::/home/\xff:\n").home.encode()
+
+
+@pytest.mark.parametrize(
+    "user", [" root", "root ", "0 ", "\n0", "0x0", "1e3", "\u0660", "a\0b", "1_0", "0:0:0", "::"]
+)
+def test_a_user_is_taken_literally(user: str) -> None:
+    with pytest.raises(InvalidParameter):
+        who(user)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a b", "a\tb", "x\0", "a#b", "\u2028", "\u00e4" * 33])
+def test_names_are_one_word_of_the_hosts_file(name: str) -> None:
+    with pytest.raises(InvalidParameter, match="invalid hostname format"):
+        resolved(hostname=name)
+    with pytest.raises(InvalidParameter, match="invalid domainname format"):
+        resolved(domainname=name)
+
+
 def test_health_of_image_and_request_are_merged() -> None:
     image = ImageConfig(cmd=["sh"], healthcheck=HealthConfig(test=["CMD", "true"], retries=5, interval=10**9))
     found = resolved(within=context(image=image), healthcheck=HealthConfig(interval=2 * 10**9))

@@ -16,7 +16,7 @@ GROUP = "/etc/group"
 MAX_ID = (1 << 31) - 1
 """As Docker has it: uid_t is unsigned, but tools inside containers sign it."""
 
-_NUMBER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -48,7 +48,10 @@ def identify(
 
     `read` is asked for passwd and group at most once. Raises InvalidParameter in Docker's words.
     """
-    passwd, group = read((PASSWD, GROUP))
+    try:
+        passwd, group = read((PASSWD, GROUP))
+    except OSError as exc:
+        raise InvalidParameter(f"unable to find user {user}: {exc.strerror or exc}") from exc
     users, groups = list(_users(passwd or b"")), list(_groups(group or b""))
     name, _, group_name = user.partition(":")
     entry = _find_user(name, users)
@@ -75,7 +78,7 @@ def _find_user(name: str, users: Sequence[_User]) -> _User | None:
     number = name or "0"
     if _NUMBER.fullmatch(number):
         wanted = _id(number)
-        return next((u for u in users if _NUMBER.fullmatch(u.uid) and int(u.uid) == wanted), None)
+        return next((u for u in users if _is_number(u.uid) and int(u.uid) == wanted), None)
     return next((u for u in users if u.name == name), None)
 
 
@@ -88,15 +91,21 @@ def _group_id(name: str, groups: Sequence[_Group]) -> int:
     raise InvalidParameter(f"unable to find group {name}: no matching entries in group file")
 
 
+def _is_number(text: str) -> bool:
+    """The length check keeps int() from working on a megabyte of digits, which it refuses to."""
+    return len(text) <= 20 and _NUMBER.fullmatch(text) is not None
+
+
 def _id(text: str) -> int:
-    """A uid or gid; the length check keeps int() from working on a megabyte of digits."""
-    if _NUMBER.fullmatch(text) and len(text) <= 20 and 0 <= int(text) <= MAX_ID:
+    """A uid or gid."""
+    if _is_number(text) and 0 <= int(text) <= MAX_ID:
         return int(text)
     raise InvalidParameter(f"invalid id {text[:20]}: uids and gids must be in range 0-{MAX_ID}")
 
 
 def _lines(content: bytes) -> Iterator[list[str]]:
-    for line in content.decode("utf-8", "surrogateescape").splitlines():
+    # Not splitlines: what a user may put into a field of its own, a U+2028 say, must not begin a line.
+    for line in content.decode("utf-8", "replace").split("\n"):
         stripped = line.strip()
         if stripped and not stripped.startswith("#"):
             yield stripped.split(":")

@@ -86,10 +86,10 @@ def check_hostname(config: ContainerConfig, host_config: HostConfig) -> None:
     """A hostname needs a UTS namespace of one's own."""
     if host_config.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
-    if len(config.hostname) > 64 or "\0" in config.hostname:
-        raise InvalidParameter(f"invalid hostname format: {config.hostname}")
-    if len(config.domainname) > 64 or "\0" in config.domainname:
-        raise InvalidParameter(f"invalid domainname format: {config.domainname}")
+    for what, name in (("hostname", config.hostname), ("domainname", config.domainname)):
+        # They become words of /etc/hosts.
+        if len(name.encode()) > 64 or not name.isprintable() or " " in name or "#" in name:
+            raise InvalidParameter(f"invalid {what} format: {name}")
 
 
 def subordinate_ids(path: str, name: str) -> tuple[int, int]:

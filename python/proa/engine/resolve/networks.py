@@ -39,6 +39,10 @@ def resolve_network(
     for server in host_config.dns or ():
         if not is_address(server):
             raise InvalidParameter(f"{server} is not an ip address")
+    for what, words in (("dns-search", host_config.dns_search), ("dns-option", host_config.dns_options)):
+        for word in words or ():
+            if not word.isprintable():  # it becomes a word of a line of /etc/resolv.conf
+                raise InvalidParameter(f"invalid {what}: {word!r}")
     if name := container_of(mode):
         peer = context.peer(name)
         return NetworkWish(mode="container", container=peer.id), peer
