@@ -367,18 +367,27 @@ pub fn filesystem<'o>(
     attach_later(&fs, attributes).map_err(|e| Error::os("mount", kind, e))
 }
 
+/// Levels of a tree that are copied: each costs stack and descriptors of a process that all containers depend on.
+const COPIED_LEVELS: usize = 256;
+
 /// Copies what `source` has into the empty directory `target`: for a tmpfs with copy-up.
 ///
 /// Regular files, directories, symlinks and special files with owner and mode; fd-relative throughout.
+/// ENAMETOOLONG where it is nested more than 256 directories deep.
 pub fn copy_tree(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    copy_levels(source, target, COPIED_LEVELS)
+}
+
+fn copy_levels(source: BorrowedFd<'_>, target: BorrowedFd<'_>, levels: usize) -> rustix::io::Result<()> {
     use rustix::fs::{openat, Dir};
+    let below = levels.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
     let directory = openat(source, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for entry in Dir::read_from(&directory)? {
         let entry = entry?;
         if matches!(entry.file_name().to_bytes(), b"." | b"..") {
             continue;
         }
-        copy_entry(directory.as_fd(), target, entry.file_name())?;
+        copy_entry(directory.as_fd(), target, entry.file_name(), below)?;
     }
     Ok(())
 }
@@ -387,6 +396,7 @@ fn copy_entry(
     source: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
     name: &std::ffi::CStr,
+    levels: usize,
 ) -> rustix::io::Result<()> {
     use rustix::fs::{chownat, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, Gid, Uid};
     let stat = statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -397,7 +407,7 @@ fn copy_entry(
             mkdirat(target, name, mode)?;
             let from = openat(source, name, read | OFlags::DIRECTORY, Mode::empty())?;
             let to = openat(target, name, read | OFlags::DIRECTORY, Mode::empty())?;
-            copy_tree(from.as_fd(), to.as_fd())?;
+            copy_levels(from.as_fd(), to.as_fd(), levels)?;
         }
         FileType::RegularFile => {
             let from = openat(source, name, read, Mode::empty())?;

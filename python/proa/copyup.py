@@ -18,6 +18,8 @@ from proa.errors import System
 _OPAQUE = "trusted.overlay.opaque"
 _OVERLAY = "trusted.overlay."
 _LINKS = 40
+_LEVELS = 256
+"""Of a tree that is copied: each costs a frame and descriptors, and an image may have thousands."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 MergedDirectory = tuple[int, ...]
@@ -126,8 +128,10 @@ def _is_opaque(directory: int) -> bool:
 # ---- copying ------------------------------------------------------------------------------------
 
 
-def _copy_tree(source: MergedDirectory, into: int) -> None:
+def _copy_tree(source: MergedDirectory, into: int, levels: int = _LEVELS) -> None:
     """Everything below. Hardlinks stay links inside one directory; across directories they are copied."""
+    if not levels:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     links: dict[tuple[int, int], str] = {}
     for name in _names(source):
         with ExitStack() as fds:
@@ -139,7 +143,7 @@ def _copy_tree(source: MergedDirectory, into: int) -> None:
                 os.mkdir(name, 0o700, dir_fd=into)
                 child = os.open(name, _DIRECTORY, dir_fd=into)
                 try:
-                    _copy_tree(merged, child)
+                    _copy_tree(merged, child, levels - 1)
                     _copy_attributes(merged[0], child)
                 finally:
                     os.close(child)

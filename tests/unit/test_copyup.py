@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import proa_native
 import pytest
 
 from proa.copyup import copy_up
+from proa.errors import System
 
 
 @pytest.fixture
@@ -117,3 +119,19 @@ def test_whiteouts_and_opaque_directories(upper: Path, lower: Path, volume: Path
     copy(upper, lower, volume)
     assert not (volume / "gone").exists()
     assert os.listdir(volume / "sub") == ["new"]
+
+
+def test_a_tree_that_is_nested_too_deep_is_refused_and_nothing_stays(
+    upper: Path, lower: Path, volume: Path
+) -> None:
+    here = os.open(upper / "data", os.O_DIRECTORY)
+    for _ in range(2000):  # no path is that long: one level from the other
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with pytest.raises(System, match="name too long"):
+        copy(upper, lower, volume)
+    assert list(volume.iterdir()) == []
+    proa_native.remove_tree(str(upper / "data"))
