@@ -38,6 +38,9 @@ const PROC_FILES: [&str; 11] = [
     "proc/sys/crypto/fips_enabled",
 ];
 
+/// Symbolic links in one path, as the kernel has it.
+const MAX_LINKS: usize = 40;
+
 /// The /dev/shm of the container `id`, whose IPC namespace is joined.
 fn shared_memory(context: &SpawnContext<'_, '_>, id: &str) -> std::result::Result<OwnedFd, Failure> {
     let missing = || Failure { step: "not_found".into(), subject: id.into(), errno: 0 };
@@ -64,7 +67,7 @@ impl Builder<'_> {
             }
         }
         self.hide(plan)?;
-        let cwd = target(&plan.process.cwd, Kind::Directory)?;
+        let cwd = target(&settled(root.as_fd(), plan, &plan.process.cwd), Kind::Directory)?;
         self.push(Op::FindWorkingDirectory { target: cwd, create: true }, "cwd", plan.process.cwd.as_str());
         if plan.process.tty && terminal.is_none() {
             return Err(invalid("a terminal needs the container's own /dev"));
@@ -126,13 +129,13 @@ impl Builder<'_> {
             Mount::Bind { target, .. } => {
                 let (fd, kind) = mount::bind(mount).map_err(|e| failure("mount", &e))?;
                 let source = Source::Fd(self.hold(fd));
-                self.attach_user(source, target, kind)?;
+                self.attach_user(source, target, &settled(root, plan, target), kind)?;
             }
             Mount::Tmpfs { target, .. } => {
                 let fd = tmpfs(mount, root, self.host.initial_user_namespace, owners_of(plan))
                     .map_err(|e| failure("mount", &e))?;
                 let source = Source::Fd(self.hold(fd));
-                self.attach_user(source, target, Kind::Directory)?;
+                self.attach_user(source, target, &settled(root, plan, target), Kind::Directory)?;
             }
             Mount::Proc { target } => self.attach_own(Source::Slot(Slot::Proc), target)?,
             Mount::Sysfs { target, readonly } => self.sysfs(target, *readonly, plan, context)?,
@@ -149,9 +152,9 @@ impl Builder<'_> {
     }
 
     /// A mount that the user asked for: symbolic links of the image count, /proc is out of reach.
-    fn attach_user(&mut self, mount: Source, path: &str, kind: Kind) -> Step {
-        let mut target = target(path, kind)?;
-        target.on_proc = target.path.to_str().is_ok_and(|path| PROC_FILES.contains(&path));
+    fn attach_user(&mut self, mount: Source, path: &str, settled: &str, kind: Kind) -> Step {
+        let mut target = target(settled, kind)?;
+        target.on_proc = PROC_FILES.contains(&path.trim_start_matches('/'));
         self.push(Op::Attach { mount, target }, "mount", path);
         Ok(())
     }
@@ -383,15 +386,72 @@ fn tmpfs(mount: &Mount, root: BorrowedFd<'_>, initial: bool, owners: Owners) -> 
     Ok(fd)
 }
 
-fn open_in_root(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
+/// `path` with the dangling symbolic links of the image in it replaced by what they say: it can then be made as it is,
+/// where a link in its place would be in the way (images have such an /etc/resolv.conf). A path that is there, or lies
+/// in another mount, stays; so it is resolved in the root once more, when it is used.
+fn settled(root: BorrowedFd<'_>, plan: &Plan, path: &str) -> String {
+    let within =
+        |mount: &Mount| path.strip_prefix(target_of(mount)).is_some_and(|rest| rest.starts_with('/'));
+    let missing = open_any(root, path, OFlags::empty()).err() == Some(Errno::NOENT);
+    if !missing || plan.mounts.iter().any(within) {
+        return path.to_owned();
+    }
+    without_links(root, path).unwrap_or_else(|| path.to_owned())
+}
+
+/// `None` where it takes too many links or one that is no text.
+fn without_links(root: BorrowedFd<'_>, path: &str) -> Option<String> {
+    let names = |text: &str| text.split('/').rev().map(str::to_owned).collect::<Vec<_>>();
+    let (mut left, mut done) = (names(path), Vec::<String>::new());
+    let mut links = 0;
+    while let Some(name) = left.pop() {
+        match name.as_str() {
+            "" | "." => continue,
+            ".." => {
+                done.pop();
+                continue;
+            }
+            _ => done.push(name),
+        }
+        let Ok(link) = open_any(root, &done.join("/"), OFlags::NOFOLLOW)
+            .and_then(|fd| rustix::fs::readlinkat(fd, c"", Vec::new()))
+        else {
+            continue; // no link, or not there
+        };
+        links += 1;
+        if links > MAX_LINKS {
+            return None;
+        }
+        let link = link.into_string().ok()?;
+        done.pop();
+        if link.starts_with('/') {
+            done.clear();
+        }
+        left.extend(names(&link));
+    }
+    Some(format!("/{}", done.join("/")))
+}
+
+fn target_of(mount: &Mount) -> &str {
+    match mount {
+        Mount::Bind { target, .. }
+        | Mount::Tmpfs { target, .. }
+        | Mount::Proc { target }
+        | Mount::Sysfs { target, .. }
+        | Mount::Cgroup { target, .. }
+        | Mount::Mqueue { target } => target,
+        Mount::Dev { .. } => "/dev",
+    }
+}
+
+/// Anything at `path` in the root, opened for nothing.
+fn open_any(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let relative = path.trim_matches('/');
     let relative = if relative.is_empty() { "." } else { relative };
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(
-        root,
-        relative,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        how,
-    )
+    rustix::fs::openat2(root, relative, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)
+}
+
+fn open_in_root(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
+    open_any(root, path, OFlags::DIRECTORY)
 }
