@@ -89,6 +89,7 @@ impl<'s> Reader<'s> {
             match header.typeflag() {
                 b'x' | b'X' => {
                     let records = self.special(&header)?;
+                    extended.hold(records.len(), &self.limits)?;
                     extended.records(&records, &self.limits)?;
                 }
                 b'g' => drop(self.special(&header)?),
@@ -296,6 +297,8 @@ pub(super) fn number(field: &[u8]) -> Option<i64> {
 #[derive(Debug, Default)]
 struct Extended {
     seen: bool,
+    /// Bytes of the PAX record blocks so far: an entry may have any number of them.
+    held: u64,
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     long_path: Option<Vec<u8>>,
@@ -309,6 +312,15 @@ struct Extended {
 }
 
 impl Extended {
+    /// Account for a record block; all blocks of one entry together are no larger than one may be.
+    fn hold(&mut self, bytes: usize, limits: &Limits) -> Result<()> {
+        self.held += bytes as u64;
+        if self.held > limits.header {
+            return Err(malformed(format_args!("extended headers of more than {} bytes", limits.header)));
+        }
+        Ok(())
+    }
+
     /// PAX records: `LENGTH KEY=VALUE\n`, the length counting itself.
     fn records(&mut self, mut rest: &[u8], limits: &Limits) -> Result<()> {
         let bad = || malformed("bad PAX record");

@@ -524,6 +524,9 @@ fn caps_hold() {
     assert!(refused(&many.end()).contains("more than 3 entries"));
     let header = Archive::default().pax(&[("comment", &[b'x'; 100])]).file("a", "").end();
     assert!(refused(&header).contains("extended header"));
+    let pieces =
+        (0..9).fold(Archive::default(), |archive, _| archive.pax(&[("SCHILY.xattr.user.a", b"12345678")]));
+    assert!(refused(&pieces.file("a", "").end()).contains("extended headers of more"));
     let bomb = gzip(&Archive::default().entry("zeros", b'0', &vec![0; 1 << 20], "").end());
     assert!(refused(&bomb).contains("more than 10 times"));
     let long = Archive::default().pax(&[("path", &[b'x'; 5000])]).file("a", "").end();

@@ -31,11 +31,14 @@ class Body(Generic[T]):
         if not body and not request.chunked:
             return self._kind()
         try:
-            return self._decode(body)
-        except msgspec.ValidationError:
-            return self._read_again(body)
+            try:
+                return self._decode(body)
+            except msgspec.ValidationError:
+                return self._read_again(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise invalid_json(body, exc) from exc
+        except RecursionError as exc:
+            raise InvalidParameter("invalid JSON: it is nested too deep") from exc
 
     def _read_again(self, body: bytes) -> T:
         tree = msgspec.json.decode(body)

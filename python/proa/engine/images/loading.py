@@ -82,8 +82,6 @@ class Archive:
         """A member is complete on disk: begin to unpack it if it may be a layer that is not there."""
         path = clean(found.path)
         self._members[path] = found
-        if len(self._members) > MEMBERS_MAX:
-            raise InvalidParameter(f"malformed archive: more than {MEMBERS_MAX} members")
         if found.kind != "file" or self._blob_known(path):
             return
         head = await self._intake.run(first_bytes, found.file)
@@ -175,6 +173,9 @@ class Loader:
         members: asyncio.Queue[Found | None] = asyncio.Queue()
 
         def found(path: bytes, kind: str, link: bytes, number: int, size: int) -> None:
+            # Here and not where they are taken: the archive may be faster than we are.
+            if number >= MEMBERS_MAX:
+                raise InvalidParameter(f"malformed archive: more than {MEMBERS_MAX} members")
             text = path.decode(errors="surrogateescape"), kind, link.decode(errors="surrogateescape")
             loop.call_soon_threadsafe(members.put_nowait, Found(*text, intake.scratch / str(number)))
 
@@ -286,7 +287,7 @@ def decode(decoder: msgspec.json.Decoder[_Document], data: bytes, name: str) -> 
     """A JSON document of the archive. Raises InvalidParameter."""
     try:
         return decoder.decode(data)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidParameter(f"invalid archive: {name}: {exc}") from exc
 
 

@@ -142,7 +142,7 @@ def decode_image_file(blob: bytes) -> ImageFile:
     """A config blob. Raises InvalidParameter where it is none."""
     try:
         return _image_file.decode(blob)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidParameter(f"invalid image config: {exc}") from exc
 
 
