@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import peers
+import proa_native
 import pytest
 from peers import Engine, UnixConnection
 
@@ -132,4 +132,5 @@ def instance(root: Path, *arguments: str) -> Iterator[Instance]:
     finally:
         daemon.stop()
         tear_down(daemon.config)
-        shutil.rmtree(root, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            proa_native.remove_tree(str(root))  # as deep as an image may have made it
