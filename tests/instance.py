@@ -16,7 +16,6 @@ from peers import Engine, UnixConnection
 from proa.network import tear_down
 from proa.schema.config import DaemonConfig
 
-
 MOST_CONNECTIONS = 1000
 """A daemon lets one client have about 4000."""
 

@@ -11,6 +11,7 @@ Source: https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -41,6 +42,11 @@ class Metadata:
         self._depth = 0
         self._commits = 0
         self._checkpoint: asyncio.Future[None] | None = None
+        try:
+            # It has the environment of every container in it. What SQLite puts beside it takes its mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as exc:
+            raise System(f"metadata store {path}: {exc.strerror}") from exc
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
             for pragma in (
