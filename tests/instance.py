@@ -13,7 +13,6 @@ import proa_native
 import pytest
 from peers import Engine, UnixConnection
 
-from proa.network import tear_down
 from proa.schema.config import DaemonConfig
 
 MOST_CONNECTIONS = 1000
@@ -130,6 +129,5 @@ def instance(root: Path, *arguments: str) -> Iterator[Instance]:
         yield daemon
     finally:
         daemon.stop()
-        tear_down(daemon.config)
         with contextlib.suppress(OSError):
             proa_native.remove_tree(str(root))  # as deep as an image may have made it

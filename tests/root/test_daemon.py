@@ -114,9 +114,13 @@ def test_an_upgraded_native_module_takes_over_without_a_container_noticing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = tmp_path / "library"
-    library.mkdir()
-    module = library / Path(proa_native.__file__).name
-    shutil.copy(proa_native.__file__, module)
+    installed = Path(proa_native.__file__)
+    if installed.name == "__init__.py":
+        shutil.copytree(installed.parent, library / "proa_native")
+    else:
+        library.mkdir()
+        shutil.copy(installed, library)
+    module = next(library.rglob("*.so"))
     monkeypatch.setenv("PYTHONPATH", f"{library}:{os.environ.get('PYTHONPATH', '')}")
     with instance(Path(tempfile.mkdtemp(prefix="proa-upgrade-"))) as daemon:
         daemon.run("run", "-d", "--name", "it", "busybox", "sh", "-c", "sleep 2; echo late; exit 6")

@@ -3,9 +3,10 @@
 import signal
 import socket
 import subprocess
+from pathlib import Path
 
-import pytest
-from keeper_rig import Rig, is_alive, read_all, read_until
+from instance import eventually
+from keeper_rig import Rig, read_all, read_until
 
 from proa.schema import keeper as protocol
 from proa.schema import plan as plans
@@ -171,8 +172,15 @@ def test_the_ledger_outlives_a_killed_keeper_and_its_containers_do_not(rig: Rig)
     rig.start()
     states = rig.wire.hello().processes
     assert [(state.id, state.exit and state.exit.code) for state in states] == [(ended.id, 5)]
-    with open(f"/proc/{pid}/stat") as stat:  # a zombie at most, until pid 1 reaps it
-        pytest.fail(stat.read()) if is_alive(pid) and " Z " not in stat.read() else None
+    assert eventually(lambda: is_dead(pid))
+
+
+def is_dead(pid: int) -> bool:
+    """Whether it is gone, or a zombie at most until pid 1 reaps it."""
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_second_keeper_is_refused(rig: Rig) -> None:
