@@ -4,6 +4,7 @@ Owns <data_root>/snapshots:
 
     l<random>/fs          committed: one layer, unpacked in overlayfs's form; by chain id in the database
     <key>/{fs,work}       active: upper and work directory of one container, by its id
+    base/fs               the lowest layer of every stack: what is mounted over, where an image lacks it
     removed-<random>      on its way out
 
 Directories are leased by the database: a committed one that it does not know is garbage, a known one is
@@ -21,6 +22,7 @@ import asyncio
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
@@ -51,6 +53,9 @@ _T = TypeVar("_T")
 
 _DRAFT: Final = "l"
 _REMOVED: Final = "removed-"
+_BASE: Final = "base"
+_BASE_DIRECTORIES: Final = ("dev", "etc", "proc", "sys")
+_BASE_FILES: Final = ("etc/hostname", "etc/hosts", "etc/resolv.conf")
 
 
 class Database(Protocol):
@@ -89,6 +94,9 @@ class Snapshots:
         self._removing: set[asyncio.Future[None]] = set()
         with _translated(f"snapshots {root}"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._base = self._make_base()
+        self._umask = os.umask(0o022)
+        os.umask(self._umask)
 
     # ---- committed ------------------------------------------------------------------------------
 
@@ -163,23 +171,31 @@ class Snapshots:
 
         The merged root directory shows the upper one's owner and mode, so it takes them from the top layer.
         """
-        directory = self._root / key
-        upper = directory / "fs"
+        directory = f"{self._root}/{key}"
+        upper, work = f"{directory}/fs", f"{directory}/work"
+        stack = (*lower, self._base)
         with _translated(f"snapshot {key}"):
-            stack = tuple(lower) or (self._empty(),)
-            if not upper.is_dir():
-                directory.mkdir(mode=0o700, exist_ok=True)
-                (directory / "work").mkdir(mode=0o700, exist_ok=True)
-                below = os.stat(stack[0])
-                # Made last, under a name of its own: what is called `fs` is complete.
-                fresh = directory / "fs.new"
+            if not os.path.isdir(upper):
                 with suppress(FileExistsError):
-                    fresh.mkdir()
-                fresh.chmod(below.st_mode & 0o7777)
-                if (below.st_uid, below.st_gid) != (os.geteuid(), os.getegid()):
-                    os.chown(fresh, below.st_uid, below.st_gid)
-                fresh.rename(upper)
-        return Overlay(lower=stack, upper=str(upper), work=str(directory / "work"), volatile=volatile)
+                    os.mkdir(directory, 0o700)
+                with suppress(FileExistsError):
+                    os.mkdir(work, 0o700)
+                self._make_upper(upper, os.stat(stack[0]))
+        return Overlay(lower=stack, upper=upper, work=work, volatile=volatile)
+
+    def _make_upper(self, upper: str, below: os.stat_result) -> None:
+        """Made last, and in one step: what is called `fs` is complete."""
+        mode = stat.S_IMODE(below.st_mode)
+        owned = (below.st_uid, below.st_gid) == (os.geteuid(), os.getegid())
+        if owned and not mode & (self._umask | stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX):
+            os.mkdir(upper, mode)
+            return
+        fresh = f"{upper}.new"
+        with suppress(FileExistsError):
+            os.mkdir(fresh)
+        os.chown(fresh, below.st_uid, below.st_gid)
+        os.chmod(fresh, mode)
+        os.rename(fresh, upper)
 
     async def remove(self, key: str) -> None:
         """Remove an active snapshot. Missing: nothing to do."""
@@ -203,7 +219,7 @@ class Snapshots:
         doomed = [
             entry
             for entry in self._entries()
-            if not entry.name.startswith(_DRAFT) and entry.name not in keep and entry.name != "empty"
+            if not entry.name.startswith(_DRAFT) and entry.name not in keep and entry.name != _BASE
         ]
         self._remove_later(doomed)
 
@@ -216,13 +232,17 @@ class Snapshots:
 
     # ---- inside ---------------------------------------------------------------------------------
 
-    def _empty(self) -> str:
-        """The one lower directory of an image without layers."""
-        directory = self._root / "empty" / "fs"
-        if not directory.is_dir():
-            directory.mkdir(parents=True, exist_ok=True)
-            directory.chmod(0o755)
-        return str(directory)
+    def _make_base(self) -> str:
+        """The lowest directory: without it each start would copy /etc up to have something to mount over."""
+        base = self._root / _BASE / "fs"
+        if not base.is_dir():
+            fresh = self._root / _BASE / "fs.new"
+            for name in _BASE_DIRECTORIES:
+                (fresh / name).mkdir(parents=True, exist_ok=True)
+            for name in _BASE_FILES:
+                (fresh / name).touch()
+            fresh.rename(base)
+        return str(base)
 
     def _entries(self) -> list[Path]:
         with _translated(f"snapshots {self._root}"):

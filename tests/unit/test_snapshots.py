@@ -50,14 +50,14 @@ async def test_what_is_forgotten_can_be_discarded(snapshots: Snapshots, root: Pa
     (draft,) = snapshots.forget(["a", "unknown"])
     assert snapshots.find("a") is None
     await snapshots.discard(draft)
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["base"]
 
 
 def test_an_active_snapshot_is_made_over_its_layers(snapshots: Snapshots, root: Path) -> None:
     lower = commit(snapshots, "a")
     os.chmod(lower, 0o1777)
     overlay = snapshots.prepare("key", [lower], volatile=True)
-    assert overlay.lower == (lower,)
+    assert overlay.lower == (lower, str(root / "base/fs"))
     assert overlay.volatile
     assert (overlay.upper, overlay.work) == (str(root / "key/fs"), str(root / "key/work"))
     assert os.path.isdir(overlay.work)
@@ -67,9 +67,18 @@ def test_an_active_snapshot_is_made_over_its_layers(snapshots: Snapshots, root: 
     assert Path(overlay.upper, "kept").exists()
 
 
-def test_without_layers_there_is_an_empty_one(snapshots: Snapshots) -> None:
+def test_lowest_is_what_the_engine_mounts_over(snapshots: Snapshots, root: Path) -> None:
     (lower,) = snapshots.prepare("key", []).lower
-    assert os.listdir(lower) == []
+    found = {str(path.relative_to(lower)) for path in Path(lower).rglob("*")}
+    assert found == {"dev", "proc", "sys", "etc", "etc/hosts", "etc/hostname", "etc/resolv.conf"}
+    assert all(not path.stat().st_size for path in Path(lower).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777, 0o700, 0o2755])
+def test_the_root_has_the_mode_of_the_top_layer(snapshots: Snapshots, mode: int) -> None:
+    lower = commit(snapshots, "a")
+    os.chmod(lower, mode)
+    assert os.stat(snapshots.prepare("key", [lower]).upper).st_mode & 0o7777 == mode
 
 
 async def test_removal_and_usage(snapshots: Snapshots, root: Path) -> None:
@@ -93,4 +102,4 @@ async def test_sweeps_keep_what_is_known(snapshots: Snapshots, root: Path) -> No
     await snapshots.sweep(["kept", "scratch"])
     snapshots.sweep_committed()
     await snapshots.settle()
-    assert {path.name for path in root.iterdir()} == {"kept", "scratch", "empty", Path(lower).parent.name}
+    assert {path.name for path in root.iterdir()} == {"kept", "scratch", "base", Path(lower).parent.name}
