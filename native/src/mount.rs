@@ -140,9 +140,9 @@ impl Overlay<'_> {
             return make().map_err(fail);
         };
         sys::set_file_ids(uid, gid).map_err(fail)?;
-        let made = make();
+        let done = make();
         sys::set_file_ids(0, 0).map_err(fail)?;
-        made.map_err(fail)
+        done.map_err(fail)
     }
 }
 
