@@ -8,7 +8,7 @@ use rustix::mount::{mount_change, MountPropagationFlags};
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
 use super::connection::listen_at;
-use crate::cgroup::favor_dynamic_modifications;
+use crate::cgroup::{favor_dynamic_modifications, Hierarchies, Version};
 use crate::error::{Error, Result};
 use crate::sys::supervise::{ignore_signal, unshare_mounts};
 
@@ -58,7 +58,12 @@ fn own_mounts() -> Result<()> {
         .map_err(|error| Error::os("make slave", "/", error))
 }
 
+/// Where all is v2, every process is born in its group, nothing is moved, and a v1 hierarchy would only show in
+/// every `/proc/PID/cgroup`.
 fn favor(exec_root: &Path) {
+    if Hierarchies::probe().is_ok_and(|host| host.version() == Version::V2) {
+        return;
+    }
     let directory = exec_root.join("cgroup");
     let name = format!("proa-{}", std::process::id());
     let result = std::fs::create_dir_all(&directory)
