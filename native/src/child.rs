@@ -149,6 +149,10 @@ pub enum Operation {
     },
     CloseRest,
     UnblockSignals,
+    /// Close all but the standard streams and the socket to the parent.
+    CloseOthers,
+    /// Go on in a sibling, which is in the pid namespace joined before; the parent is told of it.
+    Enter,
     /// Become init: fork, and go on with the rest in the child.
     Init,
     Execute(Program),
@@ -231,6 +235,8 @@ pub enum RecordKind {
     Terminal = 2,
     Ready = 3,
     Failed = 4,
+    /// The rest is done by another process, whose pid stands in place of the operation.
+    Entered = 5,
 }
 
 impl Record {
@@ -254,6 +260,7 @@ impl Record {
             2 => RecordKind::Terminal,
             3 => RecordKind::Ready,
             4 => RecordKind::Failed,
+            5 => RecordKind::Entered,
             _ => return None,
         };
         Some(Self { kind, operation: word(4)?, errno: word(8)? as i32 })
@@ -332,6 +339,8 @@ impl Child<'_> {
             O::Stdio(sources) => self.stdio(sources)?,
             O::Ready => self.report(RecordKind::Ready, 0, 0),
             O::Init => self.become_init()?,
+            O::CloseOthers => self.close_others()?,
+            O::Enter => self.enter_pid_namespace()?,
             O::Execute(program) => return Err(execute(program)),
             O::CloseRest => sys::cloexec_from(3)?,
             O::UnblockSignals => {
@@ -639,6 +648,31 @@ impl Child<'_> {
     }
 
     // ---- init -----------------------------------------------------------------------------------
+
+    fn close_others(&self) -> Result<()> {
+        let sync = self.script.sync;
+        // SAFETY: the descriptors are copies of the parent's, whose owners are there, and those in the
+        // slots, which no later operation uses.
+        unsafe {
+            sys::close_between(3, sync - 1)?;
+            sys::close_between(sync + 1, RawFd::MAX)
+        }
+    }
+
+    /// Forks a sibling, and returns in it only.
+    fn enter_pid_namespace(&self) -> Result<()> {
+        if !self.script.own_memory {
+            return Err(Errno::NOTSUP);
+        }
+        // SAFETY: this process has its memory to itself, as just checked, and one thread.
+        match unsafe { sys::fork_sibling() }? {
+            0 => Ok(()),
+            pid => {
+                self.report(RecordKind::Entered, pid as usize, 0);
+                sys::exit(0)
+            }
+        }
+    }
 
     /// Forks; returns in the child only. The parent of it becomes an init that never returns.
     fn become_init(&self) -> Result<()> {

@@ -64,10 +64,9 @@ pub(crate) fn exec(
     process: &Process,
     host: &Host,
     stdio: Stdio<'_>,
-    awaits: bool,
 ) -> std::result::Result<Prepared, Failure> {
     let mut builder = Builder::new(host);
-    builder.guest(init, process, stdio, awaits)?;
+    builder.guest(init, process, stdio)?;
     Ok(builder.prepared)
 }
 
@@ -124,7 +123,8 @@ impl<'a> Builder<'a> {
         if plan.namespaces.cgroup == Namespace::New {
             self.push(Op::Unshare { kinds: libc::CLONE_NEWCGROUP }, "namespace", "cgroup");
         }
-        self.session(process, terminal.map(Source::Fd), context.stdio);
+        self.streams(process, terminal.map(Source::Fd), context.stdio);
+        self.session(process);
         self.confine(process);
         self.prepared.script.own_memory = plan.init;
         if plan.init {
@@ -133,16 +133,19 @@ impl<'a> Builder<'a> {
         self.execute(process)
     }
 
-    fn guest(&mut self, init: &ContainerHandle, process: &Process, stdio: Stdio<'_>, awaits: bool) -> Step {
+    fn guest(&mut self, init: &ContainerHandle, process: &Process, stdio: Stdio<'_>) -> Step {
         self.beginning();
         self.prepared.namespaces = 0;
+        self.prepared.script.own_memory = true;
         let pidfd = init.pidfd.as_raw_fd();
-        self.prepared.borrowed.push((pidfd, libc::CLONE_NEWPID));
-        if awaits {
-            // Before the join: the caller moves the child to the container's groups meanwhile.
-            self.await_go();
+        // Before the join: the caller moves the child to the container's groups meanwhile.
+        self.await_go();
+        if let Some(score) = process.oom_score_adj {
+            self.make(c"proc", false, Slot::Proc);
+            self.oom_score(score);
         }
-        let mut kinds = libc::CLONE_NEWNS
+        let mut kinds = libc::CLONE_NEWPID
+            | libc::CLONE_NEWNS
             | libc::CLONE_NEWNET
             | libc::CLONE_NEWIPC
             | libc::CLONE_NEWUTS
@@ -155,10 +158,6 @@ impl<'a> Builder<'a> {
             self.push(Op::UserRoot, "user", "root of the user namespace");
         }
         self.push(Op::CurrentRoot, "mount", "/");
-        if let Some(score) = process.oom_score_adj {
-            self.make(c"proc", false, Slot::Proc);
-            self.oom_score(score);
-        }
         let cwd = target(&process.cwd, Kind::Directory)?;
         let find = Op::FindWorkingDirectory { target: cwd, create: false };
         self.push(find, "cwd", process.cwd.as_str());
@@ -168,9 +167,21 @@ impl<'a> Builder<'a> {
             self.push(Op::OpenTerminal { rows, columns }, "terminal", "/dev/pts/ptmx");
             terminal = Some(Source::Slot(Slot::Terminal));
         }
-        self.session(process, terminal, stdio);
+        self.streams(process, terminal, stdio);
+        self.enter();
+        self.session(process);
         self.confine(process);
         self.execute(process)
+    }
+
+    /// From here on the container sees the process. Its own may be privileged to look into others (`SYS_PTRACE`): what
+    /// enters has nothing of the host's but its memory any more, no root, no directory and no descriptor.
+    fn enter(&mut self) {
+        self.push(Op::CloseOthers, "stdio", "close_range");
+        self.push(Op::Undumpable, "signals", "dumpable");
+        self.push(Op::Enter, "clone", "pid namespace");
+        self.push(Op::AwaitGo, "sync", ""); // until the parent knows of it
+        self.push(Op::DeathSignal, "signals", "parent death");
     }
 
     /// A filesystem that the child makes in its own namespaces, safe for anyone to see.
@@ -273,22 +284,28 @@ impl<'a> Builder<'a> {
 
     // ---- the process ----------------------------------------------------------------------------
 
-    fn session(&mut self, process: &Process, terminal: Option<Source>, stdio: Stdio<'_>) {
-        self.push(Op::NewSession, "terminal", "setsid");
+    /// The standard streams, and the working directory: what needs descriptors of the caller's.
+    fn streams(&mut self, process: &Process, terminal: Option<Source>, stdio: Stdio<'_>) {
         let streams = match terminal {
-            Some(terminal) => {
-                self.push(Op::ControllingTerminal { terminal }, "terminal", "controlling terminal");
-                [terminal; 3]
-            }
+            Some(terminal) => [terminal; 3],
             None => [stdio.stdin, stdio.stdout, stdio.stderr].map(|fd| Source::Fd(fd.as_raw_fd())),
         };
         self.push(Op::Stdio(streams), "stdio", "");
+        self.push(Op::EnterWorkingDirectory, "cwd", process.cwd.as_str());
+    }
+
+    /// Once it is in its pid namespace, which the session is numbered in.
+    fn session(&mut self, process: &Process) {
+        self.push(Op::NewSession, "terminal", "setsid");
+        if process.tty {
+            let terminal = Source::Fd(0);
+            self.push(Op::ControllingTerminal { terminal }, "terminal", "controlling terminal");
+        }
         for limit in &process.rlimits {
             let operation = Op::Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard };
             self.push(operation, "rlimit", rlimit_name(limit.resource));
         }
         self.push(Op::Umask(process.umask.unwrap_or(0o022)), "umask", "");
-        self.push(Op::EnterWorkingDirectory, "cwd", process.cwd.as_str());
     }
 
     /// Gives up privileges: everything that needs them comes before, execve alone after.

@@ -10,6 +10,7 @@
 //! | prepare, clone3                         |                                             |
 //! | attach to cgroups, write id maps        | mounts, hostname, ...                       |
 //! | one byte: go                            | waits for it before the cgroup namespace    |
+//! | takes the other for its child, go again | exec: record `entered`: a sibling goes on   |
 //! |                                         | record `warning`: (operation, errno)        |
 //! |                                         | record `terminal` with the pty master's fd  |
 //! |                                         | record `ready`: all that is left is execve  |
@@ -27,7 +28,9 @@ use rustix::net::{
     recvmsg, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags,
     SocketType,
 };
-use rustix::process::{pidfd_send_signal, waitid, Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{
+    kill_process, pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions,
+};
 
 use crate::cgroup::Group;
 use crate::child::{Record, RecordKind, Script};
@@ -218,6 +221,7 @@ impl Spawning {
         match record.kind {
             RecordKind::Ready => self.ready = true,
             RecordKind::Terminal => {}
+            RecordKind::Entered => return self.entered(record.operation as i32),
             RecordKind::Warning => {
                 let reason = Errno::from_raw_os_error(record.errno);
                 self.warnings.push(format!("{step} {subject}: {reason}; as far as the host allows"));
@@ -227,6 +231,31 @@ impl Spawning {
             }
         }
         None
+    }
+
+    /// Another process, our child as well, does the rest: follow that one, and let it go on.
+    fn entered(&mut self, pid: i32) -> Option<Failure> {
+        let found = Pid::from_raw(pid).ok_or(Errno::SRCH);
+        let opened = found.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        match opened {
+            Ok(pidfd) => {
+                let first = std::mem::replace(&mut self.pidfd, pidfd);
+                self.pid = pid;
+                // It has nothing left to do but to exit.
+                let wait = || waitid(WaitId::PidFd(first.as_fd()), WaitIdOptions::EXITED);
+                let _ = rustix::io::retry_on_intr(wait);
+                // A child that is gone already shows as the end of the socket.
+                let _ = rustix::io::write(&self.sync, b"g");
+                None
+            }
+            Err(errno) => {
+                if let Ok(pid) = found {
+                    let _ = kill_process(pid, Signal::KILL);
+                    let _ = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED));
+                }
+                Some(failure("clone", &Error::os("open a pidfd of", "the child", errno)))
+            }
+        }
     }
 
     /// The socket is closed: by execve, or because the child died on its way.
@@ -262,7 +291,7 @@ pub fn exec_into(
     stdio: Stdio<'_>,
     group: Option<&Group>,
 ) -> std::result::Result<Spawning, Failure> {
-    let prepared = prepare::exec(init, process, host, stdio, group.is_some())?;
+    let prepared = prepare::exec(init, process, host, stdio)?;
     launch_in(prepared, host, group, None)
 }
 

@@ -233,6 +233,17 @@ pub unsafe fn fork() -> Result<i32> {
     check(unsafe { syscall(libc::SYS_clone, libc::SIGCHLD as usize, 0, 0, 0, 0, 0) }).map(|pid| pid as i32)
 }
 
+/// As [`fork`], the new process being the caller's sibling: a child of the caller's parent.
+/// <https://man7.org/linux/man-pages/man2/clone.2.html>
+///
+/// # Safety
+/// As for [`fork`].
+pub unsafe fn fork_sibling() -> Result<i32> {
+    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as usize;
+    // SAFETY: no pointers; both go on from here in memory of their own.
+    check(unsafe { syscall(libc::SYS_clone, flags, 0, 0, 0, 0, 0) }).map(|pid| pid as i32)
+}
+
 /// <https://man7.org/linux/man-pages/man2/execve.2.html>; returns only to fail.
 ///
 /// # Safety
@@ -266,6 +277,19 @@ pub fn cloexec_from(first: u32) -> Result<()> {
         syscall(libc::SYS_close_range, first as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC, 0, 0, 0)
     })
     .map(drop)
+}
+
+/// Closes every descriptor from `first` to `last`, if there are such numbers.
+/// <https://man7.org/linux/man-pages/man2/close_range.2.html>
+///
+/// # Safety
+/// No owner of one of them runs in this process any more.
+pub unsafe fn close_between(first: RawFd, last: RawFd) -> Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: as the caller vouches.
+    check(unsafe { syscall(libc::SYS_close_range, first as usize, last as usize, 0, 0, 0, 0) }).map(drop)
 }
 
 /// The signals that are ignored, bit n - 1 for signal n.

@@ -291,20 +291,22 @@ def test_set_user_id_programs(daemon: Instance, tmp_path: Path, flags: tuple[str
     assert sh(daemon, script, "-u", "1000:1000", "-v", f"{tmp_path}:/x", *flags)[1].strip() == ids
 
 
-def test_a_process_of_a_container_cannot_reach_into_an_exec(daemon: Instance) -> None:
-    """What is on its way into the container is out of reach: no environment, no memory, no descriptors."""
+@pytest.mark.parametrize("flags", [(), ("--cap-add", "SYS_PTRACE")], ids=["default", "ptrace"])
+def test_no_exec_is_a_way_to_the_host(daemon: Instance, flags: tuple[str, ...]) -> None:
+    """A process on its way into the container, looked at by one that is there, privileged to do so even."""
+    mark = f"{daemon.root}/log"
+    assert Path(mark).exists()
     watch = (
-        "while :; do for p in /proc/[0-9]*; do"
-        " case $p in /proc/1|/proc/self|/proc/$$) continue;; esac;"
-        " (busybox tr '\\0' '\\n' < $p/environ) 2>/dev/null | busybox grep -a ^PROA;"
-        " busybox readlink $p/exe 2>/dev/null | busybox grep python;"
-        " ls -l $p/fd 2>/dev/null | busybox grep -E 'keeper|socket|proad';"
-        " ls -d $p/root/proc/1/root/work 2>/dev/null;"
-        " done; done"
+        "while :; do for p in /proc/[2-9]* /proc/1?*; do"
+        f" [ -e $p/root{mark} ] && echo root $p;"
+        f" for f in $p/cwd $p/fd/*; do [ -e $f/../../../../../../../..{mark} ] && echo $f;"
+        f" [ -e $f{mark} ] && echo at $f; done;"
+        " busybox tr '\\0' '\\n' < $p/environ | busybox grep -a PROA;"
+        " done; done 2>/dev/null"
     )
-    name = daemon.run("run", "-d", "busybox", "sh", "-c", watch, cli="proa").stdout.strip()
+    name = daemon.run("run", "-d", *flags, "busybox", "sh", "-c", watch, cli="proa").stdout.strip()
     try:
-        for _ in range(15):
+        for _ in range(25):
             assert daemon.run("exec", name, "true", cli="proa").returncode == 0
         assert daemon.run("logs", name, cli="proa").stdout == ""
     finally:
