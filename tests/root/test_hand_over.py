@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 
+import pytest
 from keeper_rig import Rig, read_all, read_until
 
 from proa.schema import keeper as protocol
@@ -39,9 +40,10 @@ def test_no_byte_is_lost_under_output_load(rig: Rig) -> None:
     assert pid > 0
 
 
+@pytest.mark.cgroup
 def test_exit_tty_exec_timeout_network_and_ledger_go_along(rig: Rig) -> None:
     ended, tty = rig.plan("exit 9"), rig.plan("cat", tty=True, stdin=True)
-    timed = rig.plan("sleep 1000", timeout_ns=300_000_000)
+    timed = rig.plan("sleep 1000", timeout_ns=2_000_000_000)
     rig.run(ended)
     rig.wire.exit_of(ended.id)
     terminal = rig.attach(tty.id)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
 from instance import eventually
 from keeper_rig import Rig, read_all, read_until
 
@@ -118,6 +119,7 @@ def test_timeout_kills_with_its_own_reason(rig: Rig) -> None:
     assert (exited.code, exited.reason) == (137, "timeout")
 
 
+@pytest.mark.cgroup
 def test_out_of_memory_is_told_and_typed(rig: Rig) -> None:
     resources = plans.Resources(memory_limit=16 << 20, memory_swap=16 << 20)
     plan = rig.plan("exec dd if=/dev/zero of=/dev/null bs=64M", resources=resources)
@@ -127,6 +129,7 @@ def test_out_of_memory_is_told_and_typed(rig: Rig) -> None:
     assert protocol.Oom(id=plan.id) in rig.wire.events
 
 
+@pytest.mark.cgroup
 def test_a_killed_child_of_a_living_container_is_told_at_once(rig: Rig) -> None:
     resources = plans.Resources(memory_limit=16 << 20, memory_swap=16 << 20)
     plan = rig.plan(
@@ -163,6 +166,7 @@ def test_a_new_proad_learns_of_what_runs_and_what_has_ended(rig: Rig) -> None:
     assert {state.id for state in rig.wire.hello().processes} == {lives.id}
 
 
+@pytest.mark.cgroup
 def test_the_ledger_outlives_a_killed_keeper_and_its_containers_do_not(rig: Rig) -> None:
     ended, running = rig.plan("exit 5"), rig.plan("sleep 1000")
     rig.run(ended)
