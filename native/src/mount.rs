@@ -239,7 +239,7 @@ pub fn shared_memory_of(init: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// Runs `work` in another mount namespace: a mount can be copied only from within its own.
 ///
-/// The caller, which must have its working directory to itself (one thread), goes there and comes back.
+/// The caller, which must have its working directory to itself (it is no other thread's), goes there and comes back.
 fn visiting<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> rustix::io::Result<T> {
     let own = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     sys::setns(namespace, libc::CLONE_NEWNS)?;

@@ -30,6 +30,8 @@ pub(crate) struct Prepared {
     pub labels: Vec<Label>,
     /// Descriptors that the script names; the child's until it has executed.
     pub kept: Vec<OwnedFd>,
+    /// The root's mount, once more.
+    pub root: Option<OwnedFd>,
     pub pty_master: Option<OwnedFd>,
     pub warnings: Vec<String>,
     /// `CLONE_NEW*` for the clone itself.
@@ -86,6 +88,7 @@ impl<'a> Builder<'a> {
             script,
             labels: Vec::with_capacity(96),
             kept: Vec::with_capacity(32),
+            root: None,
             pty_master: None,
             warnings: Vec::new(),
             namespaces: libc::CLONE_NEWNS,

@@ -140,6 +140,8 @@ pub struct SpawnContext<'a, 'c> {
 pub struct Spawning {
     pub pid: i32,
     pub pidfd: OwnedFd,
+    /// The mount of a container's root: whoever closes it last takes the file system down.
+    pub root: Option<OwnedFd>,
     sync: OwnedFd,
     pty_master: Option<OwnedFd>,
     warnings: Vec<String>,
@@ -154,7 +156,7 @@ pub struct Spawning {
 #[derive(Debug)]
 pub enum Progress {
     Pending,
-    /// The program runs. Take `pidfd` out of the `Spawning` and drop the rest.
+    /// The program runs. Take `pidfd` and `root` out of the `Spawning` and drop the rest.
     Started {
         warnings: Vec<String>,
         pty_master: Option<OwnedFd>,
@@ -319,6 +321,7 @@ fn launch_in(
     let spawning = Spawning {
         pid,
         pidfd,
+        root: prepared.root,
         sync,
         pty_master: prepared.pty_master,
         warnings: prepared.warnings,

@@ -72,6 +72,7 @@ impl Builder<'_> {
         if plan.process.tty && terminal.is_none() {
             return Err(invalid("a terminal needs the container's own /dev"));
         }
+        self.prepared.root = root.try_clone().ok();
         self.hold(root);
         Ok(terminal)
     }

@@ -387,7 +387,7 @@ impl Keeper {
         }
         let group = self.hierarchies.open(&group_path);
         let group = group.map_err(|error| report!("{error}")).ok();
-        Confinement { group, group_path, shared_pids }
+        Confinement { group, group_path, root: None, shared_pids }
     }
 }
 

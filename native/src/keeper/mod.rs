@@ -1,8 +1,8 @@
 //! The keeper: one native supervisor per host, parent of every container's init.
 //!
 //! It starts containers and execs as `process` does it, holds their streams, writes their logs, serves
-//! attached clients, reaps, and remembers exits until proad has stored them. One thread, one epoll
-//! set, nothing that blocks. It decides nothing: policy is proad's, and proad may come and go.
+//! attached clients, reaps, and remembers exits until proad has stored them. One loop on one epoll
+//! set, nothing in it that blocks. It decides nothing: policy is proad's, and proad may come and go.
 //!
 //! | file          | decision it hides                                                |
 //! |---------------|------------------------------------------------------------------|
@@ -16,6 +16,7 @@
 //! | json_line.rs log_writer.rs log_reader.rs | the log's format, its writing and reading |
 //! | ledger.rs     | exits that outlive both daemons                                  |
 //! | net_pool.rs   | namespaces made ready                                            |
+//! | janitor.rs    | what is closed on a thread of its own                            |
 //! | hand_over.rs  | the state on its way to a newer keeper                           |
 
 /// One line for the keeper's log. A log that cannot be written is no reason to end: `eprintln!` would.
@@ -32,6 +33,7 @@ mod connection;
 mod detach_keys;
 mod exits;
 mod hand_over;
+mod janitor;
 mod json_line;
 mod ledger;
 pub mod log_reader;

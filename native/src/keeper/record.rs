@@ -71,6 +71,8 @@ pub struct Starting {
 pub struct Confinement {
     pub group: Option<Group>,
     pub group_path: String,
+    /// The mount of its root, held over its end: the janitor closes it. None after a hand-over.
+    pub root: Option<OwnedFd>,
     /// Its processes do not die with its init: the pid namespace is somebody else's.
     pub shared_pids: bool,
 }

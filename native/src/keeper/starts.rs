@@ -73,6 +73,7 @@ impl Keeper {
         let confinement = Confinement {
             group: Some(group),
             group_path: plan.cgroup.path.clone(),
+            root: None,
             shared_pids: plan.namespaces.pid != Namespace::New,
         };
         match spawned {
@@ -190,9 +191,10 @@ impl Keeper {
             stdin_once,
             user_namespace,
             timeout_ns,
-            confinement,
+            mut confinement,
         } = *starting;
         sync.want(&spawning, None);
+        confinement.root = spawning.root;
         let mut all_warnings =
             confinement.group.as_ref().map_or_else(Vec::new, |group| group.warnings().to_vec());
         all_warnings.extend(warnings);

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::connection::{accept, Connection, Received, PACKET_LIMIT};
 use super::hand_over::Successor;
+use super::janitor::Janitor;
 use super::ledger::Ledger;
 use super::net_pool::NetPool;
 use super::poll::{Flags, Part, Poll, Source, Watched};
@@ -77,6 +78,7 @@ pub struct Keeper {
     /// Stands for the streams of a process that has a tty.
     pub(super) null: OwnedFd,
     pub(super) scratch: Scratch,
+    janitor: Janitor,
     packet: Vec<u8>,
     /// Children between clone and execve.
     pub(super) starting: usize,
@@ -102,6 +104,7 @@ impl Keeper {
             pool: NetPool::new()?,
             timers: Timers::default(),
             deferred: VecDeque::new(),
+            janitor: Janitor::default(),
             cleanups: Vec::new(),
             host: Host::probe()?,
             hierarchies: Hierarchies::probe()?,
@@ -260,8 +263,11 @@ impl Keeper {
         }
     }
 
-    /// Remove a container's cgroup when there is time.
+    /// Remove a container's cgroup when there is time, and its root beside all that.
     pub(super) fn clean_later(&mut self, confinement: Confinement) {
+        if let Some(root) = confinement.root {
+            self.janitor.close(root);
+        }
         let Confinement { group: Some(group), group_path: path, .. } = confinement else { return };
         self.deferred.push_back(Deferred::Clean(Cleanup { group, path, tries: 0 }));
     }

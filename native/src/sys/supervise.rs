@@ -68,3 +68,14 @@ pub fn keep_from_children(address: usize, length: usize) -> Result<(), Errno> {
     let error = std::io::Error::last_os_error();
     Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
 }
+
+/// A working directory, root and umask of the calling thread's own.
+/// <https://man7.org/linux/man-pages/man2/unshare.2.html>
+pub fn own_working_directory() -> Result<(), Errno> {
+    // SAFETY: CLONE_FS takes only the fs context apart; no memory or descriptor is unshared.
+    if unsafe { libc::unshare(libc::CLONE_FS) } == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+}
