@@ -34,6 +34,8 @@ pub enum Operation {
     },
     /// SIGKILL when the parent goes.
     DeathSignal,
+    /// Lead a process group: whoever comes of this process is found by it.
+    OwnGroup,
     /// Wait for the parent's byte.
     AwaitGo,
     /// Be uid and gid 0 of the new user namespace.
@@ -319,6 +321,7 @@ impl Child<'_> {
             O::DeathSignal => {
                 sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0)?;
             }
+            O::OwnGroup => rustix::process::setpgid(None, None)?,
             O::AwaitGo => self.await_go()?,
             O::UserRoot => {
                 sys::set_group(0)?;

@@ -40,6 +40,8 @@ pub(crate) struct Prepared {
     pub borrowed: Vec<(RawFd, c_int)>,
     /// The child waits for the parent's byte.
     pub awaits: bool,
+    /// The child is the leader of a process group, and goes on in a sibling.
+    pub enters: bool,
     /// The caller's `oom_score_adj` is not for the child, and nothing else sets it.
     pub resets_oom_score: bool,
 }
@@ -94,6 +96,7 @@ impl<'a> Builder<'a> {
             namespaces: libc::CLONE_NEWNS,
             borrowed: Vec::new(),
             awaits: false,
+            enters: false,
             resets_oom_score: false,
         };
         Self { host, prepared }
@@ -138,6 +141,8 @@ impl<'a> Builder<'a> {
 
     fn guest(&mut self, init: &ContainerHandle, process: &Process, stdio: Stdio<'_>) -> Step {
         self.beginning();
+        self.push(Op::OwnGroup, "clone", "process group");
+        self.prepared.enters = true;
         self.prepared.namespaces = 0;
         self.prepared.script.own_memory = true;
         let pidfd = init.pidfd.as_raw_fd();

@@ -29,7 +29,8 @@ use rustix::net::{
     SocketType,
 };
 use rustix::process::{
-    kill_process, pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions,
+    kill_process, kill_process_group, pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId,
+    WaitIdOptions,
 };
 
 use crate::cgroup::Group;
@@ -147,6 +148,8 @@ pub struct Spawning {
     warnings: Vec<String>,
     labels: Vec<Label>,
     ready: bool,
+    /// The process group of a child that makes a sibling which is not known yet.
+    group: Option<Pid>,
     /// The child reads these until it has executed.
     _script: Box<Script>,
     _stack: Stack,
@@ -191,8 +194,16 @@ impl Spawning {
 
     fn reap(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let _ =
-            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED));
+        let wait = |which: WaitId<'_>, options| rustix::io::retry_on_intr(|| waitid(which.clone(), options));
+        let Some(group) = self.group else {
+            let _ = wait(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+            return;
+        };
+        // It may have left a sibling behind, and was killed before it could tell of it. That one is in the same
+        // process group, and would hold up the end of its pid namespace for ever.
+        let _ = wait(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let _ = kill_process_group(group, Signal::KILL);
+        while wait(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED).is_ok() {}
     }
 
     fn receive(&mut self) -> rustix::io::Result<Option<Record>> {
@@ -243,6 +254,7 @@ impl Spawning {
             Ok(pidfd) => {
                 let first = std::mem::replace(&mut self.pidfd, pidfd);
                 self.pid = pid;
+                self.group = None;
                 // It has nothing left to do but to exit.
                 let wait = || waitid(WaitId::PidFd(first.as_fd()), WaitIdOptions::EXITED);
                 let _ = rustix::io::retry_on_intr(wait);
@@ -327,6 +339,7 @@ fn launch_in(
         warnings: prepared.warnings,
         labels: prepared.labels,
         ready: false,
+        group: if prepared.enters { Pid::from_raw(pid) } else { None },
         _script: script,
         _stack: stack,
     };

@@ -12,7 +12,7 @@ from keeper_rig import Rig, is_alive
 from proa.schema import keeper as protocol
 from proa.schema import plan as plans
 
-ROUNDS = 400
+ROUNDS = 1000
 
 
 def seeds(rig: Rig, id_: str) -> list[bytes]:
