@@ -198,7 +198,12 @@ class Keeper:
 
     async def hand_over(self, listener: Listener) -> Welcome:
         """Have the keeper re-execute this proad's native module in its place; containers do not notice."""
-        await self._connected.request(lambda seq: HandOver(seq=seq, argv=self._command(-1)), failure)
+        wire = self._connected
+
+        def arrived(_: object) -> None:
+            wire.close()  # as the keeper does next, which is no loss
+
+        await wire.request(lambda seq: HandOver(seq=seq, argv=self._command(-1)), failure, arrived)
         return await self.connect(listener)
 
     async def shutdown(self, *, kill: bool) -> None:
