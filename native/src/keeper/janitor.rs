@@ -60,16 +60,19 @@ fn close_all(work: &Receiver<OwnedFd>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
     fn what_it_is_given_is_closed() {
         let mut janitor = Janitor::default();
         for _ in 0..3 {
-            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (ours, theirs) = UnixStream::pair().expect("a socket pair");
             janitor.close(theirs.into());
             // The end of file comes with the close.
-            assert_eq!(std::io::Read::read(&mut &ours, &mut [0]).unwrap(), 0);
+            assert_eq!((&ours).read(&mut [0]).expect("a read"), 0);
         }
     }
 }
