@@ -8,6 +8,7 @@ use std::ffi::{c_int, CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::child::{self, Operation as Op, Program, Script, Slot, Source, Target};
+use crate::confine::capability_names;
 use crate::error::Error;
 use crate::init::Kept;
 use crate::keeper::protocol::Failure;
@@ -327,7 +328,7 @@ impl<'a> Builder<'a> {
         if missing != 0 {
             self.prepared.warnings.push(format!(
                 "Your host lacks these capabilities, which were dropped: {}",
-                capability_names(missing)
+                capability_names(missing).join(", ")
             ));
             for set in [&mut sets.permitted, &mut sets.effective, &mut sets.ambient] {
                 *set &= self.host.capabilities;
@@ -460,60 +461,6 @@ fn rlimit_name(resource: u32) -> &'static str {
     RLIMITS.get(resource as usize).copied().unwrap_or("unknown")
 }
 
-fn capability_names(set: u64) -> String {
-    let bits = (0..64).filter(|bit| set & (1 << bit) != 0);
-    let name = |bit: u32| match CAPABILITIES.get(bit as usize) {
-        Some(name) => format!("CAP_{name}"),
-        None => format!("capability {bit}"),
-    };
-    bits.map(name).collect::<Vec<_>>().join(", ")
-}
-
-/// In the order of `linux/capability.h`.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -556,10 +503,5 @@ mod tests {
     #[test]
     fn a_nul_byte_is_refused() {
         assert_eq!(c_string("a\0b").expect_err("NUL").step, "invalid");
-    }
-
-    #[test]
-    fn capabilities_have_names() {
-        assert_eq!(capability_names(1 << 24 | 1), "CAP_CHOWN, CAP_SYS_RESOURCE");
     }
 }

@@ -1,9 +1,11 @@
 """Times as Docker writes them: RFC 3339 with nanoseconds, and lengths of time for people.
 
-Source: Go's time.RFC3339Nano; docker/go-units duration.go.
+Source: Go's time.RFC3339Nano.
 """
 
 import time
+
+from proa.durations import duration
 
 ZERO = "0001-01-01T00:00:00Z"
 """Go's zero time: never."""
@@ -20,30 +22,4 @@ def rfc3339(ns: int) -> str:
 
 def human(ns: int) -> str:
     """A length of time: `3 seconds`, `About an hour`, `2 weeks`."""
-    seconds = ns // 1_000_000_000
-    minutes, hours = seconds // 60, round(seconds / 3600)
-    if seconds < 1:
-        return "Less than a second"
-    if seconds == 1:
-        return "1 second"
-    if seconds < 60:
-        return f"{seconds} seconds"
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    if hours == 1:
-        return "About an hour"
-    return _days(hours)
-
-
-def _days(hours: int) -> str:
-    if hours < 48:
-        return f"{hours} hours"
-    if hours < 24 * 7 * 2:
-        return f"{hours // 24} days"
-    if hours < 24 * 30 * 2:
-        return f"{hours // 24 // 7} weeks"
-    if hours < 24 * 365 * 2:
-        return f"{hours // 24 // 30} months"
-    return f"{hours // 24 // 365} years"
+    return duration(ns / 1_000_000_000)

@@ -59,7 +59,8 @@ class Rig:
         """What is on disk besides the database: blobs, snapshots' directories, leftovers."""
         found = {f"blobs/{path.name}" for path in (self.root / "content/blobs/sha256").iterdir()}
         found |= {f"ingest/{path.name}" for path in (self.root / "content/ingest").iterdir()}
-        return found | {f"snapshots/{path.name}" for path in (self.root / "snapshots").iterdir()}
+        snapshots = {path.name for path in (self.root / "snapshots").iterdir()} - {"base"}
+        return found | {f"snapshots/{name}" for name in snapshots}
 
     async def load(self, body: AsyncIterator[bytes], *, quiet: bool = True) -> list[Any]:
         return await lines(self.images.load(body, quiet=quiet))
