@@ -89,7 +89,7 @@ class Engine:
                     arguments = (entry / "cmdline").read_bytes().split(b"\0")
                     if any(self.exec_root.encode() in part for part in arguments[:12]):
                         found.add(int(entry.name))
-        return sorted(found)
+        return sorted(found - {os.getpid()})
 
     def pss_kib(self) -> int:
         """Proportional set size of all engine processes, KiB."""
