@@ -60,7 +60,8 @@ def test_a_name_in_a_path_is_a_name(daemon: Instance, route: object) -> None:
             status, text = request(daemon, route.method, path, b"{}" if route.method == "POST" else None)
             assert 400 <= status < 500 or status in (501, 503), (path[:80], status, text)
             assert "internal error" not in text
-    assert snapshot(daemon) == before
+    # Directories of containers that tests before this one removed may still be on their way out.
+    assert set(snapshot(daemon)) <= set(before)
     assert "\nFORGED" not in (daemon.root / "log").read_text()
 
 
