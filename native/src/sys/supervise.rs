@@ -5,6 +5,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
+/// What libc's 0 and -1 stand for; the errno is the calling thread's last one.
+fn succeeded(result: i32) -> Result<(), Errno> {
+    if result == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+}
+
 /// Ignore a signal for good. <https://man7.org/linux/man-pages/man2/sigaction.2.html>
 pub fn ignore_signal(signal: i32) {
     // SAFETY: SIG_IGN installs no handler, so no code runs in a signal context.
@@ -16,11 +25,7 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     let no_info: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo is allowed; nothing else is a pointer.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0) };
-    if result == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+    succeeded(i32::from(result != 0))
 }
 
 /// Own a descriptor that was handed to this process by number; `None` where it is not open.
@@ -40,42 +45,26 @@ pub fn adopt(fd: RawFd) -> Option<OwnedFd> {
 pub fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: only the view of mounts changes; no memory or descriptor is unshared. CLONE_NEWNS takes
     // the fs context (cwd, umask) apart from other threads, of which the keeper has none.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+    succeeded(unsafe { libc::unshare(libc::CLONE_NEWNS) })
 }
 
 /// Close a descriptor known by number at the next execve.
 /// <https://man7.org/linux/man-pages/man2/fcntl.2.html>
 pub fn close_on_exec(fd: RawFd) -> Result<(), Errno> {
     // SAFETY: F_SETFD changes one flag of a descriptor and touches no memory.
-    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    Err(Errno::from_io_error(&error).unwrap_or(Errno::BADF))
+    succeeded(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })
 }
 
 /// Leave a mapping out of every later fork: a child that touches it is killed.
 /// <https://man7.org/linux/man-pages/man2/madvise.2.html>
 pub fn keep_from_children(address: usize, length: usize) -> Result<(), Errno> {
     // SAFETY: MADV_DONTFORK changes no byte of this process; the address is only a number to the kernel.
-    if unsafe { libc::madvise(address as *mut libc::c_void, length, libc::MADV_DONTFORK) } == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+    succeeded(unsafe { libc::madvise(address as *mut libc::c_void, length, libc::MADV_DONTFORK) })
 }
 
 /// A working directory, root and umask of the calling thread's own.
 /// <https://man7.org/linux/man-pages/man2/unshare.2.html>
 pub fn own_working_directory() -> Result<(), Errno> {
     // SAFETY: CLONE_FS takes only the fs context apart; no memory or descriptor is unshared.
-    if unsafe { libc::unshare(libc::CLONE_FS) } == 0 {
-        return Ok(());
-    }
-    let error = std::io::Error::last_os_error();
-    Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+    succeeded(unsafe { libc::unshare(libc::CLONE_FS) })
 }
