@@ -128,10 +128,12 @@ def test_pause_stops_every_process_and_unpause_lets_them_go(daemon: Instance) ->
     daemon.run("run", "-d", "--name", name, "busybox", "sh", "-c", script, cli="proa")
     try:
         assert daemon.run("pause", name, cli="proa").returncode == 0
+        pid = json.loads(daemon.run("inspect", name, cli="proa").stdout)[0]["State"]["Pid"]
+        before = Path(f"/proc/{pid}/stat").read_text().split()[13:15]
+        # A loop that ran would have used processor time while these commands do.
         state = json.loads(daemon.run("inspect", name, cli="proa").stdout)[0]["State"]
         assert state["Status"] == "paused"
-        pid = state["Pid"]
-        before = Path(f"/proc/{pid}/stat").read_text().split()[13:15]
+        assert daemon.run("ps", cli="proa").returncode == 0
         assert Path(f"/proc/{pid}/stat").read_text().split()[13:15] == before
         assert daemon.run("unpause", name, cli="proa").returncode == 0
         assert json.loads(daemon.run("inspect", name, cli="proa").stdout)[0]["State"]["Status"] == "running"
