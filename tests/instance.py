@@ -94,13 +94,9 @@ class Instance:
     def leftovers(self) -> list[str]:
         """What a container may leave on the host and must not: cgroups, mounts, snapshots, directories."""
         config = self.config
-        found = [
-            str(path)
-            for hierarchy in Path("/sys/fs/cgroup").glob("*" + config.cgroup_root + "/*")
-            for path in [hierarchy]
-            if path.is_dir()
-        ]
-        found += [str(p) for p in Path("/sys/fs/cgroup" + config.cgroup_root).glob("*/") if p.is_dir()]
+        cgroups = Path("/sys/fs/cgroup")
+        groups = [*cgroups.glob(f"*{config.cgroup_root}/*"), *cgroups.glob(f".{config.cgroup_root}/*")]
+        found = [str(path) for path in groups if path.is_dir()]
         found += [
             line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(self.root) in line
         ]

@@ -25,10 +25,10 @@ def one_line(text: str) -> str:
 
 @pytest.fixture
 def clean(daemon: Instance) -> Iterator[Instance]:
-    """The daemon, with nothing more left behind after the test than before it."""
-    before = sorted(daemon.leftovers())
+    """The daemon, with nothing of a container on the host before the test and after it."""
+    assert eventually(lambda: not daemon.leftovers()), daemon.leftovers()
     yield daemon
-    assert eventually(lambda: sorted(daemon.leftovers()) == before), daemon.leftovers()
+    assert eventually(lambda: not daemon.leftovers()), daemon.leftovers()
 
 
 @pytest.mark.parametrize(
