@@ -42,6 +42,8 @@ class Descriptor(Struct, frozen=True, kw_only=True, rename="camel", omit_default
     size: int = 0
     annotations: dict[str, str] | None = None
     platform: Platform | None = None
+    urls: list[str] | None = None
+    artifact_type: str = ""
 
 
 class Index(Struct, frozen=True, kw_only=True, rename="camel"):
