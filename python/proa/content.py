@@ -3,27 +3,39 @@
 Owns <data_root>/content:
 
     blobs/sha256/<hex>    a blob; known to the database = complete, unknown = garbage
+    partial/<hex>         a download under way or broken off: what is there of the blob of that digest
     ingest/<random>/      scratch of one load or import, gone when it ends; garbage at start
 
-A blob is written in scratch, its digest computed from the bytes on disk or on their way there, fsynced,
-renamed, and only then recorded. What blobs mean and who needs them is engine/images' business. Layers are
-kept in the compression they came with: what is saved or pushed has the digests that were loaded or pulled.
+A blob is written in scratch or as a partial, its digest computed from the bytes on disk or on their way
+there, fsynced, renamed, and only then recorded. What blobs mean and who needs them is engine/images'
+business. Layers are kept in the compression they came with: what is saved or pushed has the digests that
+were loaded or pulled.
+
+A partial outlives the process that wrote it, kill -9 included: the next download goes on at its end. Its
+bytes are synced only when the blob is whole, and digested again whenever they are used, so what a power loss
+made of them costs a second download and nothing else. It is kept for PARTIAL_SECONDS after its last byte.
 
 Words: ingest, commit, lease as in containerd's core/content.
 """
 
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import proa_native
 
-from proa.errors import NotFound, System
+from proa.errors import Conflict, NotFound, System
 from proa.schema.reference import Digest, digest_hex, parse_digest
+
+PARTIAL_SECONDS: Final = 24 * 3600
+"""How long what a broken download left waits for the next one."""
+
+_STEP: Final = 1 << 20
 
 SCHEMA: Final = (
     """
@@ -52,6 +64,68 @@ def translated(what: str) -> Iterator[None]:
         raise System(f"{what}: {exc.strerror or exc}") from exc
 
 
+class Ingest:
+    """One blob on its way in, by digest: a file that the next process can go on with.
+
+    `write`, `kept` and `seal` block in the file system. Whoever has it verifies: only what had the digest when
+    its bytes went through may be sealed and adopted.
+    """
+
+    def __init__(self, path: Path, digest: Digest) -> None:
+        """For `Content.ingest`. Opens what is there."""
+        self.path = path
+        self.digest = digest
+        self.offset = 0
+        """Bytes that are there: where a download goes on."""
+        with translated(f"open {path}"):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.offset = os.lseek(self._fd, 0, os.SEEK_END)
+
+    def kept(self) -> Iterator[bytes]:
+        """What is there already, from the start, in steps."""
+        position = 0
+        while position < self.offset:
+            with translated(f"read {self.path}"):
+                chunk = os.pread(self._fd, min(_STEP, self.offset - position), position)
+            if not chunk:
+                return
+            position += len(chunk)
+            yield chunk
+
+    def write(self, chunk: bytes) -> None:
+        """Append."""
+        rest = memoryview(chunk)
+        with translated(f"write {self.path}"):
+            while rest:
+                count = os.write(self._fd, rest)
+                self.offset += count
+                rest = rest[count:]
+
+    def restart(self) -> None:
+        """Drop what is there: it was not the blob's beginning."""
+        with translated(f"write {self.path}"):
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        self.offset = 0
+
+    def seal(self) -> None:
+        """The blob is whole and verified: let it reach the disk."""
+        with translated(f"write {self.path}"):
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Let go of the file, which stays. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class Content:
     """Blobs by digest. Methods that only touch the database or one inode are direct; `place` blocks."""
 
@@ -59,9 +133,11 @@ class Content:
         """`root` is <data_root>/content; made, mode 0700, where missing."""
         self._blobs = root / "blobs" / "sha256"
         self._ingest = root / "ingest"
+        self._partial = root / "partial"
+        self._open: set[Digest] = set()
         self._database = database
         with translated(f"content store {root}"):
-            for directory in (root, root / "blobs", self._blobs, self._ingest):
+            for directory in (root, root / "blobs", self._blobs, self._ingest, self._partial):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, digest: Digest) -> Path:
@@ -91,6 +167,43 @@ class Content:
         finally:
             with suppress(OSError):
                 proa_native.remove_tree(str(directory))
+
+    @contextmanager
+    def ingest(self, digest: Digest) -> Iterator[Ingest]:
+        """Begin a blob, or go on where an earlier attempt ended; one at a time. Raises Conflict, System."""
+        if digest in self._open:
+            raise Conflict(f"content {digest}: is being written")
+        self._open.add(digest)
+        try:
+            with Ingest(self._partial / digest_hex(digest), digest) as ingest:
+                yield ingest
+        finally:
+            self._open.discard(digest)
+
+    def adopt(self, digest: Digest) -> None:
+        """Move a sealed ingest to its digest's name, at once, without waiting for the disk.
+
+        Belongs before `record`, in the same transaction: nobody may await between them.
+        """
+        with translated(f"content {digest}"):
+            (self._partial / digest_hex(digest)).replace(self.path(digest))
+
+    def has_partial(self, digest: Digest) -> bool:
+        """Whether there is something to go on with, or to adopt."""
+        return (self._partial / digest_hex(digest)).exists()
+
+    def expired(self, seconds: float = PARTIAL_SECONDS) -> list[Path]:
+        """Put partials aside that nobody has written to for so long; returns what to remove."""
+        aside = []
+        with translated("content store"):
+            for entry in list(os.scandir(self._partial)):
+                digest = Digest(f"sha256:{entry.name}")
+                if digest in self._open or time.time() - entry.stat().st_mtime < seconds:
+                    continue
+                target = self._ingest / f"unlink-{secrets.token_hex(8)}"
+                os.rename(entry.path, target)
+                aside.append(target)
+        return aside
 
     def place(self, source: Path, digest: Digest) -> None:
         """Move a complete, verified file to its digest's name; blocks in fsync. `record` makes it known."""

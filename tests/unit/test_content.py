@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proa.content import SCHEMA, Content, digest_of, remove_all
-from proa.errors import InvalidParameter, NotFound, System
+from proa.errors import Conflict, InvalidParameter, NotFound, System
 from proa.metadata import Metadata
 from proa.schema.reference import parse_digest
 
@@ -80,3 +80,51 @@ def test_a_failed_call_says_which_blob(content: Content, tmp_path: Path) -> None
 def test_no_path_leaves_the_store(content: Content) -> None:
     with pytest.raises(InvalidParameter):
         content.discard(["sha256:../../x"])
+
+
+def test_a_broken_ingest_goes_on_where_it_ended(content: Content, tmp_path: Path) -> None:
+    digest = digest_of(b"whole blob")
+    with content.ingest(digest) as ingest:
+        ingest.write(b"whole")
+    again = Content(tmp_path / "content", Metadata(tmp_path / "again", {"content": SCHEMA}))
+    remove_all(again.sweep())  # the next process begins with it
+    with again.ingest(digest) as ingest:
+        assert (ingest.offset, b"".join(ingest.kept())) == (5, b"whole")
+        ingest.write(b" blob")
+        ingest.seal()
+        assert again.find(digest) is None
+        again.adopt(digest)
+        again.record(digest, 10, digest)
+    assert again.path(digest).read_bytes() == b"whole blob"
+    assert not again.has_partial(digest)
+    assert again.path(digest).stat().st_mode & 0o777 == 0o600
+
+
+def test_an_ingest_that_was_not_the_blob_starts_over(content: Content) -> None:
+    digest = digest_of(b"right")
+    with content.ingest(digest) as ingest:
+        ingest.write(b"wrong and long")
+        ingest.restart()
+        ingest.write(b"right")
+        assert (ingest.offset, b"".join(ingest.kept())) == (5, b"right")
+
+
+def test_a_blob_is_written_by_one_at_a_time(content: Content) -> None:
+    digest = digest_of(b"x")
+    with content.ingest(digest), pytest.raises(Conflict), content.ingest(digest):
+        pass
+    with content.ingest(digest):
+        pass
+
+
+def test_partials_expire_but_for_those_being_written(content: Content, tmp_path: Path) -> None:
+    old, written = digest_of(b"old"), digest_of(b"written")
+    with content.ingest(old) as ingest:
+        ingest.write(b"o")
+    with content.ingest(written):
+        assert content.expired() == []
+        aside = content.expired(seconds=0)
+        assert not content.has_partial(old)
+        assert content.has_partial(written)
+    remove_all(aside)
+    assert list((tmp_path / "content/ingest").iterdir()) == []
