@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,9 +24,13 @@ from proa.settings import Invocation, invocation, load
 
 if TYPE_CHECKING:
     from proa.engine.engine import Engine
+    from proa.engine.events import Events
     from proa.engine.images import Images
     from proa.engine.networks import NetworkVerbs
+    from proa.engine.registry import Registry
     from proa.engine.volumes import VolumeVerbs
+    from proa.metadata import Metadata
+    from proa.snapshots import Snapshots
 
 log = logging.getLogger("proad")
 
@@ -98,18 +103,59 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
 
     keeper = Keeper(Path(config.exec_root))
     keeper.start_early()  # it comes up while the rest is imported
-    from proa import content, network, snapshots, volumes
-    from proa.engine import images as image_room
-    from proa.engine import record
-    from proa.engine.engine import Engine
-    from proa.engine.events import Events
+    from proa.engine.engine import Engine, Rooms
     from proa.engine.networks import NetworkVerbs
-    from proa.engine.registry import Registry
     from proa.engine.resolve.host import read_host
     from proa.engine.resolve.seccomp import SeccompCache
-    from proa.engine.volumes import VolumeVerbs
-    from proa.metadata import Metadata
     from proa.network import Networking
+
+    base = _base(config, stack)
+    snapshots, images = await _image_rooms(base)
+    volumes = _volume_room(base)
+    networking = Networking(config, base.metadata, keeper, executor=base.executor)
+    stack.push_async_callback(networking.close)
+    return Engine(
+        Rooms(
+            config=config,
+            host=read_host(),
+            version=proa_native.__version__,
+            native=proa_native,
+            keeper=keeper,
+            database=base.metadata,
+            registry=base.containers,
+            events=base.events,
+            networking=networking,
+            snapshots=snapshots,
+            image_source=images,
+            count_images=images.count,
+            container_volumes=volumes,
+            images=images,
+            networks=NetworkVerbs(networking, container_name=base.containers.name_of),
+            volumes=volumes,
+            seccomp=SeccompCache(),
+            executor=base.executor,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What every room stands on."""
+
+    root: Path
+    executor: ThreadPoolExecutor
+    metadata: "Metadata"
+    events: "Events"
+    containers: "Registry"
+
+
+def _base(config: DaemonConfig, stack: AsyncExitStack) -> _Base:
+    """The executor, the database with every room's tables, and what it knows of containers and events."""
+    from proa import content, network, snapshots, volumes
+    from proa.engine import images, record
+    from proa.engine.events import Events
+    from proa.engine.registry import Registry
+    from proa.metadata import Metadata
 
     root = Path(config.data_root)
     executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="proad")
@@ -121,55 +167,50 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
         "volumes": volumes.SCHEMA,
         "content": content.SCHEMA,
         "snapshots": snapshots.SCHEMA,
-        "images": image_room.SCHEMA,
+        "images": images.SCHEMA,
     }
     metadata = Metadata(root / "metadata.db", schemas, executor)
     stack.push_async_callback(metadata.close)
     events = Events(root)
-    registry = Registry(record.ContainerTable(metadata))
-    registry.load()
-    snapshot_store = snapshots.Snapshots(root / "snapshots", metadata, executor)
-    images = image_room.Images(
-        database=metadata,
-        content=content.Content(root / "content", metadata),
-        snapshots=snapshot_store,
-        events=events,
-        containers=registry,
-        executor=executor,
+    containers = Registry(record.ContainerTable(metadata))
+    containers.load()
+    return _Base(root, executor, metadata, events, containers)
+
+
+async def _image_rooms(base: _Base) -> "tuple[Snapshots, Images]":
+    from proa.content import Content
+    from proa.engine.images import Images
+    from proa.snapshots import Snapshots
+
+    snapshots = Snapshots(base.root / "snapshots", base.metadata, base.executor)
+    images = Images(
+        database=base.metadata,
+        content=Content(base.root / "content", base.metadata),
+        snapshots=snapshots,
+        events=base.events,
+        containers=base.containers,
+        executor=base.executor,
     )
     await images.start()
-    volume_store = volumes.VolumeStore(metadata, str(root / "volumes"))
-    for garbage in volume_store.sweep():
-        executor.submit(proa_native.remove_tree, garbage)
-    volume_verbs = VolumeVerbs(
-        volume_store,
-        events,
-        using_volume=registry.using_volume,
+    return snapshots, images
+
+
+def _volume_room(base: _Base) -> "VolumeVerbs":
+    import proa_native
+
+    from proa.engine.volumes import VolumeVerbs
+    from proa.volumes import VolumeStore
+
+    store = VolumeStore(base.metadata, str(base.root / "volumes"))
+    for garbage in store.sweep():
+        base.executor.submit(proa_native.remove_tree, garbage)
+    return VolumeVerbs(
+        store,
+        base.events,
+        using_volume=base.containers.using_volume,
         remove_tree=proa_native.remove_tree,
         disk_usage=proa_native.disk_usage,
-        executor=executor,
-    )
-    networking = Networking(config, metadata, keeper, executor=executor)
-    stack.push_async_callback(networking.close)
-    return Engine(
-        config=config,
-        host=read_host(),
-        version=proa_native.__version__,
-        native=proa_native,
-        keeper=keeper,
-        database=metadata,
-        registry=registry,
-        events=events,
-        networking=networking,
-        snapshots=snapshot_store,
-        image_source=images,
-        count_images=images.count,
-        container_volumes=volume_verbs,
-        images=images,
-        networks=NetworkVerbs(networking, container_name=registry.name_of),
-        volumes=volume_verbs,
-        seccomp=SeccompCache(),
-        executor=executor,
+        executor=base.executor,
     )
 
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -76,142 +77,181 @@ NetworksT = TypeVar("NetworksT")
 VolumesT = TypeVar("VolumesT")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rooms(Generic[ImagesT, NetworksT, VolumesT]):
+    """What the engine is built over: the rooms below it, and this host."""
+
+    config: DaemonConfig
+    host: Host
+    version: str
+    native: Native
+    keeper: Keeper
+    database: ports.Database
+    registry: Registry
+    events: Events
+    networking: ports.ContainerNetworks
+    snapshots: ports.Snapshots
+    image_source: ports.ImageSource
+    container_volumes: ports.ContainerVolumes
+    count_images: Callable[[], int]
+    images: ImagesT
+    networks: NetworksT
+    volumes: VolumesT
+    seccomp: Callable[[bytes | None, int], bytes]
+    executor: Executor | None = None
+
+    @property
+    def directory(self) -> Path:
+        """Where each container has a directory of its own."""
+        return Path(self.config.data_root) / "containers"
+
+
 class Engine(Generic[ImagesT, NetworksT, VolumesT]):
     """Docker's verbs over the rooms below."""
 
-    def __init__(
-        self,
-        *,
-        config: DaemonConfig,
-        host: Host,
-        version: str,
-        native: Native,
-        keeper: Keeper,
-        database: ports.Database,
-        registry: Registry,
-        events: Events,
-        networking: ports.ContainerNetworks,
-        snapshots: ports.Snapshots,
-        image_source: ports.ImageSource,
-        container_volumes: ports.ContainerVolumes,
-        count_images: Callable[[], int],
-        images: ImagesT,
-        networks: NetworksT,
-        volumes: VolumesT,
-        seccomp: Callable[[bytes | None, int], bytes],
-        executor: Executor | None = None,
-    ) -> None:
-        self.images, self.networks, self.volumes = images, networks, volumes
-        self._registry = registry
-        self._events = events
-        self._keeper = keeper
+    def __init__(self, rooms: Rooms[ImagesT, NetworksT, VolumesT]) -> None:
+        self.images, self.networks, self.volumes = rooms.images, rooms.networks, rooms.volumes
+        self._registry = rooms.registry
+        self._events = rooms.events
+        self._keeper = rooms.keeper
         self._recovery: asyncio.Task[None] | None = None
-        self._background = background = Background()
-        directory = Path(config.data_root) / "containers"
-        notices = Notices(events)
-        cgroups = Cgroups(native, executor)
-        self._stats = Stats(native, executor)
-        self.execs = Execs(
-            registry=registry,
-            keeper=self._keeper,
-            notices=notices,
-            host=host,
-            read_in_root=native.read_in_process_root,
+        self._background = Background()
+        self._notices = Notices(rooms.events)
+        self._cgroups = Cgroups(rooms.native, rooms.executor)
+        self._stats = Stats(rooms.native, rooms.executor)
+        self.execs = self._build_execs(rooms)
+        self._health = Healthchecks(self.execs, self._notices, self._background)
+        self._starting = self._build_starting(rooms)
+        self._stopping = Stopping(
+            registry=rooms.registry, keeper=rooms.keeper, cgroups=self._cgroups, notices=self._notices
         )
-        health = Healthchecks(self.execs, notices, background)
-        starting = Starting(
-            registry=registry,
-            keeper=self._keeper,
-            networks=networking,
-            snapshots=snapshots,
-            notices=notices,
-            directory=directory,
-            monitor=health.monitor,
-        )
-        stopping = Stopping(registry=registry, keeper=self._keeper, cgroups=cgroups, notices=notices)
+        self._deletions = self._build_deletions(rooms)
+        self._removal = self._build_removal(rooms)
+        self._exits = self._build_exits(rooms)
+        self._creation = self._build_creation(rooms)
+        self.containers = self._build_containers(rooms)
+        self.system = self._build_system(rooms)
+        self._reconcile = self._build_reconcile(rooms)
 
+    # ---- each part, from the rooms and the parts before it ------------------------------------------
+
+    def _build_execs(self, rooms: Rooms[Any, Any, Any]) -> Execs:
+        return Execs(
+            registry=rooms.registry,
+            keeper=rooms.keeper,
+            notices=self._notices,
+            host=rooms.host,
+            read_in_root=rooms.native.read_in_process_root,
+        )
+
+    def _build_starting(self, rooms: Rooms[Any, Any, Any]) -> Starting:
+        return Starting(
+            registry=rooms.registry,
+            keeper=rooms.keeper,
+            networks=rooms.networking,
+            snapshots=rooms.snapshots,
+            notices=self._notices,
+            directory=rooms.directory,
+            monitor=self._health.monitor,
+        )
+
+    def _build_deletions(self, rooms: Rooms[Any, Any, Any]) -> Deletions:
         def delete(container_id: str) -> None:
-            snapshots.remove_now(container_id)
-            native.remove_tree(f"{directory}/{container_id}")
+            rooms.snapshots.remove_now(container_id)
+            rooms.native.remove_tree(f"{rooms.directory}/{container_id}")
 
-        self._deletions = Deletions(delete, executor)
-        removal = Removal(
-            database=database,
-            registry=registry,
-            images=image_source,
-            keeper=self._keeper,
-            networks=networking,
-            volumes=container_volumes,
-            stopping=stopping,
-            notices=notices,
+        return Deletions(delete, rooms.executor)
+
+    def _build_removal(self, rooms: Rooms[Any, Any, Any]) -> Removal:
+        return Removal(
+            database=rooms.database,
+            registry=rooms.registry,
+            images=rooms.image_source,
+            keeper=rooms.keeper,
+            networks=rooms.networking,
+            volumes=rooms.container_volumes,
+            stopping=self._stopping,
+            notices=self._notices,
             deletions=self._deletions,
         )
-        self._exits = Exits(
-            registry=registry,
-            keeper=self._keeper,
-            networks=networking,
-            notices=notices,
-            background=background,
-            start=starting.start,
-            remove=removal.remove_with_volumes,
+
+    def _build_exits(self, rooms: Rooms[Any, Any, Any]) -> Exits:
+        return Exits(
+            registry=rooms.registry,
+            keeper=rooms.keeper,
+            networks=rooms.networking,
+            notices=self._notices,
+            background=self._background,
+            start=self._starting.start,
+            remove=self._removal.remove_with_volumes,
             ended=self._ended,
         )
-        self._creation = Creation(
-            config=config,
-            host=host,
-            database=database,
-            registry=registry,
-            images=image_source,
-            snapshots=snapshots,
-            volumes=container_volumes,
-            notices=notices,
-            directory=directory,
-            read_in_layers=native.read_in_layers,
-            seccomp=seccomp,
+
+    def _build_creation(self, rooms: Rooms[Any, Any, Any]) -> Creation:
+        return Creation(
+            config=rooms.config,
+            host=rooms.host,
+            database=rooms.database,
+            registry=rooms.registry,
+            images=rooms.image_source,
+            snapshots=rooms.snapshots,
+            volumes=rooms.container_volumes,
+            notices=self._notices,
+            directory=rooms.directory,
+            read_in_layers=rooms.native.read_in_layers,
+            seccomp=rooms.seccomp,
         )
-        self.containers = Containers(
-            registry=registry,
-            keeper=self._keeper,
-            images=image_source,
-            snapshots=snapshots,
-            networks=networking,
-            cgroups=cgroups,
+
+    def _build_containers(self, rooms: Rooms[Any, Any, Any]) -> Containers:
+        return Containers(
+            registry=rooms.registry,
+            keeper=rooms.keeper,
+            images=rooms.image_source,
+            snapshots=rooms.snapshots,
+            networks=rooms.networking,
+            cgroups=self._cgroups,
             creation=self._creation,
-            starting=starting,
-            stopping=stopping,
-            removal=removal,
+            starting=self._starting,
+            stopping=self._stopping,
+            removal=self._removal,
             stats=self._stats,
-            notices=notices,
-            host=host,
-            directory=directory,
-            open_log=native.LogReader,
-            executor=executor,
+            notices=self._notices,
+            host=rooms.host,
+            directory=rooms.directory,
+            open_log=rooms.native.LogReader,
+            executor=rooms.executor,
         )
-        self.system = System(
-            config=config,
-            host=host,
-            registry=registry,
-            count_images=count_images,
-            events=events,
-            version=version,
+
+    def _build_system(self, rooms: Rooms[Any, Any, Any]) -> System:
+        return System(
+            config=rooms.config,
+            host=rooms.host,
+            registry=rooms.registry,
+            count_images=rooms.count_images,
+            events=rooms.events,
+            version=rooms.version,
         )
-        self._reconcile = Reconcile(
-            registry=registry,
-            keeper=self._keeper,
-            networks=networking,
-            snapshots=snapshots,
-            cgroups=cgroups,
+
+    def _build_reconcile(self, rooms: Rooms[Any, Any, Any]) -> Reconcile:
+        return Reconcile(
+            registry=rooms.registry,
+            keeper=rooms.keeper,
+            networks=rooms.networking,
+            snapshots=rooms.snapshots,
+            cgroups=self._cgroups,
             exits=self._exits,
             execs=self.execs,
-            removal=removal,
-            notices=notices,
-            background=background,
-            monitor=health.monitor,
-            directory=directory,
-            cgroup_root=config.cgroup_root,
-            remove_tree=native.remove_tree,
-            executor=executor,
+            removal=self._removal,
+            notices=self._notices,
+            background=self._background,
+            monitor=self._health.monitor,
+            directory=rooms.directory,
+            cgroup_root=rooms.config.cgroup_root,
+            remove_tree=rooms.native.remove_tree,
+            executor=rooms.executor,
         )
+
+    # ---- its life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Connect to the keeper and make the database's belief true; then requests may come.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proa.engine.engine import Engine
+from proa.engine.engine import Engine, Rooms
 from proa.engine.events import Events
 from proa.engine.record import SCHEMA, ContainerTable
 from proa.engine.registry import Registry
@@ -290,23 +290,25 @@ class World:
         self.registry.load()
         self.events = Events(self.root)
         self.engine = Engine(
-            config=self.config,
-            host=HOST,
-            version="0",
-            native=self.native,
-            keeper=self.keeper,
-            database=self.metadata,
-            registry=self.registry,
-            events=self.events,
-            networking=self.networks,
-            snapshots=self.snapshots,
-            image_source=self.images,
-            container_volumes=self.volumes,
-            count_images=lambda: 1,
-            images=None,
-            networks=None,
-            volumes=None,
-            seccomp=lambda profile, capabilities: b"",
+            Rooms(
+                config=self.config,
+                host=HOST,
+                version="0",
+                native=self.native,
+                keeper=self.keeper,
+                database=self.metadata,
+                registry=self.registry,
+                events=self.events,
+                networking=self.networks,
+                snapshots=self.snapshots,
+                image_source=self.images,
+                container_volumes=self.volumes,
+                count_images=lambda: 1,
+                images=None,
+                networks=None,
+                volumes=None,
+                seccomp=lambda profile, capabilities: b"",
+            )
         )
 
     async def restart(self) -> None:
