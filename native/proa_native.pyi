@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Self, final
 
 __all__ = [
+    "LayerUnpacker",
     "LogReader",
     "UnpackedLayer",
     "__version__",
@@ -139,6 +140,40 @@ def unpack_layer(source_fd: int, target: str, *, overlay: bool = True, copy_fd: 
     Raises ValueError for a malformed archive, OSError as the kernel had it (ENOSPC); the target is left for
     the caller to remove.
     """
+
+@final
+class LayerUnpacker:
+    """`unpack_layer` for bytes that come in pieces: one thread unpacks what the calls hand over.
+
+    About a MiB waits in the queue, whatever comes. A failure to unpack is raised by the first call after it and
+    by each one then, as `unpack_layer` raises it. Any thread may call; abort ends another's waiting write. An
+    object that is dropped has been aborted. After finish or abort, or both, no thread is left.
+    """
+
+    def __new__(cls, target: str, *, overlay: bool = True, copy_fd: int = -1) -> Self:
+        """`copy_fd`: a blocking fd, the caller's, that the bytes are written to as they came, at its offset."""
+
+    def write(self, chunk: bytes) -> None:
+        """Hand over the next bytes; blocks while the queue is full: for the executor."""
+
+    def try_write(self, chunk: bytes) -> bool:
+        """The same without blocking. False where there is no room: try again when `fileno` is readable."""
+
+    def fileno(self) -> int:
+        """An eventfd, readable when there may be room again or the unpacking has failed."""
+
+    def write_file(self, fd: int, size: int) -> None:
+        """Hand over the first `size` bytes of a file, which `copy_fd` has already; blocks.
+
+        For what an earlier attempt left: the download goes on after it. The fd's offset is left alone.
+        Raises ValueError where the file is shorter.
+        """
+
+    def finish(self) -> UnpackedLayer:
+        """No more will come: unpack the rest; blocks."""
+
+    def abort(self) -> None:
+        """Stop; blocks for the piece at hand. What is on disk stays. Idempotent, and nothing after finish."""
 
 def split_archive(
     source_fd: int, directory: str, found: Callable[[bytes, str, bytes, int, int], object]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 
 use super::limits::Limits;
+use super::source::Input;
 use super::stream::{self, Digests, Stream};
 use super::tar::{Entry, Kind, Reader};
 use super::tree::{failed, open_root};
@@ -43,7 +44,7 @@ pub fn split_archive(
     mut found: impl FnMut(Member) -> Result<()>,
 ) -> Result<Digests> {
     let directory = open_root(directory)?;
-    let ((), digests) = stream::run(source.as_fd(), None, limits, |stream| {
+    let ((), digests) = stream::run(Input::Fd(source.as_fd()), None, limits, |stream| {
         let mut reader = Reader::new(stream, limits);
         let mut number = 0;
         while let Some(entry) = reader.next()? {

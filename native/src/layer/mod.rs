@@ -1,7 +1,8 @@
 //! Layers: one streaming pass from compressed tar to a directory, and the reverse.
 //!
 //! ```text
-//! fd -> digest -> decompress -> diff_id -> tar -> files     stream, tar + sparse, unpack + whiteout
+//! fd or feed -> digest -> decompress -> diff_id -> tar -> files
+//!                source              stream     tar + sparse  unpack + whiteout
 //! directory -> tar -> diff_id -> compress -> digest -> fd   pack
 //! ```
 //! `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart. Nothing
@@ -11,8 +12,10 @@
 //! Source: OCI image specification, layer.md.
 
 mod archive;
+mod feed;
 mod limits;
 mod pack;
+mod source;
 mod sparse;
 mod stream;
 mod tar;
@@ -26,12 +29,14 @@ mod tests;
 use std::os::fd::{AsFd, OwnedFd};
 
 pub use archive::{split_archive, Member, MemberKind};
+pub use feed::LayerUnpacker;
 pub use limits::Limits;
 pub use pack::{pack_layer, PackCompression};
 pub use stream::Digests;
 pub use tree::{disk_usage, inherit_directories, remove_tree};
 
 use crate::error::Result;
+use source::Input;
 
 /// What one pass over a layer found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +60,17 @@ pub fn unpack_layer(
     limits: &Limits,
 ) -> Result<Layer> {
     let root = tree::open_root(target)?;
-    let ((entries, implied), digests) = stream::run(source.as_fd(), copy, limits, |stream| {
+    unpack_input(Input::Fd(source.as_fd()), root, overlay, copy, limits)
+}
+
+fn unpack_input(
+    input: Input<'_>,
+    root: OwnedFd,
+    overlay: bool,
+    copy: Option<&OwnedFd>,
+    limits: &Limits,
+) -> Result<Layer> {
+    let ((entries, implied), digests) = stream::run(input, copy, limits, |stream| {
         let mut unpacker = unpack::Unpacker::new(root, limits, overlay);
         unpacker.archive(stream)?;
         Ok((unpacker.entries, unpacker.implied()))

@@ -12,7 +12,8 @@ use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::stream::{digest_text, write_all, Digests};
+use super::source::write_all;
+use super::stream::{digest_text, Digests};
 use super::tar::{padding, BLOCK};
 use super::tree::{self, failed, join, open_beneath, open_root};
 use super::whiteout::{OPAQUE, OPAQUE_XATTR, PREFIX};

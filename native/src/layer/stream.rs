@@ -8,17 +8,17 @@
 //! ```
 //! Memory is bounded by the channel; spent chunks go back to be filled again.
 
-use std::io::{self, BufRead, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 
 use sha2::{Digest as _, Sha256};
 
 use super::limits::Limits;
+use super::source::{Compression, Decoder, Input, Source};
 use crate::error::{Error, Result};
 
 /// Bytes of one chunk: large enough that a hand-over costs nothing beside its work.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 /// Chunks on their way; with those being filled and read, about 2.5 MiB.
 const DEPTH: usize = 8;
 
@@ -150,12 +150,12 @@ pub(super) fn truncated() -> Error {
 /// The bytes as read are also written to `copy`. A failure of the producing half is the cause of whatever the
 /// consuming half made of it, so it is the one reported.
 pub fn run<T>(
-    source: BorrowedFd<'_>,
+    input: Input<'_>,
     copy: Option<&OwnedFd>,
     limits: &Limits,
     consume: impl FnOnce(&mut Stream) -> Result<T>,
 ) -> Result<(T, Digests)> {
-    let mut source = Source::new(source, copy);
+    let mut source = Source::new(input, copy);
     let compression = source.compression()?;
     let (chunk_sender, chunks) = sync_channel(DEPTH);
     let (spare, spare_receiver) = sync_channel(DEPTH + 2);
@@ -216,183 +216,6 @@ fn produce(
     }
     drop(decoder);
     source.drain()?;
-    Ok(Some((digest_text(source.hash), source.size)))
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compression {
-    None,
-    Gzip,
-    Zstd,
-}
-
-/// The compressed side: reads the fd, hashes and counts what came, copies it on.
-struct Source<'a> {
-    fd: BorrowedFd<'a>,
-    copy: Option<&'a OwnedFd>,
-    hash: Sha256,
-    size: u64,
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    failure: Option<Error>,
-}
-
-impl<'a> Source<'a> {
-    fn new(fd: BorrowedFd<'a>, copy: Option<&'a OwnedFd>) -> Self {
-        Self {
-            fd,
-            copy,
-            hash: Sha256::new(),
-            size: 0,
-            buffer: vec![0; CHUNK],
-            start: 0,
-            end: 0,
-            failure: None,
-        }
-    }
-
-    /// One read into the free part of the buffer; false at the end.
-    fn read_more(&mut self) -> Result<bool> {
-        let count = loop {
-            match rustix::io::read(self.fd, &mut self.buffer[self.end..]) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => break other.map_err(|errno| Error::os("read", "layer", errno))?,
-            }
-        };
-        let fresh = &self.buffer[self.end..self.end + count];
-        self.hash.update(fresh);
-        if let Some(copy) = self.copy {
-            write_all(copy, fresh)?;
-        }
-        self.end += count;
-        self.size += count as u64;
-        Ok(count > 0)
-    }
-
-    /// Told by the first bytes, as every engine does: media types lie.
-    fn compression(&mut self) -> Result<Compression> {
-        while self.end < 4 && self.read_more()? {}
-        Ok(match self.buffer[..self.end] {
-            [0x1f, 0x8b, ..] => Compression::Gzip,
-            // A zstd frame, or a skippable one (as zstd:chunked writes).
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
-            [b'B', b'Z', b'h', ..] => return Err(unsupported("bzip2")),
-            [0xfd, b'7', b'z', b'X', ..] => return Err(unsupported("xz")),
-            _ => Compression::None,
-        })
-    }
-
-    /// Digest covers the whole source, even what the decoder had no use for.
-    fn drain(&mut self) -> Result<()> {
-        self.start = 0;
-        self.end = 0;
-        while self.read_more()? {
-            self.end = 0;
-        }
-        Ok(())
-    }
-}
-
-fn unsupported(name: &str) -> Error {
-    Error::Invalid(format!("malformed archive: {name} compression is not one of gzip, zstd and none"))
-}
-
-impl Read for Source<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let count = available.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&available[..count]);
-        self.consume(count);
-        Ok(count)
-    }
-}
-
-impl BufRead for Source<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-            if let Err(error) = self.read_more() {
-                self.failure = Some(error);
-                return Err(io::Error::other("source failed"));
-            }
-        }
-        Ok(&self.buffer[self.start..self.end])
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.start += count;
-    }
-}
-
-enum Decoder<'s, 'a> {
-    None(&'s mut Source<'a>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<&'s mut Source<'a>>>),
-    Zstd(zstd::stream::read::Decoder<'static, &'s mut Source<'a>>),
-}
-
-impl<'s, 'a> Decoder<'s, 'a> {
-    fn new(compression: Compression, source: &'s mut Source<'a>) -> Result<Self> {
-        Ok(match compression {
-            Compression::None => Self::None(source),
-            Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(source))),
-            Compression::Zstd => Self::Zstd(
-                zstd::stream::read::Decoder::with_buffer(source)
-                    .map_err(|error| Error::os("start zstd for", "layer", error))?,
-            ),
-        })
-    }
-
-    fn source(&mut self) -> &mut Source<'a> {
-        match self {
-            Self::None(source) => source,
-            Self::Gzip(decoder) => decoder.get_mut(),
-            Self::Zstd(decoder) => decoder.get_mut(),
-        }
-    }
-
-    /// As many bytes as there are, up to the whole buffer: few large chunks, not many small ones.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
-        while done < buffer.len() {
-            let count = match self {
-                Self::None(source) => source.read(&mut buffer[done..]),
-                Self::Gzip(decoder) => decoder.read(&mut buffer[done..]),
-                Self::Zstd(decoder) => decoder.read(&mut buffer[done..]),
-            };
-            match count {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.failure(&error)),
-            }
-        }
-        Ok(done)
-    }
-
-    /// A failed read or copy as it was; anything else is the archive's fault.
-    fn failure(&mut self, error: &io::Error) -> Error {
-        let name = match self {
-            Self::None(_) => "tar",
-            Self::Gzip(_) => "gzip",
-            Self::Zstd(_) => "zstd",
-        };
-        self.source()
-            .failure
-            .take()
-            .unwrap_or_else(|| Error::Invalid(format!("malformed archive: {name}: {error}")))
-    }
-}
-
-/// Write all of `bytes` to a blocking fd.
-pub(super) fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(fd, bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::os("write", "layer", errno)),
-        }
-    }
-    Ok(())
+    let size = source.size;
+    Ok(Some((source.digest(), size)))
 }

@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::error::Error;
 
+mod feed;
+
 /// A directory to unpack into, with a neighbour that no archive may touch.
 struct Place {
     top: TempDir,

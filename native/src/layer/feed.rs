@@ -1,0 +1,296 @@
+//! A layer that comes piece by piece from memory: a bounded queue, and the thread that unpacks what is in it.
+//!
+//! ```text
+//! caller --write, try_write, write_file--> Feed (bounded) --> stream::run on a thread --> finish
+//! ```
+//! Bytes of a download go in as they arrive; those of an earlier attempt, which lie in a file, go in before
+//! them and are not copied again. Every way out (finish, abort, drop) ends with the thread joined.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::event::{eventfd, EventfdFlags};
+
+use super::limits::Limits;
+use super::source::Input;
+use super::stream::CHUNK;
+use super::{unpack_input, Layer};
+use crate::error::{Error, Result};
+
+/// Bytes that may wait in the queue. One piece is always taken, so that its size cannot block it for good.
+const QUEUE: usize = 1 << 20;
+
+/// Some compressed bytes.
+#[derive(Debug)]
+pub struct Piece {
+    pub bytes: Vec<u8>,
+    /// Whether the copy has them already.
+    pub copied: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+    /// No more will come.
+    ended: bool,
+    /// The reading side is gone, or is to go.
+    closed: bool,
+    /// A `try_write` was turned away and waits for the eventfd.
+    starved: bool,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub struct Feed {
+    state: Mutex<State>,
+    changed: Condvar,
+    room: OwnedFd,
+}
+
+impl Feed {
+    fn new() -> Result<Self> {
+        let room = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| Error::os("create", "eventfd", errno))?;
+        Ok(Self { state: Mutex::default(), changed: Condvar::new(), room })
+    }
+
+    /// Nothing that panics runs under the lock, and no state in between is left there.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next piece; `None` at the end. Waits.
+    pub fn take(&self) -> Result<Option<Piece>> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return Err(Error::Invalid("the layer was given up".into()));
+            }
+            if let Some(piece) = state.pieces.pop_front() {
+                state.bytes -= piece.bytes.len();
+                self.changed.notify_all();
+                if std::mem::take(&mut state.starved) {
+                    self.signal();
+                }
+                return Ok(Some(piece));
+            }
+            if state.ended {
+                return Ok(None);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Put a piece in; false where nobody will read it. Waits for room.
+    fn put(&self, piece: Piece) -> bool {
+        let mut state = self.lock();
+        while !state.closed && state.bytes > 0 && state.bytes + piece.bytes.len() > QUEUE {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.push(&mut state, piece)
+    }
+
+    /// Put a copy of `bytes` in if there is room: `None` where there is none, false as `put`.
+    fn try_put(&self, bytes: &[u8]) -> Option<bool> {
+        let mut state = self.lock();
+        if !state.closed && state.bytes > 0 && state.bytes + bytes.len() > QUEUE {
+            state.starved = true;
+            let _ = rustix::io::read(&self.room, &mut [0; 8]);
+            return None;
+        }
+        Some(self.push(&mut state, Piece { bytes: bytes.to_vec(), copied: false }))
+    }
+
+    fn push(&self, state: &mut State, piece: Piece) -> bool {
+        if state.closed {
+            return false;
+        }
+        // An empty piece would read as the end.
+        if piece.bytes.is_empty() {
+            return true;
+        }
+        state.bytes += piece.bytes.len();
+        state.pieces.push_back(piece);
+        self.changed.notify_all();
+        true
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Nothing more is read, nothing more is taken in; whoever waits is woken.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.pieces.clear();
+        state.bytes = 0;
+        self.changed.notify_all();
+        self.signal();
+    }
+
+    fn signal(&self) {
+        let _ = rustix::io::write(&self.room, &1_u64.to_ne_bytes());
+    }
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Running(JoinHandle<Result<Layer>>),
+    /// Told once with its whole cause, then again to whoever still writes.
+    Failed(Error),
+    /// Finished or aborted.
+    Over,
+}
+
+/// Unpacks a layer that is handed over piece by piece. Any thread may call; each call holds for itself.
+#[derive(Debug)]
+pub struct LayerUnpacker {
+    feed: Arc<Feed>,
+    outcome: Mutex<Outcome>,
+}
+
+impl LayerUnpacker {
+    /// Begin to unpack into the directory `target`, as [`super::unpack_layer`] does.
+    pub fn new(target: &str, overlay: bool, copy: Option<OwnedFd>, limits: Limits) -> Result<Self> {
+        let feed = Arc::new(Feed::new()?);
+        let root = super::tree::open_root(target)?;
+        let source = Arc::clone(&feed);
+        let thread = std::thread::Builder::new()
+            .name("proa-layer".into())
+            .spawn(move || {
+                // Closes however this ends, a panic included: a writer must never wait for nobody.
+                let _closed = CloseAtEnd(&source);
+                unpack_input(Input::Feed(&source), root, overlay, copy.as_ref(), &limits)
+            })
+            .map_err(|error| Error::os("start a thread for", "layer", error))?;
+        Ok(Self { feed, outcome: Mutex::new(Outcome::Running(thread)) })
+    }
+
+    /// Hand over the next bytes. Waits while the queue is full; fails as the unpacking did.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        if self.feed.put(Piece { bytes: bytes.to_vec(), copied: false }) {
+            return Ok(());
+        }
+        Err(self.failure())
+    }
+
+    /// The same without waiting: false where there is no room; `room` becomes readable when there may be.
+    pub fn try_write(&self, bytes: &[u8]) -> Result<bool> {
+        match self.feed.try_put(bytes) {
+            None => Ok(false),
+            Some(true) => Ok(true),
+            Some(false) => Err(self.failure()),
+        }
+    }
+
+    /// An eventfd, readable when a `try_write` that was turned away may be tried again.
+    pub fn room(&self) -> BorrowedFd<'_> {
+        self.feed.room.as_fd()
+    }
+
+    /// Hand over the first `size` bytes of a file, which is where the copy goes or a twin of it: they are not
+    /// written to the copy. Waits; fails where the file is shorter.
+    pub fn write_file(&self, file: &OwnedFd, size: u64) -> Result<()> {
+        let mut offset = 0;
+        while offset < size {
+            let step = usize::try_from(size - offset).unwrap_or(usize::MAX).min(CHUNK);
+            let mut bytes = vec![0; step];
+            match rustix::io::pread(file, &mut bytes[..], offset) {
+                Ok(0) => {
+                    return Err(Error::Invalid(format!("the partial file ends at {offset} of {size} bytes")))
+                }
+                Ok(count) => bytes.truncate(count),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => return Err(Error::os("read", "partial layer", errno)),
+            }
+            offset += bytes.len() as u64;
+            if !self.feed.put(Piece { bytes, copied: true }) {
+                return Err(self.failure());
+            }
+        }
+        Ok(())
+    }
+
+    /// No more will come: wait for the rest to be unpacked.
+    pub fn finish(&self) -> Result<Layer> {
+        self.feed.end();
+        let mut outcome = self.lock();
+        match std::mem::replace(&mut *outcome, Outcome::Over) {
+            Outcome::Running(thread) => join(thread),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Over => Err(over()),
+        }
+    }
+
+    /// Stop, whatever was written; what is on disk stays for the caller to remove. Idempotent.
+    pub fn abort(&self) {
+        self.feed.close();
+        if let Outcome::Running(thread) = std::mem::replace(&mut *self.lock(), Outcome::Over) {
+            let _ = join(thread);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the reading side has gone.
+    fn failure(&self) -> Error {
+        let mut outcome = self.lock();
+        match std::mem::replace(&mut *outcome, Outcome::Over) {
+            Outcome::Running(thread) => match join(thread) {
+                Err(error) => {
+                    *outcome = Outcome::Failed(again(&error));
+                    error
+                }
+                // It ended before its input did: closed by an abort meanwhile.
+                Ok(_) => over(),
+            },
+            Outcome::Failed(error) => {
+                *outcome = Outcome::Failed(again(&error));
+                error
+            }
+            Outcome::Over => over(),
+        }
+    }
+}
+
+impl Drop for LayerUnpacker {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+struct CloseAtEnd<'a>(&'a Feed);
+
+impl Drop for CloseAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn join(thread: JoinHandle<Result<Layer>>) -> Result<Layer> {
+    thread.join().unwrap_or_else(|_| Err(Error::Invalid("malformed archive".into())))
+}
+
+fn over() -> Error {
+    Error::Invalid("the layer is finished or was given up".into())
+}
+
+/// The same error once more; only its errno is kept of the source.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::Os { operation, path, source } => {
+            let source = source
+                .raw_os_error()
+                .map_or_else(|| std::io::Error::other(source.to_string()), std::io::Error::from_raw_os_error);
+            Error::os(operation.clone(), path.clone(), source)
+        }
+        Error::Invalid(text) => Error::Invalid(text.clone()),
+    }
+}

@@ -1,0 +1,167 @@
+//! Layers and trees.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::error::{Error, Result};
+use crate::layer;
+
+/// What one pass over a layer found.
+#[pyclass(frozen, get_all)]
+#[derive(Debug)]
+pub struct UnpackedLayer {
+    digest: String,
+    diff_id: String,
+    compressed_size: u64,
+    size: u64,
+    entries: u64,
+    implied: Vec<Vec<u8>>,
+}
+
+impl From<layer::Layer> for UnpackedLayer {
+    fn from(found: layer::Layer) -> Self {
+        let layer::Digests { digest, diff_id, compressed_size, size } = found.digests;
+        Self { digest, diff_id, compressed_size, size, entries: found.entries, implied: found.implied }
+    }
+}
+
+/// A duplicate of a caller's fd number, so that the caller keeps its own: `pidfd_getfd(2)` on ourselves is the one
+/// call that takes a number on trust and answers EBADF rather than misbehaving.
+fn duplicate(fd: i32) -> Result<OwnedFd> {
+    let failed = |errno| Error::os("use file descriptor", fd.to_string(), errno);
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+    let own = own.map_err(failed)?;
+    rustix::process::pidfd_getfd(own, fd, rustix::process::PidfdGetfdFlags::empty()).map_err(failed)
+}
+
+#[pyfunction]
+#[pyo3(signature = (source_fd, target, *, overlay = true, copy_fd = -1), text_signature = "(source_fd, target, *, overlay=True, copy_fd=-1)")]
+pub fn unpack_layer(
+    py: Python<'_>,
+    source_fd: i32,
+    target: &str,
+    overlay: bool,
+    copy_fd: i32,
+) -> PyResult<UnpackedLayer> {
+    let source = duplicate(source_fd)?;
+    let copy = if copy_fd < 0 { None } else { Some(duplicate(copy_fd)?) };
+    let limits = layer::Limits::DEFAULT;
+    let found = py.detach(|| layer::unpack_layer(&source, target, overlay, copy.as_ref(), &limits))?;
+    Ok(found.into())
+}
+
+/// Unpacks a layer that is handed over in pieces, on a thread of its own.
+#[pyclass(frozen)]
+#[derive(Debug)]
+pub struct LayerUnpacker(layer::LayerUnpacker);
+
+#[pymethods]
+impl LayerUnpacker {
+    #[new]
+    #[pyo3(signature = (target, *, overlay = true, copy_fd = -1), text_signature = "(target, *, overlay=True, copy_fd=-1)")]
+    fn new(target: &str, overlay: bool, copy_fd: i32) -> PyResult<Self> {
+        let copy = if copy_fd < 0 { None } else { Some(duplicate(copy_fd)?) };
+        Ok(Self(layer::LayerUnpacker::new(target, overlay, copy, layer::Limits::DEFAULT)?))
+    }
+
+    fn write(&self, py: Python<'_>, chunk: &[u8]) -> PyResult<()> {
+        Ok(py.detach(|| self.0.write(chunk))?)
+    }
+
+    fn try_write(&self, py: Python<'_>, chunk: &[u8]) -> PyResult<bool> {
+        Ok(py.detach(|| self.0.try_write(chunk))?)
+    }
+
+    fn write_file(&self, py: Python<'_>, fd: i32, size: u64) -> PyResult<()> {
+        let file = duplicate(fd)?;
+        Ok(py.detach(|| self.0.write_file(&file, size))?)
+    }
+
+    fn fileno(&self) -> i32 {
+        self.0.room().as_raw_fd()
+    }
+
+    fn finish(&self, py: Python<'_>) -> PyResult<UnpackedLayer> {
+        Ok(py.detach(|| self.0.finish())?.into())
+    }
+
+    fn abort(&self, py: Python<'_>) {
+        py.detach(|| self.0.abort());
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (directory, target_fd, *, compression = "none", overlay = true))]
+pub fn pack_layer(
+    py: Python<'_>,
+    directory: &str,
+    target_fd: i32,
+    compression: &str,
+    overlay: bool,
+) -> PyResult<UnpackedLayer> {
+    let target = duplicate(target_fd)?;
+    let compression = match compression {
+        "none" => layer::PackCompression::None,
+        "gzip" => layer::PackCompression::Gzip,
+        "zstd" => layer::PackCompression::Zstd,
+        other => return Err(Error::Invalid(format!("unknown compression {other:?}")).into()),
+    };
+    let found = py.detach(|| layer::pack_layer(directory, &target, compression, overlay))?;
+    Ok(found.into())
+}
+
+#[pyfunction]
+pub fn split_archive(
+    py: Python<'_>,
+    source_fd: i32,
+    directory: &str,
+    found: &Bound<'_, PyAny>,
+) -> PyResult<String> {
+    let source = duplicate(source_fd)?;
+    let found = found.clone().unbind();
+    let mut raised = None;
+    let split = py.detach(|| {
+        layer::split_archive(&source, directory, &layer::Limits::DEFAULT, |member| {
+            let kind = match member.kind {
+                layer::MemberKind::File => "file",
+                layer::MemberKind::Symlink => "symlink",
+                layer::MemberKind::Hardlink => "hardlink",
+            };
+            Python::attach(|py| {
+                let path = PyBytes::new(py, &member.path);
+                let link = PyBytes::new(py, &member.link);
+                found.call1(py, (path, kind, link, member.number, member.size)).map(drop)
+            })
+            .map_err(|error| {
+                raised = Some(error);
+                Error::Invalid("the caller gave up".into())
+            })
+        })
+    });
+    match (raised, split) {
+        (Some(error), _) => Err(error),
+        (None, split) => Ok(split?.digest),
+    }
+}
+
+#[pyfunction]
+pub fn disk_usage(py: Python<'_>, directory: &str) -> PyResult<(u64, u64)> {
+    Ok(py.detach(|| layer::disk_usage(directory))?)
+}
+
+#[pyfunction]
+pub fn inherit_directories(
+    py: Python<'_>,
+    directory: &str,
+    lower: Vec<String>,
+    paths: Vec<Vec<u8>>,
+) -> PyResult<()> {
+    Ok(py.detach(|| layer::inherit_directories(directory, &lower, &paths))?)
+}
+
+#[pyfunction]
+pub fn remove_tree(py: Python<'_>, directory: &str) -> PyResult<()> {
+    Ok(py.detach(|| layer::remove_tree(directory))?)
+}
