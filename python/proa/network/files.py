@@ -24,7 +24,7 @@ ff00::\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 """
-_LOOPBACK = re.compile(r"127\.|::1$|0\.0\.0\.0$|::$")
+LOOPBACK = re.compile(r"127\.|::1$|0\.0\.0\.0$|::$")
 
 
 class Resolver(Struct, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ def resolver_of(wish: NetworkWish, defaults: DnsDefaults, host: Resolver, *, own
     """What a container resolves with; the host's loopback servers cannot be reached from its namespace."""
     servers = wish.dns or defaults.servers or host.servers
     if own_namespace and not wish.dns:
-        servers = tuple(s for s in servers if not _LOOPBACK.match(s)) or DEFAULT_SERVERS
+        servers = tuple(s for s in servers if not LOOPBACK.match(s)) or DEFAULT_SERVERS
     search = wish.dns_search or defaults.search or host.search
     return Resolver(
         servers=servers,

@@ -28,6 +28,9 @@ from proa.schema.keeper import (
     Acknowledge,
     Attach,
     CloseStdin,
+    DnsDrop,
+    DnsSandbox,
+    DnsSet,
     Exec,
     Forget,
     HandOver,
@@ -184,6 +187,17 @@ class Keeper:
             await self._connected.request(lambda seq: NetRelease(seq=seq, key=key), failure)
         except NotFound:
             log.debug("namespace %d was gone already", key)
+
+    async def serve_names(self, sandbox: DnsSandbox) -> None:
+        """Serve a container at 127.0.0.11, and let others on its networks find it. Idempotent.
+
+        Replaces all that was known of it. Raises NotFound where it neither runs nor its namespace is there.
+        """
+        await self._connected.request(lambda seq: DnsSet(seq=seq, sandbox=sandbox), failure)
+
+    async def forget_names(self, id_: str) -> None:
+        """Undo `serve_names`; an unknown container is no error. Its exit does the same."""
+        await self._connected.request(lambda seq: DnsDrop(seq=seq, id=id_), failure)
 
     @property
     def outdated(self) -> bool:

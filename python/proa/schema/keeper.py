@@ -122,6 +122,59 @@ class NetRelease(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_r
     key: int
 
 
+class DnsNetwork(Struct, frozen=True, kw_only=True):
+    """One network that a container is on, and what it is called there."""
+
+    id: str
+    name: str
+    """Names are found with it behind them, too: `web.shop`."""
+    names: tuple[str, ...] = ()
+    """The container's names on the network, the first for its addresses' reverse look-up. Several containers
+    may share one: answers have all their addresses."""
+    addresses: tuple[str, ...] = ()
+    """IPv4 and IPv6, without prefix."""
+    links: tuple[tuple[str, str], ...] = ()
+    """(alias, name): aliases of the container's own for names of this network."""
+
+
+class DnsUpstream(Struct, frozen=True, kw_only=True):
+    """A server that is asked what the networks do not know."""
+
+    address: str
+    port: int = 53
+    host: bool = False
+    """It is asked from the host's network namespace, not from the container's."""
+
+
+class DnsSandbox(Struct, frozen=True, kw_only=True):
+    """All that the resolver knows of one container: it is served at 127.0.0.11, and found by its names."""
+
+    id: str
+    """The container's."""
+    key: int | None = None
+    """The prepared namespace that it will start in; None for a container that runs."""
+    networks: tuple[DnsNetwork, ...] = ()
+    """In the order in which names are looked up."""
+    upstreams: tuple[DnsUpstream, ...] = ()
+    """None for a container with only internal networks: what they do not know then fails."""
+    ndots: bool = False
+    """The container's user has chosen `ndots`: names without a dot are not asked of the upstreams."""
+
+
+class DnsSet(Struct, frozen=True, kw_only=True, tag_field="type", tag="dns_set"):
+    """From now on the resolver knows this of a container, and nothing else."""
+
+    seq: int
+    sandbox: DnsSandbox
+
+
+class DnsDrop(Struct, frozen=True, kw_only=True, tag_field="type", tag="dns_drop"):
+    """Forget a container and its names; an unknown one is no error. Its exit does the same."""
+
+    seq: int
+    id: str
+
+
 class HandOver(Struct, frozen=True, kw_only=True, tag_field="type", tag="hand_over"):
     """Re-execute as a newer keeper with this command line."""
 
@@ -148,6 +201,8 @@ Request = (
     | Acknowledge
     | NetPrepare
     | NetRelease
+    | DnsSet
+    | DnsDrop
     | HandOver
     | Shutdown
 )
