@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from proa.api._connection import Request
 from proa.errors import InvalidParameter
+from proa.http._connection import Request
 
 T = TypeVar("T")
 

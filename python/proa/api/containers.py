@@ -3,7 +3,6 @@
 Source: the Docker Engine API v1.51; moby daemon/server/router/container.
 """
 
-from proa.api._connection import Request
 from proa.api.bodies import Body
 from proa.api.hijack import Hijack
 from proa.api.ports import Engine
@@ -22,6 +21,7 @@ from proa.api.routes import Route
 from proa.api.streams import JSONLines, WhenDone
 from proa.api.websocket import WebSocketHijack
 from proa.errors import Conflict, InvalidParameter, NotFound
+from proa.http._connection import Request
 from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
 from proa.schema.stream import AttachOptions, LogsOptions
 

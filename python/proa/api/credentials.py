@@ -8,8 +8,8 @@ import binascii
 
 import msgspec
 
-from proa.api._connection import Request
 from proa.errors import InvalidParameter
+from proa.http._connection import Request
 from proa.schema.registry import Credentials
 
 _decode = msgspec.json.Decoder(Credentials).decode

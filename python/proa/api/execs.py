@@ -5,7 +5,6 @@ Source: the Docker Engine API v1.51; moby daemon/server/router/container/exec.go
 
 from msgspec.structs import replace
 
-from proa.api._connection import Request
 from proa.api.bodies import Body
 from proa.api.hijack import Hijack
 from proa.api.ports import Engine
@@ -13,6 +12,7 @@ from proa.api.query import Query
 from proa.api.responses import EMPTY, Response, created_reply, json_reply
 from proa.api.routes import Route
 from proa.errors import InvalidParameter
+from proa.http._connection import Request
 from proa.schema.exec import ExecCreateRequest, ExecStartRequest
 
 _create_body = Body(ExecCreateRequest)

@@ -3,8 +3,8 @@
 Source: moby daemon/server/router/container/container_routes.go (postContainersAttach) and exec.go.
 """
 
-from proa.api._connection import Request
 from proa.api.responses import MULTIPLEXED_STREAM, RAW_STREAM
+from proa.http._connection import Request
 
 
 class Hijack:

@@ -3,13 +3,13 @@
 Source: the Docker Engine API v1.51; moby daemon/server/router/image.
 """
 
-from proa.api._connection import Request
 from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import CREATED, TAR, Response, Stream, json_reply
 from proa.api.routes import Route
 from proa.api.streams import Progress
 from proa.errors import InvalidParameter, NotImplemented_
+from proa.http._connection import Request
 
 
 async def list_(engine: Engine, request: Request) -> Response:

@@ -3,11 +3,11 @@
 Source: the Docker Engine API v1.51; moby daemon/server/router/network.
 """
 
-from proa.api._connection import Request
 from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import Response, json_reply
 from proa.api.routes import Route
+from proa.http._connection import Request
 
 
 async def list_(engine: Engine, request: Request) -> Response:

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from proa.api._connection import Request
 from proa.api.ports import Engine
 from proa.api.responses import LATEST_MINOR, OLDEST_MINOR, Response
 from proa.errors import InvalidParameter, NotFound, ProaError
+from proa.http._connection import Request
 
 Handler = Callable[[Engine, Request], Awaitable[Response]]
 

@@ -5,13 +5,13 @@ Source: the Docker Engine API v1.51; moby daemon/server/router/system, swarm.
 
 from msgspec import Struct, field
 
-from proa.api._connection import Request
 from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import TEXT, Reply, Response, Stream, json_reply, response_head
 from proa.api.routes import Route, refusal
 from proa.api.streams import JSONLines
 from proa.errors import InvalidParameter, NotImplemented_, Unavailable
+from proa.http._connection import Request
 from proa.schema.system import EventActor, EventMessage
 
 PING_HEADERS = (

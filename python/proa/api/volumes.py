@@ -3,12 +3,12 @@
 Source: the Docker Engine API v1.51; moby daemon/server/router/volume.
 """
 
-from proa.api._connection import Request
 from proa.api.bodies import Body
 from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import NO_CONTENT, Response, created_reply, json_reply
 from proa.api.routes import Route
+from proa.http._connection import Request
 from proa.schema.volume import VolumeCreateOptions
 
 _create_body = Body(VolumeCreateOptions)

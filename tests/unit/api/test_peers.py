@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from fake_engine import FakeEngine
 
-from proa.api.listeners import inherited
 from proa.api.server import serve
 from proa.errors import InvalidParameter
+from proa.http.listeners import inherited
 from proa.schema.config import DaemonConfig
 
 NOBODY = 65534

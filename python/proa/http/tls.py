@@ -20,28 +20,28 @@ from collections.abc import Iterable
 from typing import Any
 
 from proa.errors import InvalidParameter
-from proa.schema.config import DaemonConfig
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 256 * 1024
 
 
-def server_context(config: DaemonConfig) -> ssl.SSLContext | None:
-    """The TLS settings of the tcp listeners, None for plain tcp; raises InvalidParameter."""
-    if not (config.tls or config.tlsverify):
-        return None
-    if not (config.tlscert and config.tlskey):
+def server_context(certificate: str, key: str, *, verify: bool, authorities: str) -> ssl.SSLContext:
+    """The TLS settings of a tcp listener, from PEM files; `verify` asks clients for certificates.
+
+    Raises InvalidParameter.
+    """
+    if not (certificate and key):
         raise InvalidParameter("tls needs tlscert and tlskey")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
-        context.load_cert_chain(config.tlscert, config.tlskey)
-        if config.tlsverify:
-            if not config.tlscacert:
+        context.load_cert_chain(certificate, key)
+        if verify:
+            if not authorities:
                 raise InvalidParameter("tlsverify needs tlscacert")
-            context.load_verify_locations(config.tlscacert)
+            context.load_verify_locations(authorities)
             context.verify_mode = ssl.CERT_REQUIRED
     except OSError as exc:  # ssl.SSLError is one
         raise InvalidParameter(f"could not load the TLS certificate and key: {exc}") from exc
