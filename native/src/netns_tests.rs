@@ -2,7 +2,9 @@
 
 use std::thread;
 
+use super::messages::*;
 use super::*;
+use crate::netlink::{NLM_F_CREATE, NLM_F_EXCL};
 
 const BRIDGE: &str = "brtest";
 
@@ -38,6 +40,7 @@ fn endpoint() -> Endpoint {
         mtu: 1400,
         addresses: vec!["10.0.0.2/16".into()],
         gateways: vec!["10.0.0.1".into()],
+        ..Endpoint::default()
     }
 }
 
@@ -66,7 +69,7 @@ fn interfaces() -> Vec<String> {
 #[test]
 fn an_endpoint_is_ready_to_use() {
     on_a_bridge(|host| {
-        let prepared = host.prepare(&endpoint()).unwrap_or_else(|e| panic!("{e}"));
+        let prepared = host.prepare(&[&endpoint()]).unwrap_or_else(|e| panic!("{e}"));
         assert!(prepared.host_interface.starts_with("vp") && prepared.host_interface.len() == 10);
         assert!(interfaces().contains(&prepared.host_interface));
         assert!(
@@ -102,7 +105,7 @@ fn ipv6_comes_with_an_ipv6_address() {
         let mut endpoint = endpoint();
         endpoint.addresses.push("fd00:1::2/64".into());
         endpoint.gateways.push("fd00:1::1".into());
-        let prepared = host.prepare(&endpoint).unwrap_or_else(|e| panic!("{e}"));
+        let prepared = host.prepare(&[&endpoint]).unwrap_or_else(|e| panic!("{e}"));
         inside(host, &prepared, || {
             let six = file("/proc/thread-self/net/if_inet6");
             let line = six.lines().find(|line| line.starts_with("fd000001")).unwrap_or_default();
@@ -120,7 +123,7 @@ fn ipv6_comes_with_an_ipv6_address() {
 fn an_empty_bridge_is_only_loopback() {
     on_a_bridge(|host| {
         let endpoint = Endpoint { bridge: String::new(), ..endpoint() };
-        let prepared = host.prepare(&endpoint).unwrap_or_else(|e| panic!("{e}"));
+        let prepared = host.prepare(&[&endpoint]).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(prepared.host_interface, "");
         inside(host, &prepared, || {
             assert!(!interfaces().contains(&"eth0".to_string()));
@@ -134,11 +137,11 @@ fn a_failure_says_what_failed_and_leaves_nothing() {
     on_a_bridge(|host| {
         let before = interfaces();
         let missing = Endpoint { bridge: "nosuch".into(), ..endpoint() };
-        let error = failure(host.prepare(&missing));
-        assert!(error.to_string().starts_with("find bridge nosuch: "), "{error}");
+        let error = failure(host.prepare(&[&missing]));
+        assert!(error.to_string().starts_with("find interface nosuch: "), "{error}");
         // The gateway is not on the link.
         let unreachable = Endpoint { gateways: vec!["192.0.2.1".into()], ..endpoint() };
-        let error = failure(host.prepare(&unreachable));
+        let error = failure(host.prepare(&[&unreachable]));
         assert!(error.to_string().starts_with("add route default via 192.0.2.1: "), "{error}");
         assert_eq!(error.errno(), Errno::NETUNREACH.raw_os_error());
         // The kernel takes a dropped namespace down by itself; the thread is back in the host's.
@@ -169,7 +172,7 @@ fn counters_are_read_from_proc() {
     let text = "Inter-|   Receive  |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes\n\
         \x20   lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0\n\
         \x20 eth0:    1234      10    1    2    0     0          0         0     5678      20    3    4    0     0       0          0\n";
-    let counters = parse_net_dev(text);
+    let counters = counters::parse_net_dev(text);
     assert_eq!(counters.len(), 1);
     let eth0 = &counters[0];
     assert_eq!((eth0.interface.as_str(), eth0.rx_bytes, eth0.rx_packets), ("eth0", 1234, 10));
@@ -196,7 +199,7 @@ fn measure_prepare() {
                 ..endpoint()
             };
             let start = std::time::Instant::now();
-            kept.push(host.prepare(&endpoint).unwrap_or_else(|e| panic!("{e}")));
+            kept.push(host.prepare(&[&endpoint]).unwrap_or_else(|e| panic!("{e}")));
             times.push(start.elapsed());
         }
         let mean = (cpu() - before) / 100;
@@ -205,5 +208,95 @@ fn measure_prepare() {
             "prepare: p50 {:?}, p10 {:?}, p90 {:?}; {mean} us of CPU each",
             times[50], times[10], times[90]
         );
+    });
+}
+
+/// A process in the namespace, as a container's init.
+fn init_in(host: &HostNetwork, prepared: &Prepared) -> (std::process::Child, OwnedFd) {
+    let child = inside(host, prepared, || {
+        std::process::Command::new("sleep").arg("60").spawn().unwrap_or_else(|e| panic!("{e}"))
+    });
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap_or_else(|| panic!("no pid"));
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+    (child, pidfd.unwrap_or_else(|e| panic!("{e}")))
+}
+
+#[test]
+fn several_endpoints_are_several_interfaces_with_one_default_route() {
+    on_a_bridge(|host| {
+        let second = Endpoint {
+            interface: "eth1".into(),
+            addresses: vec!["10.1.0.2/16".into()],
+            gateways: vec![],
+            isolated: true,
+            sysctls: vec![("ipv4/conf/eth1/log_martians".into(), "1".into())],
+            ..endpoint()
+        };
+        let prepared = host.prepare(&[&endpoint(), &second]).unwrap_or_else(|e| panic!("{e}"));
+        inside(host, &prepared, || {
+            let found = interfaces();
+            assert!(found.contains(&"eth0".into()) && found.contains(&"eth1".into()), "{found:?}");
+            let routes = file("/proc/thread-self/net/route");
+            assert_eq!(routes.matches("\t00000000\t0100000A").count(), 1, "{routes}");
+            assert_eq!(file("/proc/sys/net/ipv4/conf/eth1/log_martians").trim(), "1");
+        });
+    });
+}
+
+#[test]
+fn an_interface_comes_and_goes_while_a_process_runs() {
+    on_a_bridge(|host| {
+        let prepared = host.prepare(&[&endpoint()]).unwrap_or_else(|e| panic!("{e}"));
+        let (mut child, pidfd) = init_in(host, &prepared);
+        let second = Endpoint {
+            interface: "eth1".into(),
+            addresses: vec!["10.1.0.2/16".into()],
+            gateways: vec![],
+            ..endpoint()
+        };
+        let routes = [("10.1.0.1".to_string(), "eth1".to_string())];
+        for _ in 0..3 {
+            let name = host.attach(pidfd.as_fd(), &second, &routes).unwrap_or_else(|e| panic!("attach: {e}"));
+            assert!(interfaces().contains(&name));
+            inside(host, &prepared, || {
+                let found = file("/proc/thread-self/net/route");
+                assert!(found.contains("eth1\t00000000\t0100010A"), "{found}");
+                assert!(!found.contains("eth0\t00000000"), "one default route: {found}");
+            });
+            let back = [("10.0.0.1".to_string(), "eth0".to_string())];
+            let retired = host.detach(pidfd.as_fd(), "eth1", &back).unwrap_or_else(|e| panic!("detach: {e}"));
+            inside(host, &prepared, || {
+                let found = file("/proc/thread-self/net/route");
+                assert!(found.contains("eth0\t00000000\t0100000A") && !found.contains("eth1"), "{found}");
+            });
+            retired.delete().unwrap_or_else(|e| panic!("{e}"));
+            assert!(!interfaces().contains(&name), "both ends are gone");
+        }
+        child.kill().and_then(|()| child.wait()).map(drop).unwrap_or_else(|e| panic!("{e}"));
+    });
+}
+
+#[test]
+fn macvlan_and_ipvlan_sit_on_a_parent() {
+    on_a_bridge(|host| {
+        for (kind, mode, mac) in [("macvlan", "bridge", true), ("ipvlan", "l2", false)] {
+            let on_parent = Endpoint {
+                kind: kind.into(),
+                mode: mode.into(),
+                mac: if mac { endpoint().mac } else { Vec::new().into() },
+                ..endpoint()
+            };
+            match host.prepare(&[&on_parent]) {
+                Ok(prepared) => inside(host, &prepared, || {
+                    assert!(interfaces().contains(&"eth0".to_string()));
+                    let routes = file("/proc/thread-self/net/route");
+                    assert!(routes.contains("eth0\t00000000\t0100000A"), "{routes}");
+                }),
+                Err(error) if error.errno() == libc::EOPNOTSUPP => {
+                    eprintln!("skipped: this kernel has no {kind}");
+                }
+                Err(error) => panic!("{kind}: {error}"),
+            }
+        }
     });
 }

@@ -1,4 +1,4 @@
-//! The janitor: closes what takes the kernel long to take down, on a thread of its own.
+//! The janitor: closes and deletes what takes the kernel long to take down, on a thread of its own.
 //!
 //! Whoever drops the last reference to an overlay waits until all of the file system below its upper directory
 //! is synced, be it a whole disk's worth of somebody else's writes. That must be neither the container's exit
@@ -8,40 +8,68 @@
 //! Source: `ovl_sync_fs` in the kernel's fs/overlayfs/super.c, called by `generic_shutdown_super`.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::mpsc::{channel, Sender};
 use std::thread;
 
+use crate::netns::Retired;
 use crate::sys::supervise::own_working_directory;
 
 /// Closing needs next to none.
 const STACK: usize = 64 << 10;
 
+/// One thing to take down.
+#[derive(Debug)]
+enum Work {
+    Close(OwnedFd),
+    Delete(Retired),
+}
+
+impl Work {
+    fn run(self) {
+        match self {
+            Self::Close(fd) => drop(fd),
+            Self::Delete(interface) => {
+                if let Err(error) = interface.delete() {
+                    report!("{error}");
+                }
+            }
+        }
+    }
+}
+
 /// The way to the thread, which starts with the first close.
 #[derive(Debug, Default)]
 pub struct Janitor {
-    queue: Option<Sender<OwnedFd>>,
+    queue: Option<Sender<Work>>,
 }
 
 impl Janitor {
     /// Close `fd` soon; here and now where there is no thread to be had.
     pub fn close(&mut self, fd: OwnedFd) {
-        let refused = match self.queue.get_or_insert_with(start).send(fd) {
-            Ok(()) => return,
-            Err(refused) => refused,
-        };
-        drop(refused);
+        self.send(Work::Close(fd));
+    }
+
+    /// Delete an interface that is out of use, in the same way.
+    pub fn delete(&mut self, interface: Retired) {
+        self.send(Work::Delete(interface));
+    }
+
+    fn send(&mut self, work: Work) {
+        if let Err(refused) = self.queue.get_or_insert_with(start).send(work) {
+            refused.0.run();
+        }
     }
 }
 
-fn start() -> Sender<OwnedFd> {
-    let (queue, work) = channel();
+fn start() -> Sender<Work> {
+    let (queue, work) = channel::<Work>();
     let (ready, started) = channel();
     let run = move || {
         let apart = own_working_directory();
         // Ignored: the starter waits for it.
         let _ = ready.send(());
         if apart.is_ok() {
-            close_all(&work);
+            work.iter().for_each(Work::run);
         }
     };
     match thread::Builder::new().name("proa-janitor".into()).stack_size(STACK).spawn(run) {
@@ -50,12 +78,6 @@ fn start() -> Sender<OwnedFd> {
         Err(error) => report!("no janitor: {error}"),
     }
     queue
-}
-
-fn close_all(work: &Receiver<OwnedFd>) {
-    while let Ok(fd) = work.recv() {
-        drop(fd);
-    }
 }
 
 #[cfg(test)]

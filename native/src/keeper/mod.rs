@@ -39,6 +39,7 @@ mod ledger;
 pub mod log_reader;
 mod log_writer;
 mod net_pool;
+mod networks;
 mod pipes;
 mod poll;
 pub mod protocol;

@@ -24,11 +24,17 @@ impl NetPool {
     }
 
     /// Make a namespace ready under `key`; answers the host's end of its veth.
-    pub fn prepare(&mut self, key: u64, endpoint: &Endpoint) -> Result<String> {
-        let prepared = self.host.prepare(endpoint)?;
+    pub fn prepare(&mut self, key: u64, endpoints: &[&Endpoint]) -> Result<String> {
+        let prepared = self.host.prepare(endpoints)?;
         let host_interface = prepared.host_interface.clone();
         self.insert(key, prepared);
         Ok(host_interface)
+    }
+
+    /// The host's side, to change the networks of what runs.
+    #[must_use]
+    pub fn host(&self) -> &HostNetwork {
+        &self.host
     }
 
     /// Keep a namespace that is ready already.

@@ -7,7 +7,8 @@
 //! | exec                  |            | started / failed                |
 //! | attach                | 1: client  | done / failed                   |
 //! | signal, resize, `close_stdin`, forget, acknowledge | | done / failed |
-//! | `net_prepare`           |            | `net_ready` / failed              |
+//! | `net_prepare`, `net_attach` |        | `net_ready` / failed              |
+//! | `net_detach`            |            | done / failed                     |
 //! | `net_release`           |            | done                            |
 //! | `hand_over`             |            | done, then the socket closes    |
 //! | shutdown              |            | done, then the keeper exits     |
@@ -19,6 +20,7 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use crate::netns::DefaultRoute;
 use crate::plan::{Plan, Process, Stdio};
 
 pub const VERSION: u32 = 1;
@@ -80,6 +82,23 @@ pub enum Request {
         seq: u64,
         key: u64,
         endpoint: Endpoint,
+        /// Its further interfaces.
+        #[serde(default)]
+        more: Vec<Endpoint>,
+    },
+    /// One more interface for a running container; its default routes are these from now on.
+    NetAttach {
+        seq: u64,
+        id: String,
+        endpoint: Endpoint,
+        routes: Vec<DefaultRoute>,
+    },
+    /// Take an interface from a running container; its default routes are these from now on.
+    NetDetach {
+        seq: u64,
+        id: String,
+        interface: String,
+        routes: Vec<DefaultRoute>,
     },
     /// Drop a prepared namespace that no start has taken.
     NetRelease {
@@ -120,11 +139,18 @@ pub struct Attach {
     pub initial_input: ByteBuf,
 }
 
-/// One network interface of a prepared namespace.
-#[derive(Debug, Clone, Deserialize)]
+/// One network interface of a container.
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Endpoint {
-    /// Name of the host's bridge; empty for a namespace with only `lo`.
+    /// Name of the host's bridge or parent interface; empty for a namespace with only `lo`.
     pub bridge: String,
+    /// `veth` (or empty), `macvlan`, `ipvlan`.
+    #[serde(default)]
+    pub kind: String,
+    /// Of a macvlan: `bridge`, `private`, `vepa`, `passthru`; of an ipvlan: `l2`, `l3`, `l3s`, then perhaps
+    /// `/bridge`, `/private`, `/vepa`.
+    #[serde(default)]
+    pub mode: String,
     /// Name inside: `eth0`.
     pub interface: String,
     /// Six bytes.
@@ -132,8 +158,17 @@ pub struct Endpoint {
     pub mtu: u32,
     /// `10.0.0.2/16` style, v4 and v6.
     pub addresses: Vec<String>,
-    /// Default gateways, v4 and v6.
+    /// Default gateways, v4 and v6; `0.0.0.0` and `::` for a route without one.
     pub gateways: Vec<String>,
+    /// It does not reach other isolated ports of its bridge.
+    #[serde(default)]
+    pub isolated: bool,
+    /// Frames may go back where they came from.
+    #[serde(default)]
+    pub hairpin: bool,
+    /// (path below /proc/sys/net, value), set before the interface is up.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
 }
 
 #[derive(Debug, Serialize)]

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::client::Client;
-use super::protocol::{Attach, Endpoint, Failure, Reply, Request, VERSION};
+use super::protocol::{Attach, Failure, Reply, Request, VERSION};
 use super::protocol::{Exit, ProcessState};
 use super::record::{Asked, Key, Phase};
 use super::supervisor::{failure, refusal, Deferred, Ending, Keeper};
@@ -41,8 +41,16 @@ impl Keeper {
                 self.ledger.acknowledge(&id, exec_id.as_deref());
                 self.done(asked(self, seq));
             }
-            Request::NetPrepare { seq, key, endpoint } => {
-                self.deferred.push_back(Deferred::PrepareNetwork(asked(self, seq), key, endpoint));
+            Request::NetPrepare { seq, key, endpoint, more } => {
+                let endpoints = std::iter::once(endpoint).chain(more).collect();
+                self.deferred.push_back(Deferred::PrepareNetwork(asked(self, seq), key, endpoints));
+            }
+            Request::NetAttach { seq, id, endpoint, routes } => {
+                self.attach_network(asked(self, seq), &id, &endpoint, &routes);
+            }
+            Request::NetDetach { seq, id, interface, routes } => {
+                let result = self.detach_network(&id, &interface, &routes);
+                self.conclude(asked(self, seq), result);
             }
             Request::NetRelease { seq, key } => {
                 let waiting =
@@ -56,7 +64,7 @@ impl Keeper {
         }
     }
 
-    fn conclude(&mut self, asked: Asked, result: Result<(), Failure>) {
+    pub(super) fn conclude(&mut self, asked: Asked, result: Result<(), Failure>) {
         match result {
             Ok(()) => self.done(asked),
             Err(error) => self.refuse(asked, error),
@@ -112,30 +120,6 @@ impl Keeper {
         let Some(number) = self.table.find(key) else { return };
         if self.table.get(number).is_some_and(|record| matches!(record.phase, Phase::Waiting)) {
             self.table.remove(number);
-        }
-    }
-
-    pub(super) fn prepare_network(&mut self, asked: Asked, key: u64, endpoint: &Endpoint) {
-        if asked.connection != self.connections {
-            return;
-        }
-        if self.pool.contains(key) {
-            return self.refuse(asked, refusal("conflict", format!("network {key} is prepared already")));
-        }
-        match self.pool.prepare(key, endpoint) {
-            Ok(host_interface) => {
-                self.answer(asked, &Reply::NetReady { seq: asked.seq, key, host_interface });
-            }
-            Err(error) => self.refuse(asked, failure("network", &error)),
-        }
-    }
-
-    pub(super) fn make_spare_network(&mut self) {
-        match self.pool.make_spare() {
-            Ok(()) if self.pool.wants_spare() => self.deferred.push_back(Deferred::SpareNetworks),
-            Ok(()) => {}
-            // Starts make their own as long as there is none.
-            Err(error) => report!("{error}"),
         }
     }
 

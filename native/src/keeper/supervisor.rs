@@ -30,7 +30,7 @@ const START_NS: u64 = 5_000_000;
 /// Work that nobody waits for.
 #[derive(Debug)]
 pub enum Deferred {
-    PrepareNetwork(Asked, u64, Endpoint),
+    PrepareNetwork(Asked, u64, Vec<Endpoint>),
     /// Fill up the namespaces with only `lo`.
     SpareNetworks,
     /// Be told of out-of-memory kills of this process's cgroup.
@@ -78,7 +78,7 @@ pub struct Keeper {
     /// Stands for the streams of a process that has a tty.
     pub(super) null: OwnedFd,
     pub(super) scratch: Scratch,
-    janitor: Janitor,
+    pub(super) janitor: Janitor,
     packet: Vec<u8>,
     /// Children between clone and execve.
     pub(super) starting: usize,
@@ -240,8 +240,8 @@ impl Keeper {
     fn run_deferred(&mut self) {
         match self.deferred.pop_front() {
             None => {}
-            Some(Deferred::PrepareNetwork(asked, key, endpoint)) => {
-                self.prepare_network(asked, key, &endpoint);
+            Some(Deferred::PrepareNetwork(asked, key, endpoints)) => {
+                self.prepare_network(asked, key, &endpoints);
             }
             Some(Deferred::SpareNetworks) => self.make_spare_network(),
             Some(Deferred::WatchMemory(number)) => self.watch_memory(number),

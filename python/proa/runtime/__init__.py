@@ -28,6 +28,7 @@ from proa.schema.keeper import (
     Acknowledge,
     Attach,
     CloseStdin,
+    DefaultRoute,
     DnsDrop,
     DnsSandbox,
     DnsSet,
@@ -36,6 +37,8 @@ from proa.schema.keeper import (
     HandOver,
     Hello,
     KeeperEndpoint,
+    NetAttach,
+    NetDetach,
     NetPrepare,
     NetReady,
     NetRelease,
@@ -173,13 +176,32 @@ class Keeper:
         """Return once everything that the keeper has told until now is handled: its answers come in order."""
         await self._connected.request(lambda seq: Acknowledge(seq=seq, id=""), failure)
 
-    async def prepare(self, key: int, endpoint: KeeperEndpoint) -> str:
-        """Make a network namespace ready under `key`; returns the host's interface."""
+    async def prepare(self, key: int, endpoint: KeeperEndpoint, *more: KeeperEndpoint) -> str:
+        """Make a network namespace ready under `key`; returns the host's interface of the first endpoint."""
         ready = await self._connected.request(
-            lambda seq: NetPrepare(seq=seq, key=key, endpoint=endpoint), failure
+            lambda seq: NetPrepare(seq=seq, key=key, endpoint=endpoint, more=more), failure
         )
         assert isinstance(ready, NetReady)
         return ready.host_interface
+
+    async def attach_network(
+        self, id_: str, endpoint: KeeperEndpoint, routes: tuple[DefaultRoute, ...]
+    ) -> str:
+        """One more interface for a running container, whose default routes are `routes` from now on.
+
+        Returns the host's interface. Raises NotFound where it does not run.
+        """
+        ready = await self._connected.request(
+            lambda seq: NetAttach(seq=seq, id=id_, endpoint=endpoint, routes=routes), failure
+        )
+        assert isinstance(ready, NetReady)
+        return ready.host_interface
+
+    async def detach_network(self, id_: str, interface: str, routes: tuple[DefaultRoute, ...]) -> None:
+        """Take an interface (its name inside) from a running container. Raises as `attach_network`."""
+        await self._connected.request(
+            lambda seq: NetDetach(seq=seq, id=id_, interface=interface, routes=routes), failure
+        )
 
     async def release(self, key: int) -> None:
         """Drop a namespace that no start has taken; an unknown key is no error."""

@@ -97,14 +97,30 @@ class Acknowledge(Struct, frozen=True, kw_only=True, tag_field="type", tag="ackn
 
 
 class KeeperEndpoint(Struct, frozen=True, kw_only=True):
-    """One interface of a prepared namespace; empty `bridge` for a namespace with only lo."""
+    """One interface of a container; empty `bridge` for a namespace with only lo."""
 
     bridge: str
+    """The host's bridge, or the parent of a macvlan or ipvlan."""
+    kind: str = "veth"
+    """`veth`, `macvlan`, `ipvlan`."""
+    mode: str = ""
+    """Of a macvlan or ipvlan; an ipvlan's may have a flag: `l2/private`."""
     interface: str = "eth0"
-    mac: bytes
-    mtu: int
-    addresses: tuple[str, ...]
-    gateways: tuple[str, ...]
+    mac: bytes = b""
+    mtu: int = 0
+    """0 for the parent's."""
+    addresses: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    """Default gateways; `0.0.0.0` and `::` for a route to all that is on the link."""
+    isolated: bool = False
+    """It does not reach other isolated ports of its bridge."""
+    hairpin: bool = False
+    sysctls: tuple[tuple[str, str], ...] = ()
+    """(path below /proc/sys/net, value)."""
+
+
+DefaultRoute = tuple[str, str]
+"""(gateway, the interface it is behind)."""
 
 
 class NetPrepare(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_prepare"):
@@ -113,6 +129,26 @@ class NetPrepare(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_p
     seq: int
     key: int
     endpoint: KeeperEndpoint
+    more: tuple[KeeperEndpoint, ...] = ()
+    """Its further interfaces."""
+
+
+class NetAttach(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_attach"):
+    """One more interface for a running container; its default routes are these from now on."""
+
+    seq: int
+    id: str
+    endpoint: KeeperEndpoint
+    routes: tuple[DefaultRoute, ...]
+
+
+class NetDetach(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_detach"):
+    """Take an interface from a running container; its default routes are these from now on."""
+
+    seq: int
+    id: str
+    interface: str
+    routes: tuple[DefaultRoute, ...]
 
 
 class NetRelease(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_release"):
@@ -200,6 +236,8 @@ Request = (
     | Forget
     | Acknowledge
     | NetPrepare
+    | NetAttach
+    | NetDetach
     | NetRelease
     | DnsSet
     | DnsDrop
