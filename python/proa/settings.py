@@ -15,6 +15,7 @@ from proa.schema.config import CONFIG_FILE, DaemonConfig
 
 _LISTS = {"hosts", "dns", "dns-opts", "dns-search", "labels", "registry-mirrors", "insecure-registries"}
 _MAPS = {"log-opts", "default-ulimits"}
+_PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 _MERGED = _LISTS | _MAPS | {"default-address-pools"}
 _KEYS = {field.encode_name for field in msgspec.structs.fields(DaemonConfig)}
 _LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
@@ -38,6 +39,7 @@ def invocation(arguments: Sequence[str], version: str) -> Invocation:
     ready_fd, detach = parsed.pop("ready_fd"), parsed.pop("detach")
     validate, file = parsed.pop("validate"), parsed.pop("config_file")
     flags = {key.replace("_", "-"): value for key, value in parsed.items() if value is not None}
+    _gather_proxies(flags)
     for name in _MAPS & flags.keys():
         flags[name] = _mapping(name, flags[name])
     return Invocation(
@@ -67,6 +69,13 @@ def load(path: str, flags: dict[str, Any], *, must_exist: bool = False) -> Daemo
             f"specified both as a flag and in the configuration file: {shown}"
         )
     return _checked(path, {**told, **_merged(told, flags)})
+
+
+def _gather_proxies(flags: dict[str, Any]) -> None:
+    """--http-proxy and its kin are members of the key `proxies`."""
+    proxies = {name: flags.pop(name) for name in _PROXIES if name in flags}
+    if proxies:
+        flags["proxies"] = proxies
 
 
 def _checked(path: str, told: dict[str, Any]) -> DaemonConfig:
@@ -178,6 +187,10 @@ _TEXT_FLAGS = {
     "seccomp-profile": "path of a seccomp profile, or unconfined",
     "storage-driver": "storage driver; overlay2 is the one there is",
     "userns-remap": "user namespace remapping",
+    "certs-dir": "directory of registries' certificates and hosts.toml, instead of those in /etc",
+    "http-proxy": "HTTP proxy URL for what the daemon fetches",
+    "https-proxy": "HTTPS proxy URL for what the daemon fetches",
+    "no-proxy": "comma-separated hosts that are reached without a proxy",
 }
 _LIST_FLAGS = {
     "dns": ("dns", "DNS server"),

@@ -15,7 +15,8 @@ Source: OCI distribution-spec 1.1; distribution's token authentication; Docker's
 documentation; containerd's hosts.toml.
 """
 
-from proa.registry.client import BlobSource, Interrupted, Manifest, Registry
+from proa.registry.client import Registry
+from proa.registry.model import BlobSource, Interrupted, Manifest
 from proa.registry.settings import RegistrySettings
 
 __all__ = ["BlobSource", "Interrupted", "Manifest", "Registry", "RegistrySettings"]

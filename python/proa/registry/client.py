@@ -1,37 +1,20 @@
-"""The client of registries: what a pull, a push, a login and a search ask for."""
+"""The client of registries: what a pull, a push, a login and a search ask for.
 
-from collections.abc import AsyncIterator, Callable, Mapping
+What does the work is made at the first call, with its imports.
+"""
+
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from proa.errors import NotImplemented_, Unavailable
 from proa.registry.settings import RegistrySettings
 from proa.schema.oci import Descriptor
-from proa.schema.reference import Digest, Reference
+from proa.schema.reference import DEFAULT_TAG, Digest, Reference
 from proa.schema.registry import AuthResponse, Credentials, SearchResult
 
-BlobSource = Callable[[int], AsyncIterator[bytes]]
-"""The bytes of a blob from an offset on; called again when an upload is resumed."""
-
-
-class Interrupted(Unavailable):
-    """A body ended before its end: what came so far is good, ask again from the offset reached."""
-
-
-class Manifest(Struct, frozen=True, kw_only=True):
-    """A manifest or an index as it came; `data` has the digest and size of `descriptor`."""
-
-    descriptor: Descriptor
-    """media_type, digest and size are set."""
-    data: bytes
-    host: str
-    """host:port of the registry or mirror that had it, for messages."""
-
-    @property
-    def digest(self) -> Digest:
-        """Of `data`."""
-        return Digest(self.descriptor.digest)
+if TYPE_CHECKING:
+    from proa.registry.hosts import Host
+    from proa.registry.model import BlobSource, Manifest
 
 
 class Registry:
@@ -48,32 +31,43 @@ class Registry:
 
     def __init__(self, settings: RegistrySettings) -> None:
         self._settings = settings
+        self._clients: _Clients | None = None
 
     def reload(self, settings: RegistrySettings) -> None:
-        """Take over settings that were read again."""
+        """Take over settings that were read again; calls under way end with the old ones."""
         self._settings = settings
+        self._drop()
 
     async def close(self) -> None:
-        """Close every connection. Idempotent."""
+        """Close every idle connection. Idempotent."""
+        self._drop()
 
     # ---- reading ---------------------------------------------------------------------------------
 
-    async def resolve(self, ref: Reference, credentials: Credentials | None = None) -> Manifest:
+    async def resolve(
+        self, ref: Reference, credentials: Credentials | None = None, *, insecure: bool = False
+    ) -> "Manifest":
         """The manifest or index of a tag, or of a digest where the reference has one; verified.
 
-        A reference with both is taken by its digest. One round trip where the host is known.
+        A reference with both is taken by its digest. One round trip where the host is known. `insecure`
+        treats the registry as one of insecure-registries for this call.
         """
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.download.manifest(ref, _wanted(ref), credentials, insecure=insecure)
 
     async def head(self, ref: Reference, credentials: Credentials | None = None) -> Descriptor | None:
         """What is there by tag or digest, None for nothing; one round trip, no body."""
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.download.head(ref, _wanted(ref), credentials)
 
     async def manifest(
-        self, ref: Reference, digest: Digest, credentials: Credentials | None = None
-    ) -> Manifest:
+        self,
+        ref: Reference,
+        digest: Digest,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
+    ) -> "Manifest":
         """A manifest of the reference's repository by digest (a child of an index), verified."""
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.download.manifest(ref, digest, credentials, insecure=insecure)
 
     def blob(
         self,
@@ -87,17 +81,17 @@ class Registry:
 
         Never yields beyond the descriptor's size. Raises Interrupted in the middle of the body.
         """
-        raise NotImplemented_("registries are not there yet")
+        return self._made.download.blob(ref, descriptor, credentials, offset)
 
     async def small_blob(
         self, ref: Reference, descriptor: Descriptor, credentials: Credentials | None = None
     ) -> bytes:
         """A whole blob, verified: an image's configuration. Raises InvalidParameter past 8 MiB."""
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.download.small_blob(ref, descriptor, credentials)
 
     async def tags(self, ref: Reference, credentials: Credentials | None = None) -> list[str]:
         """Every tag of the reference's repository."""
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.download.tags(ref, credentials)
 
     async def referrers(
         self,
@@ -107,35 +101,35 @@ class Registry:
         artifact_type: str = "",
     ) -> list[Descriptor]:
         """What refers to a manifest (signatures, SBOMs), by the API or the tag schema; empty for nothing."""
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.download.referrers(ref, digest, credentials, artifact_type)
 
     # ---- writing ---------------------------------------------------------------------------------
 
     async def has_blob(self, ref: Reference, digest: Digest, credentials: Credentials | None = None) -> bool:
         """Whether the reference's repository has the blob; one round trip."""
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.upload.has_blob(ref, digest, credentials)
 
     async def mount_blob(
         self, ref: Reference, digest: Digest, source: Reference, credentials: Credentials | None = None
     ) -> bool:
         """Let the repository share a blob of `source`, one of the same registry; False where it refuses."""
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.upload.mount(ref, digest, source, credentials)
 
     async def upload_blob(
         self,
         ref: Reference,
         descriptor: Descriptor,
-        source: BlobSource,
+        source: "BlobSource",
         credentials: Credentials | None = None,
     ) -> None:
         """Send a blob; an upload that breaks goes on from the offset that the registry has."""
-        raise NotImplemented_("registries are not there yet")
+        await self._made.upload.blob(ref, descriptor, source, credentials)
 
     async def put_manifest(
         self, ref: Reference, media_type: str, data: bytes, credentials: Credentials | None = None
     ) -> Digest:
         """Store a manifest under the reference's tag, or under its digest where it has no tag."""
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.upload.manifest(ref, media_type, data, credentials)
 
     # ---- beside images ---------------------------------------------------------------------------
 
@@ -144,7 +138,7 @@ class Registry:
 
         Raises Unauthorized in the registry's words.
         """
-        raise NotImplemented_("registries are not there yet")
+        return await self._made.account.check(credentials)
 
     async def search(
         self,
@@ -153,5 +147,45 @@ class Registry:
         filters: Mapping[str, list[str]],
         credentials: Credentials | None = None,
     ) -> list[SearchResult]:
-        """Repositories that match, at the Hub or at the registry the term begins with."""
-        raise NotImplemented_("registries are not there yet")
+        """Repositories that match, at the Hub or at the registry the term begins with; limit 0 is 25."""
+        return await self._made.account.search(term, limit, filters, credentials)
+
+    # ---- ours ------------------------------------------------------------------------------------
+
+    @property
+    def _made(self) -> "_Clients":
+        if self._clients is None:
+            self._clients = _Clients(self._settings)
+        return self._clients
+
+    def _drop(self) -> None:
+        clients, self._clients = self._clients, None
+        if clients is not None:
+            clients.exchange.close()
+
+
+class _Clients:
+    """The parts behind the methods, over one set of settings."""
+
+    def __init__(self, settings: RegistrySettings) -> None:
+        from proa.registry.account import Account
+        from proa.registry.download import Download
+        from proa.registry.exchange import Exchange
+        from proa.registry.hosts import hosts_of
+        from proa.registry.pool import Pool
+        from proa.registry.proxies import read_proxies
+        from proa.registry.upload import Upload
+
+        def registry_of(domain: str) -> "Host":
+            return hosts_of(domain, settings)[-1]
+
+        self.exchange: Exchange = Exchange(Pool(read_proxies(settings.proxies)))
+        self.download: Download = Download(
+            self.exchange, lambda domain, insecure: hosts_of(domain, settings, insecure=insecure)
+        )
+        self.upload: Upload = Upload(self.exchange, registry_of)
+        self.account: Account = Account(self.exchange, registry_of)
+
+
+def _wanted(ref: Reference) -> str:
+    return ref.digest or ref.tag or DEFAULT_TAG

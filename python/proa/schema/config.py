@@ -65,6 +65,10 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     userns_remap: str = ""
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    certs_dir: str = ""
+    """proa's own: the directory with <host:port>/ca.crt and <host>/hosts.toml, instead of those in /etc."""
+    proxies: dict[str, str] = {}
+    """`http-proxy`, `https-proxy` and `no-proxy` for registries, over those of the environment."""
     network_pool_size: int = 16
     """proa's own: network namespaces held ready for the default bridge."""
 

@@ -1,0 +1,179 @@
+"""Connections to registries: made, kept alive between requests, through TLS and proxies.
+
+A connection is shared only by requests to the same origin with the same TLS settings and proxy. Failures to
+connect are told apart: `NoConnection` where nothing answers, `NotTLS` where what answers talks plain HTTP.
+"""
+
+import asyncio
+import socket
+from base64 import b64encode
+from typing import Final
+
+from msgspec import Struct
+
+from proa.registry.connection import Broken, Connection
+from proa.registry.origin import Origin
+from proa.registry.proxies import Proxies, Proxy
+from proa.registry.response import receive
+from proa.registry.tls import TLSSettings
+
+CONNECT_TIMEOUT: Final = 30.0
+"""Seconds for an address to answer, the handshake included."""
+IDLE_MAX: Final = 60.0
+"""Seconds a connection is kept; registries close theirs after a minute or more."""
+IDLE_PER_ROUTE: Final = 8
+
+
+class NoConnection(Exception):
+    """Nothing can be reached there; the text is Go's, as clients know it from Docker."""
+
+
+class NotTLS(NoConnection):
+    """The peer answered a TLS handshake in something else, plain HTTP most likely."""
+
+
+class Route(Struct, frozen=True):
+    """What connections may be shared by."""
+
+    origin: Origin
+    tls: TLSSettings
+
+
+class Pool:
+    """Every connection of the daemon to registries."""
+
+    def __init__(self, proxies: Proxies) -> None:
+        self._proxies = proxies
+        self._idle: dict[Route, list[tuple[Connection, float]]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """Close the idle ones; those in use close when their bodies end."""
+        self._proxies = Proxies()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for kept in self._idle.values():
+            for connection, _ in kept:
+                connection.close()
+        self._idle.clear()
+
+    async def take(self, route: Route, *, fresh: bool = False) -> tuple[Connection, bool]:
+        """A connection, and whether it was used before. Raises NoConnection."""
+        kept = self._idle.get(route, [])
+        while kept and not fresh:
+            connection, _ = kept.pop()
+            if connection.usable:
+                return connection, True
+            connection.close()
+        return await self._connect(route), False
+
+    def keep(self, route: Route, connection: Connection) -> None:
+        """Take one back whose answer was read to its end."""
+        kept = self._idle.setdefault(route, [])
+        if len(kept) >= IDLE_PER_ROUTE:
+            connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        kept.append((connection, loop.time()))
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(IDLE_MAX, self._sweep)
+
+    def absolute(self, origin: Origin) -> tuple[bool, str]:
+        """Whether requests name the whole URL (to a proxy of plain HTTP), and a header line for the proxy."""
+        proxy = self._proxies.of(origin)
+        if proxy is None or origin.scheme == "https":
+            return False, ""
+        return True, _proxy_authorization(proxy)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweeper = None
+        for route, kept in list(self._idle.items()):
+            oldest = loop.time() - IDLE_MAX
+            for connection, since in kept:
+                if since <= oldest or not connection.usable:
+                    connection.close()
+            kept[:] = [pair for pair in kept if pair[1] > oldest and pair[0].usable]
+            if not kept:
+                del self._idle[route]
+        if self._idle:
+            self._sweeper = loop.call_later(IDLE_MAX, self._sweep)
+
+    async def _connect(self, route: Route) -> Connection:
+        proxy = self._proxies.of(route.origin)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                if proxy is None:
+                    return await _open(route.origin, route)
+                connection = await _open(proxy.origin, None)
+                if route.origin.scheme == "http":
+                    return connection
+                try:
+                    return await _tunnel(connection, proxy, route)
+                except BaseException:
+                    connection.close()
+                    raise
+        except TimeoutError:
+            raise NoConnection(f"dial tcp {route.origin.host_port}: i/o timeout") from None
+
+
+async def _open(origin: Origin, route: Route | None) -> Connection:
+    """A connection to `origin`, with TLS where `route` asks for it."""
+    loop = asyncio.get_running_loop()
+    context = route.tls.context() if route is not None and origin.scheme == "https" else None
+    server_name = origin.host if context is not None else None
+    try:
+        _, connection = await loop.create_connection(
+            Connection, origin.host, origin.port, ssl=context, server_hostname=server_name
+        )
+    except OSError as exc:
+        raise _no_connection(origin, exc) from exc
+    return connection
+
+
+async def _tunnel(connection: Connection, proxy: Proxy, route: Route) -> Connection:
+    """TLS to the registry through an HTTP proxy (CONNECT)."""
+    target = route.origin.host_port
+    head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_proxy_authorization(proxy)}\r\n"
+    try:
+        await connection.send(head.encode("latin-1"))
+        answer = await receive(connection, bodiless=True)
+    except Broken as exc:
+        raise NoConnection(f"proxyconnect tcp: {exc}") from exc
+    if not 200 <= answer.status < 300:
+        raise NoConnection(f"proxyconnect tcp: {answer.line}")
+    loop = asyncio.get_running_loop()
+    inner = Connection()
+    try:
+        transport = await loop.start_tls(
+            connection.transport, inner, route.tls.context(), server_hostname=route.origin.host
+        )
+    except OSError as exc:
+        raise _no_connection(route.origin, exc) from exc
+    if transport is None:
+        raise NoConnection(f"proxyconnect tcp: {target}: connection lost")
+    inner.connection_made(transport)
+    return inner
+
+
+def _proxy_authorization(proxy: Proxy) -> str:
+    if not proxy.userinfo:
+        return ""
+    return f"Proxy-Authorization: Basic {b64encode(proxy.userinfo.encode()).decode()}\r\n"
+
+
+def _no_connection(origin: Origin, exc: OSError) -> NoConnection:
+    """A failure to connect in Go's words. TLS failures are OSErrors too."""
+    from proa.registry.tls import tls_failure
+
+    if isinstance(exc, socket.gaierror):
+        return NoConnection(f"dial tcp: lookup {origin.host}: no such host")
+    found = tls_failure(exc)
+    if found is not None:
+        text, not_tls = found
+        return NotTLS(text) if not_tls else NoConnection(text)
+    reason = (exc.strerror or str(exc) or type(exc).__name__).lower()
+    if "multiple exceptions" in reason or reason.startswith("connect call failed"):
+        reason = "connection refused"
+    return NoConnection(f"dial tcp {origin.host_port}: connect: {reason}")
