@@ -51,6 +51,7 @@ class Reply:
 
     __slots__ = ("body", "bodyless", "head")
     chunks: AsyncIterator[bytes] | None = None
+    length = -1
 
     def __init__(self, head: bytes, body: bytes, bodyless: bool = False) -> None:
         self.head = head
@@ -64,6 +65,7 @@ class Stream:
     __slots__ = ("chunks", "head")
     body = b""
     bodyless = False
+    length = -1
 
     def __init__(self, chunks: AsyncIterator[bytes], content_type: str = JSON, status: int = 200) -> None:
         self.head = response_head(status, content_type)

@@ -70,7 +70,12 @@ class Response(Interface):
     @property
     def bodyless(self) -> bool: ...
     @property
-    def chunks(self) -> AsyncIterator[bytes] | None: ...
+    def chunks(self) -> AsyncIterator[bytes] | None:
+        """Where it has `async send_to(fd, head)`, that writes head and body to the plain, non-blocking socket."""
+
+    @property
+    def length(self) -> int:
+        """Bytes in `chunks`, -1 where nobody knows."""
 
 class Limits(Interface):
     """Bytes and seconds."""

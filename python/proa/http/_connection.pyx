@@ -191,6 +191,13 @@ cdef void frame(Request request) except *:
         request.expects_continue = headers.get("expect", "").lower() == "100-continue"
 
 
+cdef bytes framing(long long length, bint chunked):
+    """What ends the head of a streamed answer."""
+    if length >= 0:
+        return b"Content-Length: %d\r\n\r\n" % length
+    return b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n"
+
+
 def parse_head(bytes head):
     """Parse one request head that ends with its empty line (for tests and fuzzing)."""
     if not head.endswith(b"\r\n\r\n"):
@@ -318,10 +325,26 @@ cdef class Connection:
                 self._deadline = self._loop.time() + self._service.limits.head_timeout
         elif self._stream is not None and self._state != COMPLETE:
             self._deadline = self._loop.time() + self._service.limits.body_timeout
-        self._buffer += data
-        self._advance()
+        if self._goes_straight_on(data):
+            self._remaining -= len(data)
+            self._stream.feed(data)
+            if self._remaining == 0:
+                self._complete()
+        else:
+            self._buffer += data
+            self._advance()
         if self._state != COMPLETE and self._state != CLOSED:
             self._arm()
+
+    cdef bint _goes_straight_on(self, data):
+        """Whether this is the middle of a streamed body, which then needs no copy."""
+        return (
+            self._state == FIXED
+            and self._stream is not None
+            and not self._buffer
+            and type(data) is bytes
+            and len(data) <= self._remaining
+        )
 
     def eof_received(self):
         """Half-closed by the client: a plain answer still goes out, a streamed one ends."""
@@ -440,7 +463,7 @@ cdef class Connection:
             return False
         if size > self._remaining:
             size = <Py_ssize_t>self._remaining
-            chunk = bytes(self._buffer[:size])
+            chunk = (<char*>self._buffer)[:size]
             del self._buffer[:size]
         else:
             chunk = bytes(self._buffer)
@@ -637,18 +660,22 @@ cdef class Connection:
 
     async def _write_stream(self, response):
         """Send a streamed response; its source is closed whatever happens."""
-        cdef bint chunked = not self._request.http10
+        cdef long long length = response.length
+        cdef bint chunked = length < 0 and not self._request.http10
         chunks = response.chunks
         try:
             if self._eof:
                 self._close_after = True
                 return
             self._responding = True
-            if chunked:
-                self._transport.write(response.head + self._head_end() + b"Transfer-Encoding: chunked\r\n\r\n")
-            else:
+            if length < 0 and not chunked:
                 self._close_after = True
-                self._transport.write(response.head + self._head_end() + b"\r\n")
+            head = response.head + self._head_end() + framing(length, chunked)
+            send_to = getattr(chunks, "send_to", None)
+            if send_to is not None and not hasattr(self._transport, "splice"):
+                await self._send_past(send_to, head)
+                return
+            self._transport.write(head)
             async for chunk in chunks:
                 if self._transport is None:
                     return
@@ -662,6 +689,21 @@ cdef class Connection:
             close = getattr(chunks, "aclose", None)
             if close is not None:
                 await close()
+
+    async def _send_past(self, send_to, bytes head):
+        """Let the source write to the socket itself (sendfile), past the transport, which is empty then."""
+        if self._transport.get_write_buffer_size():
+            self._transport.set_write_buffer_limits(0)
+            if self._writing_paused:
+                await self._drain()
+            if self._transport is None:
+                return
+            self._transport.set_write_buffer_limits()
+        fd = os.dup(self._transport.get_extra_info("socket").fileno())
+        try:
+            await send_to(fd, head)
+        finally:
+            os.close(fd)
 
     cdef void _write_chunk(self, bytes chunk, bint chunked) except *:
         if not chunked:
