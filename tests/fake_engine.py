@@ -27,7 +27,6 @@ from proa.schema.exec import ExecCreateRequest, ExecInspectResponse, ExecStartRe
 from proa.schema.image import ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary
 from proa.schema.network import Network, NetworkSettings
 from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
-from proa.schema.registry import Credentials
 from proa.schema.stats import ContainerStatsResponse
 from proa.schema.stream import AttachOptions, LogsOptions, LogStream
 from proa.schema.system import EventActor, EventMessage, IDResponse, SystemInfo, SystemVersion
@@ -366,17 +365,8 @@ class FakeImages:
         self.calls.append(("import", repo, tag, message, tuple(changes), platform))
         yield b'{"status":"sha256:' + b"a" * 64 + b'"}\r\n'
 
-    async def pull(
-        self, repo: str, tag: str, platform: str, credentials: Credentials | None
-    ) -> AsyncIterator[bytes]:
-        self.calls.append(("pull", repo, tag, platform, credentials))
+    async def pull(self, repo: str, tag: str, platform: str) -> AsyncIterator[bytes]:
         raise NotFound(f"pull access denied for {repo}")
-
-    async def push(
-        self, name: str, tag: str, platform: str, credentials: Credentials | None
-    ) -> AsyncIterator[bytes]:
-        self.calls.append(("push", name, tag, platform, credentials))
-        raise NotFound(f"An image does not exist locally with the tag: {name}")
 
     async def prune(self, filters: Filters) -> ImagesPruneReport:
         return ImagesPruneReport(images_deleted=[], space_reclaimed=0)

@@ -23,7 +23,6 @@ from proa.schema.config import DaemonConfig
 from proa.settings import Invocation, invocation, load
 
 if TYPE_CHECKING:
-    from proa import registry
     from proa.engine.engine import Engine
     from proa.engine.events import Events
     from proa.engine.images import Images
@@ -111,7 +110,7 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     from proa.network import Networking
 
     base = _base(config, stack)
-    snapshots, images = await _image_rooms(base, _registry_room(config, stack))
+    snapshots, images = await _image_rooms(base)
     volumes = _volume_room(base)
     networking = Networking(config, base.metadata, keeper, executor=base.executor)
     stack.push_async_callback(networking.close)
@@ -178,16 +177,7 @@ def _base(config: DaemonConfig, stack: AsyncExitStack) -> _Base:
     return _Base(root, executor, metadata, events, containers)
 
 
-def _registry_room(config: DaemonConfig, stack: AsyncExitStack) -> "registry.Registry":
-    """Registries as a client; its HTTP library is imported when the first one is asked for something."""
-    from proa.registry import Registry, RegistrySettings
-
-    room = Registry(RegistrySettings.of(config))
-    stack.push_async_callback(room.close)
-    return room
-
-
-async def _image_rooms(base: _Base, registries: "registry.Registry") -> "tuple[Snapshots, Images]":
+async def _image_rooms(base: _Base) -> "tuple[Snapshots, Images]":
     from proa.content import Content
     from proa.engine.images import Images
     from proa.snapshots import Snapshots
@@ -199,7 +189,6 @@ async def _image_rooms(base: _Base, registries: "registry.Registry") -> "tuple[S
         snapshots=snapshots,
         events=base.events,
         containers=base.containers,
-        registry=registries,
         executor=base.executor,
     )
     await images.start()

@@ -26,7 +26,6 @@ from proa.schema.image import (
 )
 from proa.schema.network import Network
 from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
-from proa.schema.registry import Credentials
 from proa.schema.stats import ContainerStatsResponse
 from proa.schema.stream import AttachOptions, LogsOptions, LogStream
 from proa.schema.system import EventMessage, IDResponse, SystemInfo, SystemVersion
@@ -104,7 +103,7 @@ class Execs(Protocol):
 
 
 class Images(Protocol):
-    """The verbs of /images."""
+    """The verbs of /images that need no registry."""
 
     async def list(
         self, *, all: bool, filters: Filters, digests: bool, shared_size: bool
@@ -134,16 +133,8 @@ class Images(Protocol):
         """Progress as Docker's JSON stream, the image id last."""
         ...
 
-    async def pull(
-        self, repo: str, tag: str, platform: str, credentials: Credentials | None
-    ) -> AsyncIterator[bytes]:
-        """Progress as Docker's JSON stream; `tag` may be a digest; no tag at all means every one."""
-        ...
-
-    async def push(
-        self, name: str, tag: str, platform: str, credentials: Credentials | None
-    ) -> AsyncIterator[bytes]:
-        """Progress as Docker's JSON stream; without a tag, all of the repository."""
+    async def pull(self, repo: str, tag: str, platform: str) -> AsyncIterator[bytes]:
+        """Not there yet: raises NotFound or NotImplemented_ in Docker's words."""
         ...
 
     async def prune(self, filters: Filters) -> ImagesPruneReport: ...

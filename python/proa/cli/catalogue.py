@@ -52,6 +52,8 @@ MODULES = {
     "network ls": "networks",
     "network prune": "prune",
     "network rm": "networks",
+    "registry gc": "registry",
+    "registry serve": "registry",
     "system df": "unsupported",
     "system prune": "prune",
     "volume create": "volumes",
@@ -115,6 +117,7 @@ GROUPS = {
         "list": "network ls",
         "remove": "network rm",
     },
+    "registry": {"gc": "registry gc", "serve": "registry serve"},
     "system": {"df": "system df", "events": "events", "info": "info", "prune": "system prune"},
     "volume": {
         **{name: f"volume {name}" for name in ("create", "inspect", "ls", "prune", "rm")},
@@ -127,6 +130,7 @@ GROUP_HELP = {
     "container": "Manage containers",
     "image": "Manage images",
     "network": "Manage networks",
+    "registry": "Serve images to others",
     "system": "Manage proa",
     "volume": "Manage volumes",
 }
