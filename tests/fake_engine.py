@@ -12,7 +12,7 @@ from asyncio import Future
 from collections.abc import AsyncIterator, Sequence
 
 from proa.api.ports import Filters, HijackedConnection
-from proa.errors import Conflict, InvalidParameter, NotFound, NotModified, StartFailed
+from proa.errors import Conflict, InvalidParameter, NotFound, NotModified, StartFailed, Unauthorized
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, ContainerUpdateRequest, HostConfig
 from proa.schema.container_state import (
     ContainerCreateResponse,
@@ -26,7 +26,9 @@ from proa.schema.container_state import (
 from proa.schema.exec import ExecCreateRequest, ExecInspectResponse, ExecStartRequest
 from proa.schema.image import ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary
 from proa.schema.network import Network, NetworkSettings
+from proa.schema.oci import Descriptor, Platform
 from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
+from proa.schema.registry import AuthResponse, Credentials, DistributionInspect, SearchResult
 from proa.schema.stats import ContainerStatsResponse
 from proa.schema.stream import AttachOptions, LogsOptions, LogStream
 from proa.schema.system import EventActor, EventMessage, IDResponse, SystemInfo, SystemVersion
@@ -410,6 +412,42 @@ class FakeVolumes:
         return VolumesPruneReport(volumes_deleted=[], space_reclaimed=0)
 
 
+class FakeRegistries:
+    """The verbs that ask a registry: there is one image, x, and one user, who says `secret`."""
+
+    MANIFEST = b'{"schemaVersion":2,"config":{},"layers":[]}'
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    async def login(self, credentials: Credentials) -> AuthResponse:
+        self.calls.append(("login", credentials))
+        if credentials.password != "secret":
+            raise Unauthorized("incorrect username or password")
+        return AuthResponse(status="Login Succeeded", identity_token="")
+
+    async def search(
+        self, term: str, limit: int, filters: Filters, credentials: Credentials | None
+    ) -> Sequence[SearchResult]:
+        self.calls.append(("search", term, limit, filters, credentials))
+        return [SearchResult(name=term, description="found", star_count=3, is_official=True)]
+
+    async def inspect(self, name: str, credentials: Credentials | None) -> DistributionInspect:
+        self.calls.append(("inspect", name, credentials))
+        descriptor = Descriptor(media_type="m", digest="sha256:" + "a" * 64, size=len(self.MANIFEST))
+        return DistributionInspect(
+            descriptor=descriptor, platforms=[Platform(architecture="amd64", os="linux")]
+        )
+
+    async def manifest(
+        self, name: str, credentials: Credentials | None, *, insecure: bool
+    ) -> tuple[str, str, bytes]:
+        self.calls.append(("manifest", name, credentials, insecure))
+        if name.startswith("nosuch"):
+            raise NotFound(f"manifest for {name} not found: manifest unknown: manifest unknown")
+        return "application/vnd.oci.image.manifest.v1+json", "sha256:" + "a" * 64, self.MANIFEST
+
+
 class FakeSystem:
     """The verbs of the daemon itself."""
 
@@ -453,4 +491,5 @@ class FakeEngine:
         self.images = FakeImages()
         self.networks = FakeNetworks()
         self.volumes = FakeVolumes()
+        self.registries = FakeRegistries()
         self.system = FakeSystem()

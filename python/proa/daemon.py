@@ -23,6 +23,7 @@ from proa.schema.config import DaemonConfig
 from proa.settings import Invocation, invocation, load
 
 if TYPE_CHECKING:
+    from proa import registry
     from proa.engine.engine import Engine
     from proa.engine.events import Events
     from proa.engine.images import Images
@@ -105,6 +106,7 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     keeper.start_early()  # it comes up while the rest is imported
     from proa.engine.engine import Engine, Rooms
     from proa.engine.networks import NetworkVerbs
+    from proa.engine.registries import Registries
     from proa.engine.resolve.host import read_host
     from proa.engine.resolve.seccomp import SeccompCache
     from proa.network import Networking
@@ -112,6 +114,7 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     base = _base(config, stack)
     snapshots, images = await _image_rooms(base)
     volumes = _volume_room(base)
+    registry_client = _registry_room(config, stack)
     networking = Networking(config, base.metadata, keeper, executor=base.executor)
     stack.push_async_callback(networking.close)
     return Engine(
@@ -132,6 +135,7 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
             images=images,
             networks=NetworkVerbs(networking, container_name=base.containers.name_of),
             volumes=volumes,
+            registries=Registries(registry_client),
             seccomp=SeccompCache(),
             executor=base.executor,
         )
@@ -175,6 +179,15 @@ def _base(config: DaemonConfig, stack: AsyncExitStack) -> _Base:
     containers = Registry(record.ContainerTable(metadata))
     containers.load()
     return _Base(root, executor, metadata, events, containers)
+
+
+def _registry_room(config: DaemonConfig, stack: AsyncExitStack) -> "registry.Registry":
+    """Registries as a client; it opens and imports next to nothing before the first one is asked."""
+    from proa.registry import Registry, RegistrySettings
+
+    room = Registry(RegistrySettings.of(config))
+    stack.push_async_callback(room.close)
+    return room
 
 
 async def _image_rooms(base: _Base) -> "tuple[Snapshots, Images]":
@@ -224,11 +237,11 @@ def _handle_signals(stop: asyncio.Event, called: Invocation, engine: Any) -> Non
 def _reload(called: Invocation, engine: Any) -> None:
     try:
         config = load(called.config_file, called.flags)
+        engine.reload(config)
     except ProaError as exc:
         log.error("configuration is not reloaded: %s", exc)
         return
     _set_up_log(config)
-    engine.reload(config)
     log.info("configuration reloaded")
 
 

@@ -26,6 +26,7 @@ from proa.schema.image import (
 )
 from proa.schema.network import Network
 from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
+from proa.schema.registry import AuthResponse, Credentials, DistributionInspect, SearchResult
 from proa.schema.stats import ContainerStatsResponse
 from proa.schema.stream import AttachOptions, LogsOptions, LogStream
 from proa.schema.system import EventMessage, IDResponse, SystemInfo, SystemVersion
@@ -157,6 +158,21 @@ class Volumes(Protocol):
     async def prune(self, filters: Filters) -> VolumesPruneReport: ...
 
 
+class Registries(Protocol):
+    """The verbs that ask a registry and touch no image here."""
+
+    async def login(self, credentials: Credentials) -> AuthResponse: ...
+    async def search(
+        self, term: str, limit: int, filters: Filters, credentials: Credentials | None
+    ) -> Sequence[SearchResult]: ...
+    async def inspect(self, name: str, credentials: Credentials | None) -> DistributionInspect: ...
+    async def manifest(
+        self, name: str, credentials: Credentials | None, *, insecure: bool
+    ) -> tuple[str, str, bytes]:
+        """(media type, digest, the manifest or index as the registry has it)."""
+        ...
+
+
 class System(Protocol):
     """The verbs of the daemon itself."""
 
@@ -180,5 +196,7 @@ class Engine(Protocol):
     def networks(self) -> Networks: ...
     @property
     def volumes(self) -> Volumes: ...
+    @property
+    def registries(self) -> Registries: ...
     @property
     def system(self) -> System: ...

@@ -107,7 +107,6 @@ NO_SWARM = refusal(
 ).handler
 
 NOT_YET = (
-    ("POST", "/auth"),
     ("POST", "/build"),
     ("POST", "/build/prune"),
     ("POST", "/commit"),
@@ -116,8 +115,6 @@ NOT_YET = (
     ("PUT", "/containers/{name}/archive"),
     ("GET", "/containers/{name}/changes"),
     ("GET", "/containers/{name}/export"),
-    ("GET", "/distribution/{name}/json"),
-    ("GET", "/images/search"),
     ("POST", "/images/{name}/push"),
     ("POST", "/networks/create"),
     ("POST", "/networks/prune"),

@@ -25,6 +25,7 @@ from proa.engine.exits import Exits
 from proa.engine.health import Healthchecks
 from proa.engine.notices import Notices
 from proa.engine.reconcile import Reconcile
+from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.removal import Removal
 from proa.engine.resolve import Host
@@ -97,6 +98,7 @@ class Rooms(Generic[ImagesT, NetworksT, VolumesT]):
     images: ImagesT
     networks: NetworksT
     volumes: VolumesT
+    registries: Registries
     seccomp: Callable[[bytes | None, int], bytes]
     executor: Executor | None = None
 
@@ -111,6 +113,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
 
     def __init__(self, rooms: Rooms[ImagesT, NetworksT, VolumesT]) -> None:
         self.images, self.networks, self.volumes = rooms.images, rooms.networks, rooms.volumes
+        self.registries = rooms.registries
         self._registry = rooms.registry
         self._events = rooms.events
         self._keeper = rooms.keeper
@@ -265,7 +268,11 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         await self._reconcile.welcomed(welcome, boot=True)
 
     def reload(self, config: DaemonConfig) -> None:
-        """Take over a configuration that was read again: for containers created from now on."""
+        """Take over a configuration that was read again: for containers created from now on.
+
+        Raises InvalidParameter.
+        """
+        self.registries.reload(config)
         self._creation.config = config
         self.system.config = config
         self._events.emit("daemon", "reload", "", {"name": config.exec_root})

@@ -132,9 +132,9 @@ class System:
             mem_total=host.memory,
             index_server_address="https://index.docker.io/v1/",
             registry_config=_registries(config),
-            http_proxy=os.environ.get("HTTP_PROXY", ""),
-            https_proxy=os.environ.get("HTTPS_PROXY", ""),
-            no_proxy=os.environ.get("NO_PROXY", ""),
+            http_proxy=_proxy(config, "http-proxy"),
+            https_proxy=_proxy(config, "https-proxy"),
+            no_proxy=_proxy(config, "no-proxy"),
             name=host.hostname,
             labels=list(config.labels),
             server_version=self._version,
@@ -196,11 +196,26 @@ def _language() -> str:
 
 
 def _registries(config: DaemonConfig) -> RegistryServiceConfig:
+    mirrors = [f"{url.rstrip('/')}/" for url in config.registry_mirrors]
+    networks = [name for name in config.insecure_registries if "/" in name]
+    hosts = [name for name in config.insecure_registries if "/" not in name]
     return RegistryServiceConfig(
-        insecure_registry_cid_rs=["::1/128", "127.0.0.0/8"],
-        index_configs={"docker.io": IndexInfo(name="docker.io", mirrors=[], secure=True, official=True)},
-        mirrors=list(config.registry_mirrors),
+        insecure_registry_cid_rs=["::1/128", "127.0.0.0/8", *networks],
+        index_configs={
+            "docker.io": IndexInfo(name="docker.io", mirrors=mirrors, secure=True, official=True),
+            **{name: IndexInfo(name=name, mirrors=[], secure=False, official=False) for name in hosts},
+        },
+        mirrors=mirrors,
     )
+
+
+def _proxy(config: DaemonConfig, key: str) -> str:
+    """A proxy setting, without the password that it may hold."""
+    name = key.replace("-", "_")
+    url = config.proxies.get(key) or os.environ.get(name.upper()) or os.environ.get(name, "")
+    scheme, separator, rest = url.rpartition("://")
+    userinfo, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}xxxxx:xxxxx@{host}" if at and userinfo else url
 
 
 def _daemon_id(data_root: Path) -> str:

@@ -13,11 +13,14 @@ import pytest
 from proa.engine.engine import Engine, Rooms
 from proa.engine.events import Events
 from proa.engine.record import SCHEMA, ContainerTable
+from proa.engine.registries import Registries
 from proa.engine.registry import Registry
 from proa.engine.resolve import Host, VolumeWish
 from proa.errors import NotFound, ProaError
 from proa.metadata import Metadata
 from proa.network import Endpoint, NetworkWish, Sandbox
+from proa.registry import Registry as RegistryClient
+from proa.registry import RegistrySettings
 from proa.schema.config import DaemonConfig
 from proa.schema.container import ContainerCreateRequest, HostConfig
 from proa.schema.image import ImageConfig
@@ -307,6 +310,7 @@ class World:
                 images=None,
                 networks=None,
                 volumes=None,
+                registries=Registries(RegistryClient(RegistrySettings())),
                 seccomp=lambda profile, capabilities: b"",
             )
         )

@@ -1,0 +1,90 @@
+"""The verbs that ask a registry and touch no image here: login, search, what is behind a name.
+
+Implements api.ports.Registries.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from proa.errors import InvalidParameter
+from proa.registry import Manifest, RegistrySettings
+from proa.schema.config import DaemonConfig
+from proa.schema.oci import CONFIG, DOCKER_CONFIG, Descriptor, Index, Platform
+from proa.schema.reference import Digest, Reference, parse_reference
+from proa.schema.registry import AuthResponse, Credentials, DistributionInspect, SearchResult
+
+_decode_platform = msgspec.json.Decoder(Platform).decode
+
+
+class Client(Protocol):
+    """The client of registries, as these verbs use it."""
+
+    def reload(self, settings: RegistrySettings) -> None: ...
+    async def resolve(
+        self, ref: Reference, credentials: Credentials | None = None, *, insecure: bool = False
+    ) -> Manifest: ...
+    async def small_blob(
+        self, ref: Reference, descriptor: Descriptor, credentials: Credentials | None = None
+    ) -> bytes: ...
+    async def check(self, credentials: Credentials) -> AuthResponse: ...
+    async def search(
+        self,
+        term: str,
+        limit: int,
+        filters: Mapping[str, list[str]],
+        credentials: Credentials | None = None,
+    ) -> list[SearchResult]: ...
+
+
+class Registries:
+    """Docker's verbs of /auth, /images/search and /distribution."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def reload(self, config: DaemonConfig) -> None:
+        """Mirrors, insecure registries, certificates and proxies as they are now. Raises InvalidParameter."""
+        self._client.reload(RegistrySettings.of(config))
+
+    async def login(self, credentials: Credentials) -> AuthResponse:
+        """Whether the registry takes them. Raises Unauthorized in its words."""
+        return await self._client.check(credentials)
+
+    async def search(
+        self, term: str, limit: int, filters: Mapping[str, list[str]], credentials: Credentials | None
+    ) -> list[SearchResult]:
+        """Repositories whose name or description has the term; limit 0 is Docker's 25."""
+        return await self._client.search(term, limit, filters, credentials)
+
+    async def inspect(self, name: str, credentials: Credentials | None) -> DistributionInspect:
+        """The descriptor behind a name and the platforms that it runs on."""
+        ref = _reference(name)
+        found = await self._client.resolve(ref, credentials)
+        if isinstance(found.content, Index):
+            platforms = [one.platform for one in found.content.manifests if one.platform is not None]
+        else:
+            platforms = await self._platform_of(ref, found.content.config, credentials)
+        return DistributionInspect(descriptor=found.descriptor, platforms=platforms)
+
+    async def manifest(
+        self, name: str, credentials: Credentials | None, *, insecure: bool
+    ) -> tuple[str, Digest, bytes]:
+        """(media type, digest, the manifest or index as the registry has it)."""
+        found = await self._client.resolve(_reference(name), credentials, insecure=insecure)
+        return found.descriptor.media_type, found.digest, found.data
+
+    async def _platform_of(
+        self, ref: Reference, config: Descriptor, credentials: Credentials | None
+    ) -> list[Platform]:
+        if config.media_type not in (CONFIG, DOCKER_CONFIG):
+            return []
+        try:
+            return [_decode_platform(await self._client.small_blob(ref, config, credentials))]
+        except (msgspec.DecodeError, UnicodeError) as exc:
+            raise InvalidParameter(f"invalid configuration of {ref.familiar}: {exc}") from exc
+
+
+def _reference(name: str) -> Reference:
+    return parse_reference(name).with_default_tag()
