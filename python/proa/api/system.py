@@ -115,7 +115,6 @@ NOT_YET = (
     ("PUT", "/containers/{name}/archive"),
     ("GET", "/containers/{name}/changes"),
     ("GET", "/containers/{name}/export"),
-    ("POST", "/images/{name}/push"),
     ("POST", "/networks/create"),
     ("POST", "/networks/prune"),
     ("POST", "/networks/{name}/connect"),
