@@ -1,7 +1,6 @@
 """The client's config.json: default detach keys, table formats and proxies. Read only where it exists."""
 
-import os
-
+from proa.cli.environment import config_directory
 from proa.cli.failure import Failure
 from proa.cli.jsontext import decode
 
@@ -22,8 +21,7 @@ _PROXIES = (
 
 def load(options: "Globals") -> "dict[str, Any]":
     """The whole file, empty where there is none. Raises Failure when it is not JSON."""
-    folder = options.config or os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    path = os.path.join(folder, "config.json")
+    path = f"{config_directory(options)}/config.json"
     try:
         with open(path, encoding="utf-8") as file:
             found = decode(file.read())

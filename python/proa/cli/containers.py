@@ -4,7 +4,7 @@ Several names are asked for at once, each on a connection of its own, and answer
 Source: the Docker Engine API, v1.51; the observed output of docker 28.
 """
 
-import os
+import posix
 
 from proa.cli.failure import DaemonError, Failure
 from proa.cli.flags import Command, Parsed
@@ -96,7 +96,7 @@ def for_each(
                 api.receive(connection).read()
             except Failure as exc:
                 if forgive_missing and getattr(exc, "status", 0) == 404:
-                    os.write(2, f"{exc}\n".encode())
+                    posix.write(2, f"{exc}\n".encode())
                 else:
                     errors.append(str(exc))
                 continue
@@ -110,7 +110,7 @@ def for_each(
 
 def print_line(text: str) -> None:
     """One line on stdout, at once."""
-    os.write(1, f"{text}\n".encode("utf-8", "surrogateescape"))
+    posix.write(1, f"{text}\n".encode("utf-8", "surrogateescape"))
 
 
 def _stop_like(parsed: Parsed, verb: str) -> int:
@@ -168,7 +168,7 @@ def rename(parsed: Parsed) -> int:
     try:
         client(parsed.options).call("POST", f"/containers/{quote(old)}/rename{query(name=new)}")
     except DaemonError as exc:
-        os.write(2, f"{exc}\n".encode())
+        posix.write(2, f"{exc}\n".encode())
         raise Failure(f"Error: failed to rename container named {old}") from None
     return 0
 

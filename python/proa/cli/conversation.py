@@ -4,7 +4,7 @@ Nothing here blocks but the poll: neither a slow reader of our output nor a cont
 holds up the other direction.
 """
 
-import os
+import posix
 import select
 
 from proa.cli.failure import Failure
@@ -143,7 +143,7 @@ class Conversation:
     def _read_input(self) -> None:
         assert self._stdin is not None
         try:
-            data = os.read(self._stdin, CHUNK)
+            data = posix.read(self._stdin, CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -206,7 +206,7 @@ class Conversation:
     def _write(self) -> None:
         fd, data = self._incoming[0]
         try:
-            written = os.write(fd, data[:PIPE_BUF])
+            written = posix.write(fd, data[:PIPE_BUF])
         except BlockingIOError:
             return
         except OSError as exc:

@@ -5,8 +5,7 @@ The work is proportional to the flags given. Source: the Docker Engine API, v1.5
 observed bodies of docker 28.
 """
 
-import os
-
+from proa.cli.environment import absolute
 from proa.cli.failure import Failure
 
 TYPE_CHECKING = False
@@ -85,7 +84,7 @@ def create_body(parsed: "Parsed") -> "dict[str, Any]":
     rootfs = values.get("rootfs", "")
     command = parsed.args if rootfs else parsed.args[1:]
     if rootfs:
-        host["ProaRootfs"] = os.path.abspath(rootfs)
+        host["ProaRootfs"] = absolute(rootfs)
     else:
         body["Image"] = parsed.args[0]
     if command:
@@ -238,8 +237,11 @@ def _devices(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, 
 def environment(files: list[str], given: list[str]) -> list[str]:
     """The variables of --env-file, then those of -e. Raises Failure."""
     found: list[str] = []
-    for path in files:
-        found += _key_values(path, "env", dict(os.environ))
+    if files:
+        from os import environ
+
+        for path in files:
+            found += _key_values(path, "env", dict(environ))
     return found + given
 
 

@@ -5,6 +5,7 @@ Source: the observed behaviour of docker 28.
 
 import os
 
+from proa.cli.environment import config_directory
 from proa.cli.failure import ConnectionFailed, Failure
 from proa.cli.transport import Client, default_socket, unix_socket
 
@@ -28,11 +29,6 @@ class TlsFiles:
         self.ca = ca
         self.cert = cert
         self.key = key
-
-
-def config_directory(options: "Globals") -> str:
-    """Where the client's settings are."""
-    return options.config or os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
 
 def client_for(options: "Globals") -> Client:

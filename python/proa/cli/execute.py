@@ -79,9 +79,9 @@ def _attached(api: Client, exec_id: str, body: "dict[str, Any]", start: "dict[st
     api.receive(connection)
     tty = bool(body.get("Tty"))
     if tty:
-        import os
+        import posix
 
-        if os.isatty(0):
+        if posix.isatty(0):
             from proa.cli.terminal import follow_size
 
             follow_size(lambda rows, columns: resize(api, f"/exec/{exec_id}", rows, columns))

@@ -1,7 +1,6 @@
 """What the lists (ps, images, networks, volumes) share: --filter, --format's help, config.json's defaults."""
 
-import os
-
+from proa.cli.environment import config_directory, exists
 from proa.cli.flags import Parsed
 from proa.cli.jsontext import encode
 
@@ -37,8 +36,7 @@ def filters(parsed: Parsed, **more: dict[str, bool]) -> str | None:
 
 def configured(options: "Globals", key: str) -> str:
     """A setting of the client's config.json, empty where there is no such file."""
-    folder = options.config or os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    if not os.path.exists(f"{folder}/config.json"):
+    if not exists(f"{config_directory(options)}/config.json"):
         return ""
     from proa.cli.configfile import load
 

@@ -1,10 +1,10 @@
 """The entry of `proa`: global options, the table of commands, and how the process ends.
 
-A command's module is imported when it is called and not before. The process ends by os._exit: there is
+A command's module is imported when it is called and not before. The process ends by _exit: there is
 nothing that the interpreter would have to tidy up.
 """
 
-import os
+import posix
 import sys
 
 TYPE_CHECKING = False
@@ -35,8 +35,8 @@ def main() -> "NoReturn":
     """Run the command line of this process and end it."""
     argv = sys.argv[1:]
     if argv in (["--version"], ["-v"]):
-        os.write(1, f"proa version {VERSION}\n".encode())
-        os._exit(0)
+        posix.write(1, f"proa version {VERSION}\n".encode())
+        posix._exit(0)
     end(run(argv))
 
 
@@ -48,7 +48,7 @@ def end(code: int) -> "NoReturn":
                 stream.flush()
             except OSError:
                 code = code or 1
-    os._exit(code & 0xFF)
+    posix._exit(code & 0xFF)
 
 
 def run(argv: list[str]) -> int:
@@ -72,13 +72,13 @@ def run(argv: list[str]) -> int:
         return exc.code
     except BrokenPipeError:
         _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-        os.kill(os.getpid(), _signal.SIGPIPE)
+        posix.kill(posix.getpid(), _signal.SIGPIPE)
         return 141
 
 
 def _complain(text: str) -> None:
     try:
-        os.write(2, f"{text}\n".encode("utf-8", "surrogateescape"))
+        posix.write(2, f"{text}\n".encode("utf-8", "surrogateescape"))
     except OSError:
         # Nobody listens any more; the exit code still tells.
         return

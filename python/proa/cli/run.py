@@ -4,10 +4,11 @@
 before start goes out on the third. Source: the Docker Engine API, v1.51; the observed requests of docker 28.
 """
 
-import os
+import posix
 
 from proa.cli.create_body import create_body
 from proa.cli.create_flags import CREATE_FLAGS
+from proa.cli.environment import config_directory, exists, variable
 from proa.cli.failure import ConnectionFailed, DaemonError, Failure
 from proa.cli.flags import PROGRAM, Command, Parsed
 from proa.cli.jsontext import decode, encode
@@ -54,7 +55,7 @@ def run(parsed: Parsed) -> int:
     except Failure as exc:
         raise with_help(exc, "run", 125) from None
     if parsed.flag("detach"):
-        os.write(1, f"{container}\n".encode())
+        posix.write(1, f"{container}\n".encode())
         _start(api, container)
         return 0
     if parsed.get("sig-proxy", True):
@@ -68,7 +69,7 @@ def create(parsed: Parsed) -> int:
     """`proa create`: create and print the id."""
     body = _prepare(parsed, "create")
     container = create_container(client(parsed.options), parsed, body)
-    os.write(1, f"{container}\n".encode())
+    posix.write(1, f"{container}\n".encode())
     return 0
 
 
@@ -83,8 +84,7 @@ def _prepare(parsed: Parsed, verb: str) -> "dict[str, Any]":
         body = create_body(parsed)
     except Failure as exc:
         raise with_help(exc, verb, 125) from None
-    from_file = os.environ.get("DOCKER_CONFIG") or f"{os.environ.get('HOME', '/root')}/.docker"
-    if os.path.exists(f"{parsed.options.config or from_file}/config.json"):
+    if exists(f"{config_directory(parsed.options)}/config.json"):
         from proa.cli.configfile import add_proxies
 
         add_proxies(parsed, body)
@@ -134,18 +134,18 @@ def _check_attachment(parsed: Parsed, body: "dict[str, Any]") -> None:
 
 def check_tty(attach_stdin: bool, tty: bool) -> None:
     """Raises Failure when a tty is to be driven from what is none."""
-    if attach_stdin and tty and not os.isatty(0):
+    if attach_stdin and tty and not posix.isatty(0):
         raise Failure("the input device is not a TTY")
 
 
 def create_container(api: Client, parsed: Parsed, body: "dict[str, Any]") -> str:
     """Create it, pulling the image where it is missing; returns the id. Raises Failure."""
     cidfile = parsed.get("cidfile")
-    if cidfile and os.path.exists(cidfile):
+    if cidfile and exists(cidfile):
         raise Failure(
             f"container ID file found, make sure the other container isn't running or delete {cidfile}"
         )
-    platform = parsed.get("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+    platform = parsed.get("platform") or variable("DOCKER_DEFAULT_PLATFORM")
     if platform:
         from proa.cli.platform import normalize
 
@@ -167,11 +167,11 @@ def create_container(api: Client, parsed: Parsed, body: "dict[str, Any]") -> str
         if not parsed.flag("quiet"):
             from proa.cli.reference import familiar
 
-            os.write(2, f"Unable to find image '{familiar(image)}' locally\n".encode())
+            posix.write(2, f"Unable to find image '{familiar(image)}' locally\n".encode())
         _pull(api, image, platform, parsed.flag("quiet"))
         created = _create(api, path, body, parsed)
     for warning in created.get("Warnings") or ():
-        os.write(2, f"WARNING: {warning}\n".encode())
+        posix.write(2, f"WARNING: {warning}\n".encode())
     if cidfile:
         _write_cidfile(cidfile, created["Id"])
     return str(created["Id"])
@@ -243,7 +243,7 @@ def _attached(api: Client, parsed: Parsed, body: "dict[str, Any]", container: st
             exit_code(api, container, waited)
         raise
     tty = bool(body.get("Tty"))
-    if tty and os.isatty(1):
+    if tty and posix.isatty(1):
         from proa.cli.terminal import follow_size
 
         follow_size(lambda rows, columns: resize(api, f"/containers/{container}", rows, columns))
@@ -272,11 +272,11 @@ def exit_code(api: Client, container: str, waited: "Response") -> int:
         except (ConnectionFailed, ValueError):
             result = _wait_again(api, container)
     except Failure as exc:
-        os.write(2, f"error waiting for container: {exc}\n".encode())
+        posix.write(2, f"error waiting for container: {exc}\n".encode())
         return 125
     error = (result.get("Error") or {}).get("Message")
     if error:
-        os.write(2, f"Error waiting for container: {error}\n".encode())
+        posix.write(2, f"Error waiting for container: {error}\n".encode())
         return 125
     return int(result.get("StatusCode", 0))
 
@@ -350,7 +350,7 @@ def converse(
 
     conversation = Conversation(connection, tty, stdin, stdout, stderr, detach_sequence(keys))
     try:
-        if tty and os.isatty(stdin):
+        if tty and posix.isatty(stdin):
             from proa.cli.terminal import RawMode
 
             with RawMode(stdin):

@@ -3,9 +3,9 @@
 Source: the observed behaviour of docker 28.
 """
 
-import os
 from itertools import pairwise
 
+from proa.cli.environment import absolute
 from proa.cli.failure import BadFlag, Failure
 from proa.cli.values import csv_fields, go_quote, integer, ip_address, size
 
@@ -48,7 +48,7 @@ def _mount_option(result: "dict[str, Any]", key: str, value: str, has_value: boo
     if key == "type":
         result["Type"] = value.lower()
     elif key in ("source", "src"):
-        result["Source"] = os.path.abspath(value) if value.startswith(".") else value
+        result["Source"] = absolute(value) if value.startswith(".") else value
     elif key in ("target", "dst", "destination"):
         result["Target"] = value
     elif key in ("readonly", "ro"):
@@ -243,7 +243,7 @@ def volume(text: str) -> str | None:
     if len(text) <= 2 or len(parts) == 1 or not parts[0]:
         return None
     if parts[0].startswith("."):
-        parts[0] = os.path.abspath(parts[0])
+        parts[0] = absolute(parts[0])
     return ":".join(parts)
 
 

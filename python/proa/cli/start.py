@@ -3,7 +3,7 @@
 Source: the Docker Engine API, v1.51; the observed requests of docker 28.
 """
 
-import os
+import posix
 
 from proa.cli.failure import Failure
 from proa.cli.flags import Command, Parsed
@@ -43,10 +43,10 @@ def start(parsed: Parsed) -> int:
         try:
             api.call("POST", f"/containers/{name}/start")
         except Failure as exc:
-            os.write(2, f"{exc}\n".encode())
+            posix.write(2, f"{exc}\n".encode())
             failed.append(name)
             continue
-        os.write(1, f"{name}\n".encode())
+        posix.write(1, f"{name}\n".encode())
     if failed:
         raise Failure(f"failed to start containers: {', '.join(failed)}")
     return 0
@@ -75,7 +75,7 @@ def _start_attached(parsed: Parsed) -> int:
         if removed:
             exit_code(api, container, waited)
         raise
-    if tty and os.isatty(1):
+    if tty and posix.isatty(1):
         _follow(api, container)
     if converse(attaching, tty, 0 if stdin else None, 1, 2, keys):
         return 0
@@ -111,7 +111,7 @@ def attach(parsed: Parsed) -> int:
     api.receive(attaching)
     # It may have stopped in between: then nothing would ever come.
     _running(api, name)
-    if tty and os.isatty(1):
+    if tty and posix.isatty(1):
         _redraw(api, name)
     if converse(attaching, tty, 0 if stdin else None, 1, 2, keys):
         raise Failure("read escape sequence")

@@ -5,7 +5,7 @@ Source: the Docker Engine API, v1.51, ContainerAttach ("Stream format").
 """
 
 import _signal  # type: ignore[import-not-found]
-import os
+import posix
 
 from proa.cli.failure import ConnectionFailed, Failure
 
@@ -68,7 +68,7 @@ def write_all(fd: int, data: bytes) -> None:
     """
     while data:
         try:
-            written = os.write(fd, data)
+            written = posix.write(fd, data)
         except BlockingIOError:
             wait_writable(fd)
             continue

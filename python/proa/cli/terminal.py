@@ -1,7 +1,7 @@
 """The terminal that the CLI runs on: raw mode with certain restoration, and its size."""
 
 import _signal  # type: ignore[import-not-found]
-import os
+import posix
 import termios
 
 TYPE_CHECKING = False
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def size(fd: int = 1) -> tuple[int, int]:
     """(rows, columns) of the terminal at `fd`, zeros when it is none."""
     try:
-        columns, rows = os.get_terminal_size(fd)
+        columns, rows = posix.get_terminal_size(fd)
     except OSError:
         return 0, 0
     return rows, columns
@@ -73,7 +73,7 @@ class RawMode:
     def _die(self, number: int, _: object) -> None:
         self.restore()
         _signal.signal(number, _signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        posix.kill(posix.getpid(), number)
 
 
 def follow_size(resize: "Callable[[int, int], None]") -> None:

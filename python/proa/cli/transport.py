@@ -5,8 +5,8 @@ refuses it names its own, and the request is sent again. Source: the Docker Engi
 """
 
 import _socket
-import os
 
+from proa.cli.environment import variable
 from proa.cli.failure import ConnectionFailed, DaemonError, Failure
 from proa.cli.jsontext import decode, encode
 
@@ -162,8 +162,8 @@ class Client:
 
     def __init__(self, host: str, connect: "Callable[[], Any]") -> None:
         self.host = host
-        self.version = os.environ.get("DOCKER_API_VERSION") or API_VERSION
-        self.pinned = "DOCKER_API_VERSION" in os.environ
+        self.version = variable("DOCKER_API_VERSION") or API_VERSION
+        self.pinned = bool(variable("DOCKER_API_VERSION"))
         self.headers: dict[str, str] = {}
         self._connect = connect
         self._idle: list[Connection] = []
@@ -306,7 +306,7 @@ def version_number(version: str) -> tuple[int, int]:
 
 def default_socket() -> str:
     """Path of the local daemon's socket."""
-    return os.environ.get("PROA_EXEC_ROOT", "/run/proa") + "/proad.sock"
+    return (variable("PROA_EXEC_ROOT") or "/run/proa") + "/proad.sock"
 
 
 def client(options: "Globals") -> Client:
@@ -314,12 +314,11 @@ def client(options: "Globals") -> Client:
 
     With neither, it is the local daemon, which is started when nothing listens there.
     """
-    env = os.environ
     if options.hosts or options.context or options.tls or options.tlsverify:
         special = True
     else:
         special = any(
-            env.get(name) for name in ("PROA_HOST", "DOCKER_HOST", "DOCKER_CONTEXT", "PROA_CONTEXT")
+            variable(name) for name in ("PROA_HOST", "DOCKER_HOST", "DOCKER_CONTEXT", "PROA_CONTEXT")
         )
     if special:
         from proa.cli.endpoint import client_for

@@ -4,8 +4,9 @@
 BadFlag in the words of Docker's CLI (which are often Go's). Source: the observed behaviour of docker 28.
 """
 
-import os
+import posix
 
+from proa.cli.environment import variable
 from proa.cli.failure import BadFlag
 
 TYPE_CHECKING = False
@@ -264,8 +265,8 @@ def _env(text: str) -> str:
     name, equals, _ = text.partition("=")
     if not name:
         raise BadFlag(f"invalid environment variable: {text}")
-    if not equals and name in os.environ:
-        return f"{name}={os.environ[name]}"
+    if not equals and name.encode("utf-8", "surrogateescape") in posix.environ:
+        return f"{name}={variable(name)}"
     return text
 
 
