@@ -1,7 +1,21 @@
-"""Lengths of time for people, as the client and the daemon both write them.
+"""Lengths of time as text: for people, and as Go writes them.
 
-Source: docker/go-units duration.go.
+Source: docker/go-units duration.go; Go's time.ParseDuration.
 """
+
+from typing import Final
+
+from proa.errors import InvalidParameter
+
+_UNITS: Final = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
 
 
 def duration(seconds: float) -> str:
@@ -30,3 +44,22 @@ def duration(seconds: float) -> str:
     if hours < 24 * 365 * 2:
         return f"{hours // 24 // 30} months"
     return f"{int(seconds / 3600) // 24 // 365} years"
+
+
+def parse_duration(text: str) -> int:
+    """A Go duration (`1h30m`, `1.5s`) in nanoseconds. Raises InvalidParameter."""
+    rest, total = text, 0.0
+    bad = InvalidParameter(f'time: invalid duration "{text}"')
+    while rest:
+        digits = len(rest) - len(rest.lstrip("0123456789."))
+        unit = next(
+            (unit for unit in ("ns", "us", "µs", "ms", "s", "m", "h") if rest[digits:].startswith(unit)), ""
+        )
+        try:
+            total += float(rest[:digits]) * _UNITS[unit]
+        except (ValueError, KeyError):
+            raise bad from None
+        rest = rest[digits + len(unit) :]
+    if not text:
+        raise bad
+    return round(total)

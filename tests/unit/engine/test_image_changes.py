@@ -2,7 +2,8 @@
 
 import pytest
 
-from proa.engine.images.changes import apply_changes, parse_duration
+from proa.durations import parse_duration
+from proa.engine.images.changes import apply_changes
 from proa.errors import InvalidParameter
 from proa.schema.container import HealthConfig
 from proa.schema.image import ImageConfig

@@ -10,21 +10,13 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from proa.durations import parse_duration
 from proa.errors import InvalidParameter
 from proa.schema.container import HealthConfig
 from proa.schema.image import ImageConfig
 
 _strings = msgspec.json.Decoder(list[str])
 _SHELL: Final = ["/bin/sh", "-c"]
-_UNITS: Final = {
-    "ns": 1,
-    "us": 10**3,
-    "µs": 10**3,
-    "ms": 10**6,
-    "s": 10**9,
-    "m": 60 * 10**9,
-    "h": 3600 * 10**9,
-}
 
 
 def apply_changes(config: ImageConfig, changes: Sequence[str]) -> ImageConfig:
@@ -199,25 +191,6 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise InvalidParameter(f'strconv.ParseInt: parsing "{text}": invalid syntax')
     return int(text)
-
-
-def parse_duration(text: str) -> int:
-    """A Go duration (`1h30m`, `1.5s`) in nanoseconds. Raises InvalidParameter."""
-    rest, total = text, 0.0
-    bad = InvalidParameter(f'time: invalid duration "{text}"')
-    while rest:
-        digits = len(rest) - len(rest.lstrip("0123456789."))
-        unit = next(
-            (unit for unit in ("ns", "us", "µs", "ms", "s", "m", "h") if rest[digits:].startswith(unit)), ""
-        )
-        try:
-            total += float(rest[:digits]) * _UNITS[unit]
-        except (ValueError, KeyError):
-            raise bad from None
-        rest = rest[digits + len(unit) :]
-    if not text:
-        raise bad
-    return round(total)
 
 
 _INSTRUCTIONS: Final[dict[str, Callable[[ImageConfig, str], ImageConfig]]] = {

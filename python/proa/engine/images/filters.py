@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from proa.engine.images.changes import parse_duration
+from proa.durations import parse_duration
 from proa.engine.images.store import ImageRecord, ImageStore, parse_time
 from proa.errors import InvalidParameter
 from proa.schema.reference import Reference

@@ -20,7 +20,6 @@ from proa.engine.resolve import (
 )
 from proa.engine.resolve.model import Context, Peer, Resolved
 from proa.engine.resolve.mounts import UserMounts, depth, resolve_mounts
-from proa.engine.resolve.sizes import parse_size
 from proa.errors import InvalidParameter, NotFound, NotImplemented_
 from proa.schema.container import (
     ContainerConfig,
@@ -48,6 +47,7 @@ from proa.schema.plan import (
     Sysfs,
 )
 from proa.schema.plan import Network as PlanNetwork
+from proa.sizes import parse_size
 
 ENGINE_FILES = {"/etc/hostname": "hostname", "/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf"}
 """Target inside to file name in the container's directory."""

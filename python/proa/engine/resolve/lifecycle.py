@@ -5,11 +5,11 @@ Source: moby's api/types/container (ValidateRestartPolicy), daemon/container.go,
 
 import signal
 
-from proa.engine.resolve.sizes import parse_size
 from proa.errors import InvalidParameter
 from proa.schema.config import DaemonConfig
 from proa.schema.container import HealthConfig, HostConfig, LogConfig, RestartPolicy
 from proa.schema.plan import Log
+from proa.sizes import parse_size
 
 DEFAULT_LOG_SIZE = 20 << 20
 DEFAULT_LOG_FILES = 5
