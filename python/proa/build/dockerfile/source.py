@@ -1,0 +1,41 @@
+"""Where in a Dockerfile something stands, and how an error shows the place."""
+
+from typing import NamedTuple
+
+from proa.errors import InvalidParameter
+
+_AROUND = 4
+"""Lines shown before and after the ones an error is about."""
+
+
+class Location(NamedTuple):
+    """Lines of a file, counted from 1, both inclusive."""
+
+    start: int
+    end: int
+
+
+class DockerfileError(InvalidParameter):
+    """A Dockerfile that cannot be used, and the lines at fault."""
+
+    def __init__(self, message: str, location: Location) -> None:
+        super().__init__(message)
+        self.location = location
+
+
+def parse_error(message: str, location: Location) -> DockerfileError:
+    """The error of a line that cannot be read, in Docker's words."""
+    return DockerfileError(f"dockerfile parse error on line {location.start}: {message}", location)
+
+
+def excerpt(name: str, text: str, location: Location) -> str:
+    """The lines around `location`, numbered, the ones at fault marked: what stands before an error."""
+    lines = text.splitlines()
+    first = max(1, location.start - _AROUND)
+    last = min(len(lines), location.end + _AROUND)
+    rule = "-" * 20
+    shown = [f"{name}:{location.start}", rule]
+    for number in range(first, last + 1):
+        mark = ">>>" if location.start <= number <= location.end else "   "
+        shown.append(f" {number:3} | {mark} {lines[number - 1]}".rstrip())
+    return "\n".join((*shown, rule)) + "\n"
