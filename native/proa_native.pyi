@@ -21,6 +21,7 @@ __all__ = [
     "cgroup_update",
     "cgroup_version",
     "compile_seccomp",
+    "compress_layer",
     "default_seccomp_profile",
     "disk_usage",
     "inherit_directories",
@@ -191,6 +192,12 @@ def pack_layer(
     """The reverse: a directory to a tar on `target_fd`, sorted, whiteouts from overlayfs's form.
 
     `compression`: none, gzip or zstd.
+    """
+
+def compress_layer(source_fd: int, target_fd: int) -> UnpackedLayer:
+    """A plain tar, from its beginning, to gzip on `target_fd`; all processors work on it; blocks.
+
+    The same bytes give the same bytes, on however many processors. `entries` is 0 and `implied` empty.
     """
 
 def inherit_directories(directory: str, lower: Sequence[str], paths: Sequence[bytes]) -> None:

@@ -367,8 +367,17 @@ class FakeImages:
         self.calls.append(("import", repo, tag, message, tuple(changes), platform))
         yield b'{"status":"sha256:' + b"a" * 64 + b'"}\r\n'
 
-    async def pull(self, repo: str, tag: str, platform: str) -> AsyncIterator[bytes]:
+    async def pull(
+        self, repo: str, tag: str, platform: str, credentials: Credentials | None
+    ) -> AsyncIterator[bytes]:
+        self.calls.append(("pull", repo, tag, platform, credentials))
         raise NotFound(f"pull access denied for {repo}")
+
+    async def push(
+        self, name: str, tag: str, platform: str, credentials: Credentials | None
+    ) -> AsyncIterator[bytes]:
+        self.calls.append(("push", name, tag, platform, credentials))
+        raise NotFound(f"An image does not exist locally with the tag: {name}")
 
     async def prune(self, filters: Filters) -> ImagesPruneReport:
         return ImagesPruneReport(images_deleted=[], space_reclaimed=0)

@@ -303,8 +303,8 @@ mod proa_native {
 
     #[pymodule_export]
     use super::layers::{
-        disk_usage, inherit_directories, pack_layer, remove_tree, split_archive, unpack_layer, LayerUnpacker,
-        UnpackedLayer,
+        compress_layer, disk_usage, inherit_directories, pack_layer, remove_tree, split_archive,
+        unpack_layer, LayerUnpacker, UnpackedLayer,
     };
 
     #[pymodule_export]

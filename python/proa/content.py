@@ -35,8 +35,6 @@ from proa.schema.reference import Digest, digest_hex, parse_digest
 PARTIAL_SECONDS: Final = 24 * 3600
 """How long what a broken download left waits for the next one."""
 
-_STEP: Final = 1 << 20
-
 SCHEMA: Final = (
     """
     CREATE TABLE blobs (
@@ -67,57 +65,49 @@ def translated(what: str) -> Iterator[None]:
 class Ingest:
     """One blob on its way in, by digest: a file that the next process can go on with.
 
-    `write`, `kept` and `seal` block in the file system. Whoever has it verifies: only what had the digest when
-    its bytes went through may be sealed and adopted.
+    Whoever has it verifies: only what had the digest when its bytes went through may be sealed and adopted.
     """
 
     def __init__(self, path: Path, digest: Digest) -> None:
         """For `Content.ingest`. Opens what is there."""
         self.path = path
         self.digest = digest
-        self.offset = 0
-        """Bytes that are there: where a download goes on."""
         with translated(f"open {path}"):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self.offset = os.lseek(self._fd, 0, os.SEEK_END)
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.lseek(self.fd, 0, os.SEEK_END)
 
-    def kept(self) -> Iterator[bytes]:
-        """What is there already, from the start, in steps."""
-        position = 0
-        while position < self.offset:
-            with translated(f"read {self.path}"):
-                chunk = os.pread(self._fd, min(_STEP, self.offset - position), position)
-            if not chunk:
-                return
-            position += len(chunk)
-            yield chunk
+    @property
+    def offset(self) -> int:
+        """Bytes that are there: where a download goes on."""
+        return os.fstat(self.fd).st_size
 
     def write(self, chunk: bytes) -> None:
-        """Append."""
+        """Append; blocks in the file system."""
         rest = memoryview(chunk)
         with translated(f"write {self.path}"):
             while rest:
-                count = os.write(self._fd, rest)
-                self.offset += count
-                rest = rest[count:]
+                rest = rest[os.write(self.fd, rest) :]
 
     def restart(self) -> None:
         """Drop what is there: it was not the blob's beginning."""
         with translated(f"write {self.path}"):
-            os.ftruncate(self._fd, 0)
-            os.lseek(self._fd, 0, os.SEEK_SET)
-        self.offset = 0
+            os.ftruncate(self.fd, 0)
+            os.lseek(self.fd, 0, os.SEEK_SET)
 
     def seal(self) -> None:
-        """The blob is whole and verified: let it reach the disk."""
+        """The blob is whole and verified: let it reach the disk; blocks."""
         with translated(f"write {self.path}"):
-            os.fsync(self._fd)
+            os.fsync(self.fd)
 
     def close(self) -> None:
-        """Let go of the file, which stays. Idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Let go of the file; it stays if there is something in it to go on with. Idempotent."""
+        if self.fd < 0:
+            return
+        if not self.offset:
+            with suppress(FileNotFoundError):
+                self.path.unlink()
+        os.close(self.fd)
+        self.fd = -1
 
     def __enter__(self) -> Self:
         return self

@@ -112,9 +112,9 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     from proa.network import Networking
 
     base = _base(config, stack)
-    snapshots, images = await _image_rooms(base)
-    volumes = _volume_room(base)
     registry_client = _registry_room(config, stack)
+    snapshots, images = await _image_rooms(base, registry_client)
+    volumes = _volume_room(base)
     networking = Networking(config, base.metadata, keeper, executor=base.executor)
     stack.push_async_callback(networking.close)
     return Engine(
@@ -190,7 +190,7 @@ def _registry_room(config: DaemonConfig, stack: AsyncExitStack) -> "registry.Reg
     return room
 
 
-async def _image_rooms(base: _Base) -> "tuple[Snapshots, Images]":
+async def _image_rooms(base: _Base, registries: "registry.Registry") -> "tuple[Snapshots, Images]":
     from proa.content import Content
     from proa.engine.images import Images
     from proa.snapshots import Snapshots
@@ -202,6 +202,7 @@ async def _image_rooms(base: _Base) -> "tuple[Snapshots, Images]":
         snapshots=snapshots,
         events=base.events,
         containers=base.containers,
+        registry=registries,
         executor=base.executor,
     )
     await images.start()

@@ -4,6 +4,7 @@
 //! fd or feed -> digest -> decompress -> diff_id -> tar -> files
 //!                source              stream     tar + sparse  unpack + whiteout
 //! directory -> tar -> diff_id -> compress -> digest -> fd   pack
+//!              fd -> diff_id -> compress -> digest -> fd   compress, on all processors
 //! ```
 //! `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart. Nothing
 //! here knows about images. Everything an archive says is untrusted; `limits` says how much of it is
@@ -12,6 +13,7 @@
 //! Source: OCI image specification, layer.md.
 
 mod archive;
+mod compress;
 mod feed;
 mod limits;
 mod pack;
@@ -29,6 +31,7 @@ mod tests;
 use std::os::fd::{AsFd, OwnedFd};
 
 pub use archive::{split_archive, Member, MemberKind};
+pub use compress::compress_layer;
 pub use feed::LayerUnpacker;
 pub use limits::Limits;
 pub use pack::{pack_layer, PackCompression};

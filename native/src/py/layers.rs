@@ -113,6 +113,13 @@ pub fn pack_layer(
 }
 
 #[pyfunction]
+pub fn compress_layer(py: Python<'_>, source_fd: i32, target_fd: i32) -> PyResult<UnpackedLayer> {
+    let (source, target) = (duplicate(source_fd)?, duplicate(target_fd)?);
+    let digests = py.detach(|| layer::compress_layer(&source, &target))?;
+    Ok(layer::Layer { digests, entries: 0, implied: Vec::new() }.into())
+}
+
+#[pyfunction]
 pub fn split_archive(
     py: Python<'_>,
     source_fd: i32,

@@ -3,6 +3,9 @@
 Source: the Docker Engine API v1.51; moby daemon/server/router/image.
 """
 
+import msgspec
+
+from proa.api.credentials import credentials_of
 from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import CREATED, TAR, Response, Stream, json_reply
@@ -10,6 +13,9 @@ from proa.api.routes import Route
 from proa.api.streams import Progress
 from proa.errors import InvalidParameter, NotImplemented_
 from proa.http._connection import Request
+from proa.schema.oci import Platform
+
+_platform = msgspec.json.Decoder(Platform)
 
 
 async def list_(engine: Engine, request: Request) -> Response:
@@ -74,7 +80,9 @@ async def create(engine: Engine, request: Request) -> Response:
     query = Query(request.query)
     platform = query.text("platform")
     if image := query.text("fromImage"):
-        pulling = await engine.images.pull(image.removesuffix(":"), query.text("tag"), platform)
+        pulling = await engine.images.pull(
+            image.removesuffix(":"), query.text("tag"), platform, credentials_of(request)
+        )
         return Stream(await Progress.start(pulling))
     source = query.text("fromSrc")
     if source != "-":
@@ -90,9 +98,29 @@ async def create(engine: Engine, request: Request) -> Response:
     return Stream(await Progress.start(importing))
 
 
+async def push(engine: Engine, request: Request) -> Response:
+    """POST /images/{name}/push."""
+    query = Query(request.query)
+    pushing = await engine.images.push(
+        request.name, query.text("tag"), platform_of(query.text("platform")), credentials_of(request)
+    )
+    return Stream(await Progress.start(pushing))
+
+
 async def prune(engine: Engine, request: Request) -> Response:
     """POST /images/prune."""
     return json_reply(await engine.images.prune(Query(request.query).filters()))
+
+
+def platform_of(text: str) -> str:
+    """An OCI platform as JSON, as `os/architecture/variant`. Raises InvalidParameter."""
+    if not text:
+        return ""
+    try:
+        platform = _platform.decode(text)
+    except msgspec.DecodeError as exc:
+        raise InvalidParameter(f"failed to parse platform: {exc}") from exc
+    return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
 
 
 ROUTES = (
@@ -105,5 +133,6 @@ ROUTES = (
     Route("GET", "/images/{name}/history", history),
     Route("GET", "/images/{name}/get", save_one),
     Route("POST", "/images/{name}/tag", tag),
+    Route("POST", "/images/{name}/push", push),
     Route("DELETE", "/images/{name}", remove),
 )

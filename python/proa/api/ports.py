@@ -104,7 +104,7 @@ class Execs(Protocol):
 
 
 class Images(Protocol):
-    """The verbs of /images that need no registry."""
+    """The verbs of /images."""
 
     async def list(
         self, *, all: bool, filters: Filters, digests: bool, shared_size: bool
@@ -134,8 +134,16 @@ class Images(Protocol):
         """Progress as Docker's JSON stream, the image id last."""
         ...
 
-    async def pull(self, repo: str, tag: str, platform: str) -> AsyncIterator[bytes]:
-        """Not there yet: raises NotFound or NotImplemented_ in Docker's words."""
+    async def pull(
+        self, repo: str, tag: str, platform: str, credentials: Credentials | None
+    ) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream; `tag` may be a digest; no tag at all means every one."""
+        ...
+
+    async def push(
+        self, name: str, tag: str, platform: str, credentials: Credentials | None
+    ) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream; without a tag, all of the repository."""
         ...
 
     async def prune(self, filters: Filters) -> ImagesPruneReport: ...

@@ -1,13 +1,16 @@
 """Platforms of images against the one asked for and the one there is. Pure but for the host's name.
 
-Source: moby daemon/create.go and images/image.go (the words); containerd platforms (the aliases).
+Source: moby daemon/create.go, images/image.go and distribution/pull_v2.go (the words); containerd platforms
+(the aliases, what runs on what).
 """
 
 import platform as host
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from proa.engine.ports import ContainerImage
 from proa.errors import NotFound
+from proa.schema.oci import Descriptor, Platform
 
 _ALIASES: Final = {
     "x86_64": "amd64",
@@ -50,3 +53,58 @@ def _matches(wanted: str, found: str) -> bool:
     if len(there) == 2 and there[1] in _VARIANTS:
         there.append(_VARIANTS[there[1]])
     return parts == there[: len(parts)]
+
+
+def suits(image: ContainerImage, os: str, architecture: str, variant: str) -> bool:
+    """Whether an image is just what a platform runs best."""
+    found = Platform(architecture=image.architecture, variant=image.variant)
+    return (image.os or "linux") == os and _normal(found) == next(_accepted(architecture, variant))
+
+
+def choose(manifests: Sequence[Descriptor], os: str, architecture: str, variant: str) -> Descriptor:
+    """The manifest of an index that suits a platform best; one that says none suits any, last.
+
+    Raises NotFound in Docker's words.
+    """
+    best: tuple[int, Descriptor] | None = None
+    accepted = list(_accepted(architecture, variant))
+    for descriptor in manifests:
+        platform = descriptor.platform
+        if platform is None:
+            rank = len(accepted)
+        elif (platform.os or "linux") != os or (found := _normal(platform)) not in accepted:
+            continue
+        else:
+            rank = accepted.index(found)
+        if best is None or rank < best[0]:
+            best = rank, descriptor
+    if best is None:
+        wanted = "/".join(part for part in (os, architecture, variant) if part)
+        raise NotFound(f"no matching manifest for {wanted} in the manifest list entries")
+    return best[1]
+
+
+def _accepted(architecture: str, variant: str) -> Iterator[tuple[str, str]]:
+    """What runs on a platform, the best first."""
+    name, kind = _normal(Platform(architecture=architecture, variant=variant))
+    yield name, kind
+    if name == "amd64":
+        levels = int(kind[1:]) if kind[1:].isdigit() else 1
+        for level in range(levels - 1, 0, -1):
+            yield "amd64", "" if level == 1 else f"v{level}"
+        yield "386", ""
+    elif name in ("arm", "arm64"):
+        generation = 8 if name == "arm64" else int(kind[1:]) - 1 if kind[1:].isdigit() else 0
+        for lower in range(generation, 4, -1):
+            yield "arm", f"v{lower}"
+
+
+def _normal(platform: Platform) -> tuple[str, str]:
+    """(architecture, variant) in one spelling: arm64 has no v8, amd64 no v1, arm always a variant."""
+    architecture, variant = platform.architecture.lower(), platform.variant.lower()
+    architecture = _ALIASES.get(architecture, architecture)
+    if variant[:1].isdigit():
+        variant = f"v{variant}"
+    if (architecture, variant) in (("arm64", "v8"), ("amd64", "v1")):
+        variant = ""
+    return architecture, variant or ("v7" if architecture == "arm" else "")

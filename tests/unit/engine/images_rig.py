@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fake_registry import FakeRegistry
+
 from proa import content, snapshots
 from proa.engine import images
 from proa.engine.images import Images
@@ -31,8 +33,9 @@ class FakeContainers:
 class Rig:
     """One store in a directory; `again()` is the next daemon on it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, registry: FakeRegistry | None = None) -> None:
         self.root = root
+        self.registry = registry or FakeRegistry()
         schemas = {"content": content.SCHEMA, "snapshots": snapshots.SCHEMA, "images": images.SCHEMA}
         self.database = Metadata(root / "db", schemas)
         self.events = FakeEvents()
@@ -45,11 +48,12 @@ class Rig:
             snapshots=self.snapshots,
             events=self.events,
             containers=self.containers,
+            registry=self.registry,
         )
 
     async def again(self) -> "Rig":
         await self.database.close()
-        rig = Rig(self.root)
+        rig = Rig(self.root, self.registry)
         await rig.images.start()
         await rig.images.close()
         await rig.snapshots.settle()
@@ -59,11 +63,18 @@ class Rig:
         """What is on disk besides the database: blobs, snapshots' directories, leftovers."""
         found = {f"blobs/{path.name}" for path in (self.root / "content/blobs/sha256").iterdir()}
         found |= {f"ingest/{path.name}" for path in (self.root / "content/ingest").iterdir()}
+        found |= {f"partial/{path.name}" for path in (self.root / "content/partial").iterdir()}
         snapshots = {path.name for path in (self.root / "snapshots").iterdir()} - {"base"}
         return found | {f"snapshots/{name}" for name in snapshots}
 
     async def load(self, body: AsyncIterator[bytes], *, quiet: bool = True) -> list[Any]:
         return await lines(self.images.load(body, quiet=quiet))
+
+    async def pull(self, name: str, tag: str = "", platform: str = "") -> list[Any]:
+        return await told(await self.images.pull(name, tag, platform, None))
+
+    async def push(self, name: str, tag: str = "", platform: str = "") -> list[Any]:
+        return await told(await self.images.push(name, tag, platform, None))
 
     async def save(self, *refs: str) -> bytes:
         return b"".join([chunk async for chunk in await self.images.save(refs)])
@@ -75,5 +86,15 @@ class Rig:
 
 async def lines(stream: AsyncIterator[bytes]) -> list[Any]:
     """A JSON stream, decoded; text of `stream` and `status` alone."""
-    found = [json.loads(line) async for line in stream]
+    found = [json.loads(line) async for chunk in stream for line in chunk.splitlines()]
     return [line.get("stream", line.get("status", line)) for line in found]
+
+
+async def told(stream: AsyncIterator[bytes]) -> list[Any]:
+    """The same of a pull or push, with the ids and without counts of bytes."""
+    found = [json.loads(line) async for chunk in stream for line in chunk.splitlines()]
+    return [
+        f"{line['id']}: {line['status']}" if "id" in line else line.get("status", line)
+        for line in found
+        if "progress" not in line
+    ]

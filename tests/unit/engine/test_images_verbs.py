@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from image_archives import chunks, config, digest, docker_archive, tar
-from images_rig import Rig, lines
+from images_rig import Rig
 
 from proa.errors import Conflict, InvalidParameter, NotFound
 
@@ -233,13 +233,3 @@ async def test_prune_of_all_leaves_what_containers_use(rig: Rig) -> None:
     assert rig.files() == set()
     with pytest.raises(InvalidParameter, match="invalid filter 'reference'"):
         await rig.images.prune({"reference": ["a"]})
-
-
-# ---- pull ---------------------------------------------------------------------------------------
-
-
-async def test_a_pull_says_what_is_missing(rig: Rig) -> None:
-    with pytest.raises(NotFound, match=r"pull access denied for nginx, .* or may require 'docker login'"):
-        await lines(await rig.images.pull("nginx", "latest", ""))
-    with pytest.raises(InvalidParameter):
-        await rig.images.pull("UPPER", "", "")

@@ -20,7 +20,7 @@ from typing import Any, Final, Self, TypeVar
 import proa_native
 from msgspec import Struct
 
-from proa.engine.images.store import ImageRecord, ImageStore, Layer, chain_ids
+from proa.engine.images.store import ImageRecord, ImageStore, Layer, StoredManifest, chain_ids
 from proa.errors import InvalidParameter, System
 from proa.schema.oci import ImageFile
 from proa.schema.reference import Digest, Reference
@@ -128,10 +128,12 @@ def inherit(draft: Path, lower: Sequence[str], implied: Sequence[bytes]) -> None
 
 
 class Intake:
-    """One load or import: an async context manager around its scratch directory, drafts and jobs."""
+    """One load, import or pull: an async context manager around its scratch directory, drafts and jobs."""
 
-    def __init__(self, store: ImageStore, executor: Executor | None) -> None:
+    def __init__(self, store: ImageStore, executor: Executor | None, *, leased: bool = False) -> None:
+        """`leased`: the caller has a lease on what it relies on, so that the rest can be collected."""
         self.store = store
+        self._leased = leased
         self._executor = executor
         self._stack = AsyncExitStack()
         self._drafts: set[Path] = set()
@@ -140,7 +142,8 @@ class Intake:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.enter_context(self.store.busy())
+            if not self._leased:
+                stack.enter_context(self.store.busy())
             self.scratch = stack.enter_context(self.store.content.scratch())
             stack.push_async_callback(self._undo)
             self._stack = stack.pop_all()
@@ -197,6 +200,7 @@ class Intake:
         file: ImageFile,
         layers: Sequence["Unpacked | Layer"],
         names: Sequence[Reference],
+        manifest: StoredManifest | None = None,
     ) -> tuple[ImageRecord, list[tuple[Reference, str]]]:
         """Make an image known with its layers, base first, each unpacked here or there already.
 
@@ -222,18 +226,20 @@ class Intake:
                     self._record(layer, known.chain_id, parent)
                 parent = known.chain_id
             record = self.store.add(config_blob, file, content)
+            if manifest is not None:
+                self.store.keep_manifest(record.id, manifest)
+            for name in names:
+                self.store.write_name(name, record.id)
         self._drafts = {draft for draft in self._drafts if not self.store.snapshots.is_committed(draft)}
         self.store.publish(record)
-        moved = []
-        with self.store.database.transaction():
-            for name in names:
-                lost = self.store.tag(name, record.id)
-                if lost:
-                    moved.append((name, lost))
-        return record, moved
+        moved = [(name, self.store.publish_name(name, record.id)) for name in names]
+        return record, [(name, lost) for name, lost in moved if lost]
 
     def _record(self, layer: Unpacked, chain_id: str, parent: str) -> None:
-        self.store.content.record(layer.digest, layer.blob_size, layer.diff_id)
+        content = self.store.content
+        if content.find(layer.digest) is None and content.has_partial(layer.digest):
+            content.adopt(layer.digest)
+        content.record(layer.digest, layer.blob_size, layer.diff_id)
         self.store.snapshots.record(layer.draft, chain_id, parent, size=layer.size, inodes=layer.inodes)
 
     def _is_new(self, layer: Unpacked) -> bool:

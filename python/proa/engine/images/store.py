@@ -3,8 +3,10 @@
 Owns the tables of SCHEMA and one in-memory picture of them, from which every read is served. Must not read or
 write archives: that is loading, saving and importing.
 
-An image's id is the digest of its config blob, which is kept here as it came. A layer's blob is kept in the
-content store in the compression it came with. Collection is mark and sweep, from images and containers.
+An image's id is the digest of its config blob, which is kept here as it came, and so is the manifest it was
+pulled by: pushed again, it has the digest it had. A layer's blob is kept in the content store in the
+compression it came with. Collection is mark and sweep, from images, containers and leases; a lease lives as
+long as the work that holds it, since no such work survives the process.
 """
 
 import platform
@@ -51,6 +53,13 @@ SCHEMA: Final = (
         container TEXT PRIMARY KEY,
         image TEXT NOT NULL,
         chain_id TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE image_manifests (
+        image TEXT PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+        media_type TEXT NOT NULL,
+        data BLOB NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
 )
@@ -124,6 +133,22 @@ class ImageRecord(Struct, frozen=True, kw_only=True):
         return parse_time(self.file.created)
 
 
+class Lease:
+    """What a pull, a push or a build relies on before an image does: not collected meanwhile."""
+
+    def __init__(self) -> None:
+        self.blobs: set[str] = set()
+        self.chain_ids: set[str] = set()
+        """With all below them."""
+
+
+class StoredManifest(Struct, frozen=True):
+    """The manifest that an image was pulled by, as it came."""
+
+    media_type: str
+    data: bytes
+
+
 def parse_time(text: str | None) -> int:
     """RFC 3339 to nanoseconds since 1970; 0 for what is not a time (as in images that hide theirs)."""
     if not text:
@@ -165,6 +190,7 @@ class ImageStore:
         self._images: dict[str, ImageRecord] = {}
         self._names: dict[str, str] = {}
         self._busy = 0
+        self._leases: list[Lease] = []
         self._read()
 
     # ---- reads ----------------------------------------------------------------------------------
@@ -213,6 +239,24 @@ class ImageStore:
             raise NotFound(f"No such image: {shown(ref)}")
         return record
 
+    def manifest(self, image_id: str) -> StoredManifest | None:
+        """The manifest that an image was pulled by."""
+        rows = self.database.query(
+            "SELECT media_type, data FROM image_manifests WHERE image = ?", (image_id,)
+        )
+        return StoredManifest(*rows[0]) if rows else None
+
+    def repositories_of(self, digest: str) -> list[Reference]:
+        """Where a layer's blob was pulled from or pushed to, by the images that have a digest there."""
+        rows = self.database.query(
+            "SELECT DISTINCT name FROM image_names JOIN image_layers USING (image) WHERE digest = ?",
+            (digest,),
+        )
+        names = sorted(
+            {(found.domain, found.path) for (name,) in rows if (found := parse_reference(name)).digest}
+        )
+        return [Reference(domain, path) for domain, path in names]
+
     def tagged_ns(self, image_id: str) -> int:
         """When it was last tagged; 0 for never."""
         rows = self.database.query("SELECT max(tagged_ns) FROM image_names WHERE image = ?", (image_id,))
@@ -238,18 +282,46 @@ class ImageStore:
             )
         return self._record(image_id, config_blob, file, now, tuple(content))
 
+    def keep_manifest(self, image_id: str, manifest: StoredManifest) -> None:
+        """Remember what an image was pulled by. For the transaction of `add`."""
+        self.database.execute(
+            "INSERT OR REPLACE INTO image_manifests VALUES (?, ?, ?)",
+            (image_id, manifest.media_type, manifest.data),
+        )
+
+    def recompressed(self, digest: str, instead: str) -> None:
+        """Let images have another blob of the same layer; not those whose manifest says which one it is.
+
+        The old blob is garbage once no such image is left.
+        """
+        self.database.execute(
+            "UPDATE image_layers SET digest = ?"
+            " WHERE digest = ? AND image NOT IN (SELECT image FROM image_manifests)",
+            (instead, digest),
+        )
+        self._images.clear()
+        self._read()
+
     def publish(self, record: ImageRecord) -> None:
         """Let reads see a record that is committed."""
         self._images[record.id] = record
 
     def tag(self, reference: Reference, image_id: str) -> str:
         """Point a name at an image; returns the id of the one that lost it, if any."""
-        name = reference.canonical
-        before = self._names.get(name, "")
+        self.write_name(reference, image_id)
+        return self.publish_name(reference, image_id)
+
+    def write_name(self, reference: Reference, image_id: str) -> None:
+        """The database's half of `tag`, for the caller's transaction."""
         self.database.execute(
-            "INSERT OR REPLACE INTO image_names VALUES (?, ?, ?)", (name, image_id, time.time_ns())
+            "INSERT OR REPLACE INTO image_names VALUES (?, ?, ?)",
+            (reference.canonical, image_id, time.time_ns()),
         )
-        self._names[name] = image_id
+
+    def publish_name(self, reference: Reference, image_id: str) -> str:
+        """Let reads see a name that is committed; returns the id of the image that lost it, if any."""
+        before = self._names.get(reference.canonical, "")
+        self._names[reference.canonical] = image_id
         return before if before != image_id else ""
 
     def untag(self, reference: Reference) -> None:
@@ -291,8 +363,18 @@ class ImageStore:
         finally:
             self._busy -= 1
 
+    @contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """Keep what is added to it until the block ends; everything else can be collected."""
+        lease = Lease()
+        self._leases.append(lease)
+        try:
+            yield lease
+        finally:
+            self._leases.remove(lease)
+
     def collect(self) -> tuple[list[str], list[Path], list[Path]]:
-        """Forget what no image, container or load needs.
+        """Forget what no image, container, lease or load needs.
 
         Returns chain ids gone (top first), snapshot directories to discard and files to unlink.
         """
@@ -302,18 +384,21 @@ class ImageStore:
             chains = self._unneeded_chains()
             drafts = self.snapshots.forget(chains)
             unneeded = "SELECT digest FROM blobs WHERE digest NOT IN (SELECT digest FROM image_layers)"
-            blobs = [digest for (digest,) in self.database.query(unneeded)]
+            leased = set().union(*(lease.blobs for lease in self._leases))
+            blobs = [digest for (digest,) in self.database.query(unneeded) if digest not in leased]
             self.content.forget(blobs)
         return chains, drafts, self.content.discard(blobs)
 
     def _unneeded_chains(self) -> list[str]:
         snapshots = {snapshot.chain_id: snapshot.parent for snapshot in self.snapshots.all()}
-        needed = set()
+        roots = set[str]().union(*(lease.chain_ids for lease in self._leases))
         for table in ("image_layers", "image_users"):
-            for (chain_id,) in self.database.query(f"SELECT DISTINCT chain_id FROM {table}"):
-                while chain_id and chain_id not in needed:
-                    needed.add(chain_id)
-                    chain_id = snapshots.get(chain_id, "")
+            roots.update(id_ for (id_,) in self.database.query(f"SELECT DISTINCT chain_id FROM {table}"))
+        needed = set()
+        for chain_id in roots:
+            while chain_id and chain_id not in needed:
+                needed.add(chain_id)
+                chain_id = snapshots.get(chain_id, "")
         depth: dict[str, int] = {"": 0}
 
         def depth_of(chain_id: str) -> int:

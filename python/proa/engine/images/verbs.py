@@ -1,6 +1,6 @@
-"""The verbs of /images that need no registry: api.ports.Images and the engine's own ImageSource.
+"""The verbs of /images: api.ports.Images and the engine's own ImageSource.
 
-Composes the store with loading, saving, importing and removal; holds no state of its own.
+Composes the store with loading, saving, importing, removal, pulling and pushing; holds no state of its own.
 """
 
 import asyncio
@@ -8,12 +8,13 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from proa.content import Content
 from proa.engine.images import filters as image_filters
+from proa.engine.images import pulling, pushing, transfer
 from proa.engine.images.builtin import install_hello
 from proa.engine.images.importing import Importer
 from proa.engine.images.loading import Loader
@@ -21,7 +22,7 @@ from proa.engine.images.removal import Remover
 from proa.engine.images.saving import Saver
 from proa.engine.images.store import ImageRecord, ImageStore, parse_time
 from proa.engine.ports import ContainersOfImages, Database, EventSink
-from proa.errors import InvalidParameter, NotFound
+from proa.errors import InvalidParameter
 from proa.hello import HELLO_NAME
 from proa.schema.container_state import DriverData
 from proa.schema.image import (
@@ -32,12 +33,17 @@ from proa.schema.image import (
 )
 from proa.schema.oci import History
 from proa.schema.prune import ImagesPruneReport
-from proa.schema.reference import Reference, parse_reference, parse_tag
+from proa.schema.reference import Reference, parse_digest, parse_reference, parse_tag
+from proa.schema.registry import Credentials
 from proa.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
 _NO_CREATED = "0001-01-01T00:00:00Z"
+
+
+class Registry(transfer.Registry, pushing.Registry, Protocol):
+    """What images ask of registries."""
 
 
 class Images:
@@ -51,6 +57,7 @@ class Images:
         snapshots: Snapshots,
         events: EventSink,
         containers: ContainersOfImages,
+        registry: Registry,
         executor: Executor | None = None,
     ) -> None:
         self._store = ImageStore(database, content, snapshots)
@@ -60,16 +67,19 @@ class Images:
         self._loader = Loader(self._store, events, executor)
         self._importer = Importer(self._store, events, executor)
         self._saver = Saver(self._store, executor)
+        self._puller = pulling.Puller(self._store, registry, events, executor)
+        self._pusher = pushing.Pusher(self._store, registry, events, executor)
         self._collecting: set[asyncio.Future[Any]] = set()
 
     async def close(self) -> None:
         """Wait for what is being removed; a kill instead of this leaves garbage for the next start."""
+        self._puller.close()
         if self._collecting:
             await asyncio.wait(self._collecting)
 
     async def start(self) -> None:
         """Put away what a crash left, before the first request; it goes in its own time."""
-        garbage = self._store.content.sweep()
+        garbage = [*self._store.content.sweep(), *self._store.content.expired()]
         self._store.snapshots.sweep_committed()
         self._in_background(self._remover.collect(garbage))
 
@@ -231,19 +241,26 @@ class Images:
             self.resolve(ref) if _is_hello(ref) else None
         return await self._saver.save(refs)
 
-    async def pull(self, repo: str, tag: str, platform: str) -> AsyncIterator[bytes]:
-        """No registries yet: proa/hello is here, everything else is not. Raises NotFound."""
-        reference = parse_reference(repo)
-        if tag and not reference.digest and ":" not in tag:
-            reference = Reference(reference.domain, reference.path, parse_tag(tag))
-        reference = reference.with_default_tag()
-        if reference.canonical != HELLO_NAME:
-            raise NotFound(
-                f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
-                "'docker login': registry support is not built yet, use load or import"
-            )
-        record = self.resolve(reference.familiar)
-        return _pulled(record, reference)
+    async def pull(
+        self, repo: str, tag: str, platform: str, credentials: Credentials | None
+    ) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream; all tags where neither name nor `tag` (or digest) says which.
+
+        proa/hello is in the package. Raises classes of proa.errors.
+        """
+        reference = _wanted(repo, tag)
+        if _is_hello(reference.familiar):
+            return _pulled(self.resolve(reference.familiar), reference.with_default_tag())
+        return self._puller.pull(reference, platform, credentials)
+
+    async def push(
+        self, name: str, tag: str, platform: str, credentials: Credentials | None
+    ) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream; all tags where neither name nor `tag` says which.
+
+        Raises classes of proa.errors, after the first line as well.
+        """
+        return self._pusher.push(_wanted(name, tag), platform, credentials)
 
     # ---- inside ---------------------------------------------------------------------------------
 
@@ -272,6 +289,16 @@ async def _pulled(record: ImageRecord, reference: Reference) -> AsyncIterator[by
         f"Status: Image is up to date for {reference.familiar}",
     ):
         yield msgspec.json.encode({"status": status}) + b"\n"
+
+
+def _wanted(name: str, tag: str) -> Reference:
+    """A name and the tag or digest that comes beside it."""
+    reference = parse_reference(name)
+    if not tag:
+        return reference
+    if ":" in tag:
+        return Reference(reference.domain, reference.path, "", parse_digest(tag))
+    return Reference(reference.domain, reference.path, parse_tag(tag))
 
 
 def all_pass(tests: Sequence[image_filters.Test], record: ImageRecord, names: Sequence[Reference]) -> bool:
