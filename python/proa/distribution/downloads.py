@@ -142,7 +142,7 @@ class Tail(AsyncIterator[bytes]):
         with translated(f"content {download.digest}"):
             chunk = await download._downloads.run(os.pread, download.fd, count, self._offset)
         if not chunk:
-            raise System(f"content {download.digest}: was begun again")
+            raise download.error or System(f"content {download.digest}: was begun again")
         self._offset += len(chunk)
         return bytes(chunk)
 
@@ -215,7 +215,10 @@ class Downloads:
             if before is not None:
                 await asyncio.wait([before])  # one writes to a blob at a time
             async with self._turns:
-                await self._fetch(download)
+                if self._store.has(download.digest):
+                    await self._share(download)
+                else:
+                    await self._fetch(download)
         except ProaError as exc:
             error = exc
             log.warning("download of %s: %s", download.digest, exc)
@@ -226,6 +229,16 @@ class Downloads:
             if self._running.get(download.digest) is download:
                 del self._running[download.digest]
             download.end(error)
+
+    async def _share(self, download: Download) -> None:
+        """Another repository's download has brought it meanwhile."""
+        digest, reference = download.digest, download.reference
+        if not await self._upstream.has_blob(reference, digest, self._credentials):
+            raise System(f"content {digest}: the upstream does not have it")
+        with translated(f"content {digest}"):
+            download.fd = os.open(self._store.content.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        self._store.repositories.link(reference.path, digest, digest, download.size)
+        download.move(download.size)
 
     async def _fetch(self, download: Download) -> None:
         digest = download.digest
@@ -240,9 +253,8 @@ class Downloads:
                 raise System(f"content {digest}: the upstream sent something else")
             await self.run(ingest.seal)
             with self._transaction():
-                if not self._store.has(digest):
-                    self._content.adopt(digest)
-                    self._store.content.record(digest, download.size, "")
+                self._content.adopt(digest)
+                self._store.content.record(digest, download.size, "")
                 self._store.repositories.link(download.reference.path, digest, digest, download.size)
             download.move(download.size)
 

@@ -71,7 +71,7 @@ class Response(Interface):
     def bodyless(self) -> bool: ...
     @property
     def chunks(self) -> AsyncIterator[bytes] | None:
-        """Where it has `async send_to(fd, head)`, that writes head and body to the plain, non-blocking socket."""
+        """Where it has `async send_to(fd, head)`, that writes both to the plain, non-blocking socket."""
 
     @property
     def length(self) -> int:
