@@ -1,15 +1,20 @@
 //! proa's native core: what happens between a request and the kernel.
 //!
 //! `process`, `child`, `mount`, `confine`, `seccomp`, `cgroup` and `netns` start and confine
-//! containers, `layer` unpacks and packs images, `keeper` supervises. `py` is the only module that
+//! containers, `layer` unpacks and packs images, `keeper` supervises, `dns` answers for names. `py` is the only module that
 //! knows Python.
 
 #![deny(unsafe_code)]
+
+#[macro_use]
+mod report;
 
 pub mod cgroup;
 mod child;
 pub mod confine;
 mod dev;
+pub mod dns;
+mod epoll;
 pub mod error;
 mod idmap;
 mod init;
@@ -27,4 +32,5 @@ mod py;
 pub mod rootfs;
 pub mod seccomp;
 pub mod sys;
+mod timers;
 mod tree;

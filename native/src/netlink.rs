@@ -1,4 +1,4 @@
-//! rtnetlink, as much of it as a container's interfaces need: an encoder and a socket.
+//! Netlink, as much of it as a container's network needs: an encoder and a socket.
 //!
 //! A [`Batch`] goes out in one send; the kernel works it off in order and answers the last message (and every
 //! one that failed). Nothing here knows what the messages mean; that is netns.rs.
@@ -8,7 +8,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{retry_on_intr, Errno};
-use rustix::net::{recv, send, socket_with, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    recv, send, socket_with, AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType,
+};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +21,7 @@ const NLM_F_ACK: u16 = 4;
 pub const NLM_F_REPLACE: u16 = 0x100;
 pub const NLM_F_EXCL: u16 = 0x200;
 pub const NLM_F_CREATE: u16 = 0x400;
+pub const NLM_F_APPEND: u16 = 0x800;
 
 /// Attribute types that hold others carry this bit.
 const NLA_F_NESTED: u16 = 1 << 15;
@@ -30,6 +33,8 @@ pub struct Batch {
     /// (operation, subject) by sequence number, from 0.
     purposes: Vec<(&'static str, String)>,
     last: usize,
+    /// Sequence number of the message that the kernel is to answer.
+    answered: Option<usize>,
 }
 
 impl Batch {
@@ -97,22 +102,33 @@ impl Batch {
         }
     }
 
-    /// Ask for an answer to the last message.
-    fn acknowledge(&mut self) {
+    /// Ask for an answer to the message begun last, instead of to the last of all: not every kernel answers the
+    /// message that ends an nftables transaction.
+    pub fn acknowledge(&mut self) {
+        self.answered = Some(self.purposes.len() - 1);
         let at = self.last + 6;
         let flags = u16::from_ne_bytes([self.buffer[at], self.buffer[at + 1]]) | NLM_F_ACK;
         self.buffer[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
     }
 }
 
-/// A route socket. It stays in the network namespace in which it was opened, whatever its thread does.
+/// A netlink socket. It stays in the network namespace in which it was opened, whatever its thread does.
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
 
 impl Socket {
     /// Open one (protocol 0 is `NETLINK_ROUTE`) in the calling thread's network namespace.
     pub fn open() -> Result<Self> {
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+        Self::of(None)
+    }
+
+    /// One for nftables, in the calling thread's network namespace.
+    pub fn netfilter() -> Result<Self> {
+        Self::of(Some(rustix::net::netlink::NETFILTER))
+    }
+
+    fn of(protocol: Option<Protocol>) -> Result<Self> {
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .map(Self)
             .map_err(|e| Error::os("open", "netlink socket", e))
     }
@@ -124,7 +140,9 @@ impl Socket {
             return Ok(());
         }
         batch.finish();
-        batch.acknowledge();
+        if batch.answered.is_none() {
+            batch.acknowledge();
+        }
         send(&self.0, &batch.buffer, SendFlags::empty())
             .map_err(|e| Error::os("send to", "netlink socket", e))?;
         let mut first = Ok(());
@@ -136,7 +154,7 @@ impl Socket {
                 if errno != 0 && first.is_ok() {
                     first = Err(batch.failure(sequence, errno));
                 }
-                if sequence as usize + 1 == batch.purposes.len() {
+                if Some(sequence as usize) == batch.answered {
                     return first;
                 }
             }

@@ -164,9 +164,15 @@ impl HostNetwork {
 
     /// Run `work` in the namespace of a process, with a socket in it; then come back.
     fn enter<T>(&self, pidfd: BorrowedFd<'_>, work: impl FnOnce(&OwnedFd, Socket) -> Result<T>) -> Result<T> {
-        move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::NETWORK)
+        self.visit(pidfd, |netns| work(&netns, Socket::open()?))
+    }
+
+    /// Run `work` in the network namespace of `target` (a namespace, or a process's pidfd), with a descriptor of
+    /// the namespace that is its own; then come back.
+    pub fn visit<T>(&self, target: BorrowedFd<'_>, work: impl FnOnce(OwnedFd) -> Result<T>) -> Result<T> {
+        move_into_thread_name_spaces(target, ThreadNameSpaceType::NETWORK)
             .map_err(|e| Error::os("enter", "the container's network namespace", e))?;
-        let done = own_namespace().and_then(|netns| work(&netns, Socket::open()?));
+        let done = own_namespace().and_then(work);
         self.come_back()?;
         done
     }
@@ -310,7 +316,8 @@ fn set_routes(inner: &Socket, routes: &[(IpAddr, &str)]) -> Result<()> {
     Ok(())
 }
 
-fn own_namespace() -> Result<OwnedFd> {
+/// The calling thread's network namespace.
+pub fn own_namespace() -> Result<OwnedFd> {
     open(OWN_NAMESPACE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::os("open", OWN_NAMESPACE, e))
 }

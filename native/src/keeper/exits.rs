@@ -47,6 +47,7 @@ impl Keeper {
         if let Some(deadline_ns) = deadline_ns {
             self.timers.remove(deadline_ns, Due::Timeout(number));
         }
+        let key = record.key.clone();
         let kills = confinement.group.as_ref().map_or(0, crate::cgroup::Group::oom_kills);
         kill_rest(&confinement);
         let drain_until_ns = monotonic_ns() + DRAIN_NS;
@@ -65,6 +66,7 @@ impl Keeper {
             let id = record.key.id.clone();
             self.tell(&Reply::Oom { id });
         }
+        self.forget_names(&key);
         self.clean_later(confinement);
         self.after_output(number);
     }

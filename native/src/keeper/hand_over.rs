@@ -28,6 +28,7 @@ use super::connection::Connection;
 use super::poll::{Flags, Part, Source, Watched};
 use super::protocol::Reply;
 use super::record::{Asked, Confinement, Ended, Key, Phase, Record, Running, Status};
+use super::resolver;
 use super::stdio::{self, StdioState};
 use super::supervisor::{failure, refusal, Cleanup, Deferred, Ending, Keeper};
 use super::timers::{monotonic_ns, Due};
@@ -59,6 +60,9 @@ pub struct State {
     prepared: Vec<(u64, i32, String)>,
     /// Cgroups to remove.
     cleanups: Vec<String>,
+    /// Of the thread that answers for names; none of a keeper that had no such thread.
+    #[serde(default)]
+    resolver: resolver::State,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,13 +102,13 @@ enum PhaseState {
 
 /// Descriptors that are to survive the execve.
 #[derive(Debug, Default)]
-struct Lent {
+pub(super) struct Lent {
     numbers: Vec<i32>,
     failed: Option<Error>,
 }
 
 impl Lent {
-    fn lend(&mut self, fd: BorrowedFd<'_>) -> i32 {
+    pub(super) fn lend(&mut self, fd: BorrowedFd<'_>) -> i32 {
         let number = fd.as_raw_fd();
         match fcntl_setfd(fd, FdFlags::empty()) {
             Ok(()) => self.numbers.push(number),
@@ -219,19 +223,28 @@ impl Keeper {
             return;
         };
         let mut lent = Lent::default();
-        let error = self.execute(&argv, asked, &mut lent);
+        let names = self.resolver.stop();
+        let resolver = resolver::State::of(&names, &mut lent);
+        let error = self.execute(&argv, asked, resolver, &mut lent);
         for number in lent.numbers {
             if let Err(error) = close_on_exec(number) {
                 report!("close-on-exec of fd {number}: {error}");
             }
         }
         boot::set_up_process();
+        self.resolver.resume(names);
         report!("hand over: {error}");
         self.refuse(asked, failure("hand_over", &error));
     }
 
-    fn execute(&mut self, argv: &[String], asked: Asked, lent: &mut Lent) -> Error {
-        let state = self.state(asked, lent);
+    fn execute(
+        &mut self,
+        argv: &[String],
+        asked: Asked,
+        resolver: resolver::State,
+        lent: &mut Lent,
+    ) -> Error {
+        let state = self.state(asked, resolver, lent);
         let memory = match to_memory(&state) {
             Ok(memory) => memory,
             Err(error) => return error,
@@ -257,7 +270,7 @@ impl Keeper {
         Error::os("execute", command_name(argv), error)
     }
 
-    fn state(&mut self, asked: Asked, lent: &mut Lent) -> State {
+    fn state(&mut self, asked: Asked, resolver: resolver::State, lent: &mut Lent) -> State {
         if let Some(connection) = &mut self.connection {
             connection.flush();
         }
@@ -285,6 +298,7 @@ impl Keeper {
                 .filter_map(|(number, record)| process(number, record, lent))
                 .collect(),
             cleanups,
+            resolver,
         }
     }
 
@@ -308,6 +322,7 @@ impl Keeper {
                 Err(error) => report!("{error}"),
             }
         }
+        keeper.resolver.resume(state.resolver.adopt());
         if let Some((fd, seq)) = state.asked {
             if let Some(socket) = adopt(fd) {
                 Connection::new(socket, &keeper.poll).send(&Reply::Done { seq });

@@ -16,16 +16,9 @@
 //! | json_line.rs log_writer.rs log_reader.rs | the log's format, its writing and reading |
 //! | ledger.rs     | exits that outlive both daemons                                  |
 //! | net_pool.rs   | namespaces made ready                                            |
+//! | resolver.rs   | what the thread that answers for names is told                   |
 //! | janitor.rs    | what is closed on a thread of its own                            |
 //! | hand_over.rs  | the state on its way to a newer keeper                           |
-
-/// One line for the keeper's log. A log that cannot be written is no reason to end: `eprintln!` would.
-macro_rules! report {
-    ($($argument:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), "keeper: {}", format_args!($($argument)*));
-    }};
-}
 
 mod boot;
 mod client;
@@ -45,6 +38,7 @@ mod poll;
 pub mod protocol;
 mod record;
 mod requests;
+mod resolver;
 mod starts;
 mod stdio;
 mod supervisor;

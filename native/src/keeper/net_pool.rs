@@ -42,6 +42,12 @@ impl NetPool {
         self.prepared.insert(key, prepared);
     }
 
+    /// One that no start has taken yet.
+    #[must_use]
+    pub fn get(&self, key: u64) -> Option<&Prepared> {
+        self.prepared.get(&key)
+    }
+
     #[must_use]
     pub fn contains(&self, key: u64) -> bool {
         self.prepared.contains_key(&key)

@@ -10,6 +10,7 @@
 //! | `net_prepare`, `net_attach` |        | `net_ready` / failed              |
 //! | `net_detach`            |            | done / failed                     |
 //! | `net_release`           |            | done                            |
+//! | `dns_set`, `dns_drop`     |            | done / failed                   |
 //! | `hand_over`             |            | done, then the socket closes    |
 //! | shutdown              |            | done, then the keeper exits     |
 //!
@@ -20,6 +21,8 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use crate::dns::table::{Membership, Sandbox, Upstream};
+use crate::error::{Error, Result};
 use crate::netns::DefaultRoute;
 use crate::plan::{Plan, Process, Stdio};
 
@@ -105,6 +108,16 @@ pub enum Request {
         seq: u64,
         key: u64,
     },
+    /// From now on the resolver knows this of a container, and nothing else.
+    DnsSet {
+        seq: u64,
+        sandbox: Box<DnsSandbox>,
+    },
+    /// Forget a container and its names; an unknown one is no error.
+    DnsDrop {
+        seq: u64,
+        id: String,
+    },
     /// Re-execute as a newer keeper: `argv` is the command line to run; state and fds are kept.
     HandOver {
         seq: u64,
@@ -169,6 +182,66 @@ pub struct Endpoint {
     /// (path below /proc/sys/net, value), set before the interface is up.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
+}
+
+/// A container that is served at 127.0.0.11 and found by its names, addresses in text.
+#[derive(Debug, Deserialize)]
+pub struct DnsSandbox {
+    /// The container's.
+    pub id: String,
+    /// The prepared namespace that it will start in; none for a container that runs.
+    pub key: Option<u64>,
+    /// In the order in which names are looked up.
+    pub networks: Vec<DnsNetwork>,
+    /// None for a container with only internal networks.
+    pub upstreams: Vec<DnsUpstream>,
+    /// Names without a dot are not asked of the upstreams.
+    pub ndots: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct DnsNetwork {
+    pub id: String,
+    pub name: String,
+    /// The first is what its addresses' reverse look-up answers.
+    pub names: Vec<String>,
+    pub addresses: Vec<String>,
+    /// (alias, name): of the container's own, for names of this network.
+    pub links: Vec<(String, String)>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct DnsUpstream {
+    pub address: String,
+    pub port: u16,
+    /// It is asked from the host's network namespace, not from the container's.
+    pub host: bool,
+}
+
+impl DnsSandbox {
+    /// The same with every address and name understood.
+    pub fn check(self) -> Result<Sandbox> {
+        let address =
+            |text: &String| text.parse().map_err(|_| Error::Invalid(format!("bad address {text:?}")));
+        let membership = |network: DnsNetwork| {
+            let addresses = network.addresses.iter().map(address).collect::<Result<_>>()?;
+            let DnsNetwork { id, name, names, links, .. } = network;
+            Ok(Membership { id, name, names, addresses, links })
+        };
+        let upstream = |upstream: DnsUpstream| {
+            let DnsUpstream { port, host, .. } = upstream;
+            Ok(Upstream { address: address(&upstream.address)?, port, host })
+        };
+        let sandbox = Sandbox {
+            id: self.id,
+            key: self.key,
+            networks: self.networks.into_iter().map(membership).collect::<Result<_>>()?,
+            upstreams: self.upstreams.into_iter().map(upstream).collect::<Result<_>>()?,
+            ndots: self.ndots,
+        };
+        sandbox.check()?;
+        Ok(sandbox)
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -59,6 +59,11 @@ impl Keeper {
                 drop(self.pool.take(key));
                 self.done(asked(self, seq));
             }
+            Request::DnsSet { seq, sandbox } => self.serve_names(asked(self, seq), *sandbox),
+            Request::DnsDrop { seq, id } => {
+                self.resolver.drop(&id);
+                self.done(asked(self, seq));
+            }
             Request::HandOver { seq, argv } => self.hand_over(asked(self, seq), argv),
             Request::Shutdown { seq, kill } => self.shut_down(asked(self, seq), kill),
         }
@@ -73,6 +78,7 @@ impl Keeper {
 
     /// Tell of every process that runs and every exit that is not acknowledged.
     fn welcome(&mut self, asked: Asked) {
+        self.retain_names();
         let ended = self.ledger.entries().map(|entry| {
             let Exit { id, exec_id, .. } = entry.exit.clone();
             let exit = Some(entry.exit.clone());

@@ -26,6 +26,7 @@ impl Keeper {
         };
         if let Err(error) = self.try_start(asked, plan, number) {
             self.table.remove(number);
+            self.forget_names(&key);
             self.refuse(asked, error);
         }
     }
@@ -236,6 +237,8 @@ impl Keeper {
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Starting(starting) = std::mem::replace(&mut record.phase, Phase::Waiting) else { return };
         self.starting -= 1;
+        let key = record.key.clone();
+        self.forget_names(&key);
         let Starting { asked, spawning, mut sync, confinement, .. } = *starting;
         sync.want(&spawning, None);
         self.clean_later(confinement);
@@ -248,6 +251,8 @@ impl Keeper {
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Starting(starting) = std::mem::replace(&mut record.phase, Phase::Waiting) else { return };
         self.starting -= 1;
+        let key = record.key.clone();
+        self.forget_names(&key);
         let Starting { spawning, mut sync, confinement, .. } = *starting;
         sync.want(&spawning, None);
         spawning.abandon();

@@ -15,6 +15,7 @@ use super::net_pool::NetPool;
 use super::poll::{Flags, Part, Poll, Source, Watched};
 use super::protocol::{Endpoint, Failure, Reply};
 use super::record::{Asked, Confinement, Phase, Table};
+use super::resolver::Resolver;
 use super::stdio::Scratch;
 use super::timers::{monotonic_ns, realtime_ns, Due, Timers};
 use crate::cgroup::{Group, Hierarchies};
@@ -69,6 +70,7 @@ pub struct Keeper {
     pub(super) table: Table,
     pub(super) ledger: Ledger,
     pub(super) pool: NetPool,
+    pub(super) resolver: Resolver,
     pub(super) timers: Timers,
     pub(super) deferred: VecDeque<Deferred>,
     /// Cgroups that were busy when their removal was tried.
@@ -102,6 +104,7 @@ impl Keeper {
             connections: 0,
             table: Table::default(),
             pool: NetPool::new()?,
+            resolver: Resolver::default(),
             timers: Timers::default(),
             deferred: VecDeque::new(),
             janitor: Janitor::default(),

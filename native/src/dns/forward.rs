@@ -1,0 +1,330 @@
+//! Questions on their way through a container's servers, and who waits for each answer.
+//!
+//! | happens                          | then                                                        |
+//! |----------------------------------|-------------------------------------------------------------|
+//! | a response that is believed      | kept if it says so, given to all who wait                   |
+//! | one that was cut off             | the same server is asked over TCP; failing that, passed on  |
+//! | "server failure", "refused", or nobody listens | the next server is asked; when all have, failure |
+//! | nothing, for a while             | the next server is asked, the last one may still answer     |
+//! | nothing at all                   | failure, before the C library asks again                    |
+//!
+//! Equal questions that come meanwhile wait for the same answer. What a container can have under way is bounded,
+//! and so is what all of them have.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::cache::{Key, Scope};
+use super::message::{reply_code, Query, A, AAAA, NO_ERROR, REFUSED, SERVER_FAILURE};
+use super::response::{fit, Response};
+use super::server::{Due, Server, Source};
+use super::table::Upstream;
+use super::upstream::{Attempt, Progress};
+use crate::timers::monotonic_ns;
+
+/// How long each question to a server is waited for; when all have been, the client is told of failure.
+const PATIENCE_NS: [u64; 4] = [1_000_000_000, 1_000_000_000, 1_000_000_000, 1_500_000_000];
+/// Questions of one container that wait for servers.
+const MOST_OF_ONE: usize = 256;
+const MOST_FLIGHTS: usize = 2048;
+/// Sockets that one question keeps open.
+const MOST_ATTEMPTS: usize = 2;
+
+/// Where a query came from, and its answer goes.
+#[derive(Debug, Clone, Copy)]
+pub enum From {
+    Udp(SocketAddr),
+    /// The client's number.
+    Tcp(u32),
+}
+
+/// A query that waits for an answer.
+#[derive(Debug)]
+pub struct Waiter {
+    pub sandbox: u32,
+    pub from: From,
+    pub query: Box<[u8]>,
+}
+
+/// One question on its way.
+#[derive(Debug)]
+pub struct Flight {
+    scope: Scope,
+    /// None for one that nobody else may share: its options are between client and server.
+    key: Option<Key>,
+    /// The container whose servers are asked, from its namespace.
+    asker: u32,
+    servers: Rc<[Upstream]>,
+    /// The server that is asked first.
+    first: usize,
+    /// Questions to servers so far.
+    asked: u8,
+    /// Of them, those that failed at once.
+    failed: usize,
+    tcp: bool,
+    attempts: Vec<Attempt>,
+    deadline_ns: u64,
+    /// A response that was cut off.
+    fallback: Option<(Vec<u8>, Response)>,
+    query: Box<[u8]>,
+    pub waiters: Vec<Waiter>,
+}
+
+/// All that is on its way.
+#[derive(Debug, Default)]
+pub struct Flights {
+    of_number: HashMap<u32, Flight>,
+    of_key: HashMap<(Scope, Key), u32>,
+    last: u32,
+}
+
+impl Flights {
+    pub fn drain(&mut self) -> impl Iterator<Item = Flight> + '_ {
+        self.of_key.clear();
+        self.of_number.drain().map(|(_, flight)| flight)
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Flight> {
+        let flight = self.of_number.remove(&number)?;
+        if let Some(key) = &flight.key {
+            self.of_key.remove(&(flight.scope, Rc::clone(key)));
+        }
+        Some(flight)
+    }
+
+    fn asked_by(&self, sandbox: u32) -> Vec<u32> {
+        let of = |flight: &Flight| flight.asker == sandbox;
+        self.of_number.iter().filter(|(_, flight)| of(flight)).map(|(number, _)| *number).collect()
+    }
+}
+
+impl Server {
+    /// Answer a query that the table does not, now or later.
+    pub(super) fn forward(&mut self, sandbox: u32, bytes: &[u8], query: &Query<'_>, from: From) {
+        let Some(served) = self.served.get(&sandbox) else { return };
+        let told_apart = served.ndots && matches!(query.kind, A | AAAA) && query.name.has_one_label();
+        if told_apart || served.upstreams.is_empty() {
+            // Without a dot and with ndots: the client goes on with its search list.
+            let code = if told_apart { NO_ERROR } else { SERVER_FAILURE };
+            reply_code(query, code, &mut self.out);
+            return self.send(sandbox, from);
+        }
+        let scope = served.scope;
+        let own = query.edns.is_some_and(|edns| edns.options);
+        let key = (!own).then(|| key_of(query));
+        if let Some(key) = &key {
+            let now_ns = monotonic_ns();
+            if let Some(entry) = self.cache.get(scope, key, now_ns) {
+                let limit = from.limit(query);
+                fit(&entry.message, query, limit, &entry.ttls, entry.age(now_ns), &mut self.out);
+                return self.send(sandbox, from);
+            }
+        }
+        let waiter = Waiter { sandbox, from, query: bytes.into() };
+        if served.waiting >= MOST_OF_ONE || !self.take_off(scope, key, waiter) {
+            reply_code(query, REFUSED, &mut self.out);
+            self.send(sandbox, from);
+        }
+    }
+
+    /// Let a query wait for its question's answer, asking it if nobody has. False where too much is on its way.
+    fn take_off(&mut self, scope: Scope, key: Option<Key>, waiter: Waiter) -> bool {
+        let flights = &mut self.flights;
+        let under_way = key.as_ref().and_then(|key| flights.of_key.get(&(scope, Rc::clone(key))).copied());
+        let Some(served) = self.served.get_mut(&waiter.sandbox) else { return true };
+        if let Some(flight) = under_way.and_then(|number| flights.of_number.get_mut(&number)) {
+            served.waiting += 1;
+            flight.waiters.push(waiter);
+            return true;
+        }
+        if flights.of_number.len() >= MOST_FLIGHTS {
+            return false;
+        }
+        served.waiting += 1;
+        flights.last = flights.last.wrapping_add(1);
+        let number = flights.last;
+        if let Some(key) = &key {
+            flights.of_key.insert((scope, Rc::clone(key)), number);
+        }
+        let flight = Flight {
+            scope,
+            key,
+            asker: waiter.sandbox,
+            servers: Rc::clone(&served.upstreams),
+            first: served.first_upstream,
+            asked: 0,
+            failed: 0,
+            tcp: matches!(waiter.from, From::Tcp(_)),
+            attempts: Vec::new(),
+            deadline_ns: 0,
+            fallback: None,
+            query: waiter.query.clone(),
+            waiters: vec![waiter],
+        };
+        flights.of_number.insert(number, flight);
+        self.ask_next(number);
+        true
+    }
+
+    /// Ask the next server, or give up.
+    fn ask_next(&mut self, number: u32) {
+        loop {
+            let Some(flight) = self.flights.of_number.get_mut(&number) else { return };
+            let count = flight.servers.len();
+            if usize::from(flight.asked) >= PATIENCE_NS.len() || flight.failed >= count {
+                return self.give_up(number);
+            }
+            let server = (flight.first + usize::from(flight.asked)) % count;
+            let tcp = flight.tcp;
+            if self.ask(number, server, tcp) {
+                return;
+            }
+        }
+    }
+
+    /// Ask one server; false where that fails at once.
+    fn ask(&mut self, number: u32, server: usize, tcp: bool) -> bool {
+        let Some(flight) = self.flights.of_number.get_mut(&number) else { return true };
+        let Some(asker) = self.served.get(&flight.asker) else { return false };
+        let attempt = flight.asked;
+        let patience_ns = PATIENCE_NS[usize::from(attempt).min(PATIENCE_NS.len() - 1)];
+        flight.asked += 1;
+        self.timers.remove(flight.deadline_ns, Due::Flight(number));
+        let begun = Attempt::start(
+            &self.poll,
+            &mut self.place,
+            (flight.asker, &asker.netns),
+            &flight.servers[server],
+            (Source::Upstream(number, attempt), attempt, server),
+            &flight.query,
+            tcp,
+        );
+        let Ok(begun) = begun else {
+            flight.failed += 1;
+            return false;
+        };
+        if flight.attempts.len() >= MOST_ATTEMPTS {
+            flight.attempts.remove(0);
+        }
+        flight.attempts.push(begun);
+        flight.deadline_ns = monotonic_ns() + patience_ns;
+        self.timers.add(flight.deadline_ns, Due::Flight(number));
+        true
+    }
+
+    /// A server has not answered in time.
+    pub(super) fn on_silence(&mut self, number: u32) {
+        if let Some(flight) = self.flights.of_number.get_mut(&number) {
+            if let Some(served) = self.served.get_mut(&flight.asker) {
+                // Others start with another server, until that one is silent.
+                if served.first_upstream == flight.first {
+                    served.first_upstream = (flight.first + 1) % flight.servers.len();
+                }
+            }
+            self.ask_next(number);
+        }
+    }
+
+    /// The socket of a question to a server is ready.
+    pub(super) fn on_upstream(&mut self, number: u32, attempt: u8) {
+        let Some(flight) = self.flights.of_number.get_mut(&number) else { return };
+        let Some(at) = flight.attempts.iter().position(|of| of.number == attempt) else { return };
+        let Ok(query) = Query::parse(&flight.query) else { return };
+        let progress = flight.attempts[at].on_ready(query.question, &mut self.packet);
+        let (server, was_tcp) = (flight.attempts[at].server, flight.attempts[at].is_tcp());
+        match progress {
+            Progress::Pending => {}
+            Progress::Failed => self.on_failure(number, at),
+            Progress::Received(_, response) if matches!(response.code, SERVER_FAILURE | REFUSED) => {
+                self.on_failure(number, at);
+            }
+            Progress::Received(message, response) if response.truncated && !was_tcp => {
+                flight.fallback = Some((message, response));
+                flight.attempts.remove(at);
+                if !self.ask(number, server, true) {
+                    self.give_up(number);
+                }
+            }
+            Progress::Received(message, response) => self.land(number, &message, &response),
+        }
+    }
+
+    /// A server has failed: go on with the next, unless another one is still to answer.
+    fn on_failure(&mut self, number: u32, at: usize) {
+        let Some(flight) = self.flights.of_number.get_mut(&number) else { return };
+        let latest = at + 1 == flight.attempts.len();
+        flight.attempts.remove(at);
+        flight.failed += 1;
+        if flight.fallback.is_some() {
+            self.give_up(number);
+        } else if latest {
+            self.ask_next(number);
+        }
+    }
+
+    /// Give the answer to all who wait.
+    fn land(&mut self, number: u32, message: &[u8], response: &Response) {
+        let Some(flight) = self.remove_flight(number) else { return };
+        if let (Some(key), Some(seconds)) = (&flight.key, response.keep) {
+            // The servers may be others by now.
+            if self.served.get(&flight.asker).is_some_and(|served| served.scope == flight.scope) {
+                self.cache.put(flight.scope, key, message, &response.ttls, seconds, monotonic_ns());
+            }
+        }
+        for waiter in flight.waiters {
+            let Ok(query) = Query::parse(&waiter.query) else { continue };
+            fit(message, &query, waiter.from.limit(&query), &[], 0, &mut self.out);
+            self.send(waiter.sandbox, waiter.from);
+        }
+    }
+
+    fn give_up(&mut self, number: u32) {
+        let fallback = self.flights.of_number.get_mut(&number).and_then(|flight| flight.fallback.take());
+        if let Some((message, response)) = fallback {
+            return self.land(number, &message, &response);
+        }
+        let Some(flight) = self.remove_flight(number) else { return };
+        for waiter in flight.waiters {
+            let Ok(query) = Query::parse(&waiter.query) else { continue };
+            reply_code(&query, SERVER_FAILURE, &mut self.out);
+            self.send(waiter.sandbox, waiter.from);
+        }
+    }
+
+    fn remove_flight(&mut self, number: u32) -> Option<Flight> {
+        let flight = self.flights.remove(number)?;
+        self.timers.remove(flight.deadline_ns, Due::Flight(number));
+        for waiter in &flight.waiters {
+            if let Some(served) = self.served.get_mut(&waiter.sandbox) {
+                served.waiting -= 1;
+            }
+        }
+        Some(flight)
+    }
+
+    /// A container is gone or has other servers: what was asked for it fails.
+    pub(super) fn ground(&mut self, sandbox: u32) {
+        for number in self.flights.asked_by(sandbox) {
+            self.give_up(number);
+        }
+    }
+}
+
+impl From {
+    pub fn limit(self, query: &Query<'_>) -> usize {
+        match self {
+            Self::Udp(_) => query.udp_limit(),
+            Self::Tcp(_) => usize::from(u16::MAX),
+        }
+    }
+}
+
+fn key_of(query: &Query<'_>) -> Key {
+    let mut key = Vec::with_capacity(query.name.as_bytes().len() + 5);
+    key.extend(query.kind.to_be_bytes());
+    key.extend(query.class.to_be_bytes());
+    key.push(query.variant());
+    key.extend(query.name.as_bytes());
+    key.into()
+}
