@@ -9,7 +9,7 @@ MODULES = {
     "ps": "ps",
     "build": "unsupported",
     "pull": "images",
-    "push": "unsupported",
+    "push": "images",
     "images": "images",
     "login": "unsupported",
     "logout": "unsupported",

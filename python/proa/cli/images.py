@@ -1,4 +1,4 @@
-"""`images`, `rmi`, `tag`, `history`, `pull`.
+"""`images`, `rmi`, `tag`, `history`, `pull`, `push`.
 
 Source: the Docker Engine API, v1.51; the observed output of docker 28.
 """
@@ -81,6 +81,21 @@ _PULL_FLAGS = (
     ("all-tags", "a", "bool", "", "Download all tagged images in the repository"),
     ("disable-content-trust", "", "bool", "true", "Skip image verification"),
     ("platform", "", "string", "", "Set platform if server is multi-platform capable"),
+    ("quiet", "q", "bool", "", "Suppress verbose output"),
+)
+
+_PUSH_FLAGS = (
+    ("all-tags", "a", "bool", "", "Push all tags of an image to the repository"),
+    ("disable-content-trust", "", "bool", "true", "Skip image signing"),
+    (
+        "platform",
+        "",
+        "string",
+        "",
+        "Push a platform-specific manifest as a single-platform image to the registry. Image index won't be "
+        "pushed, meaning that other manifests, including attestations won't be preserved. "
+        "'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)",
+    ),
     ("quiet", "q", "bool", "", "Suppress verbose output"),
 )
 
@@ -242,9 +257,32 @@ def pull(parsed: Parsed) -> int:
     if not (every or wanted or digest) and not quiet:
         show("Using default tag: latest\n")
     platform = parsed.get("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
-    pull_image(client(parsed.options), name, platform, quiet=quiet, out=1, all_tags=every)
+    api = client(parsed.options)
+    pull_image(api, name, parsed.options, platform=platform, quiet=quiet, all_tags=every)
     end = f"@{digest}" if digest else "" if every else f":{wanted or 'latest'}"
     show(f"{full_repository(repository)}{end}\n")
+    return 0
+
+
+def push(parsed: Parsed) -> int:
+    """`proa push`."""
+    from proa.cli.pull import push_image
+
+    name = parsed.args[0]
+    check(name)
+    repository, wanted, digest = split(name)
+    every = parsed.flag("all-tags")
+    if every and (wanted or digest):
+        raise Failure("tag can't be used with --all-tags/-a")
+    if digest:
+        raise Failure("cannot push a digest reference")
+    quiet = parsed.flag("quiet")
+    if not (every or wanted) and not quiet:
+        show("Using default tag: latest\n")
+    platform = parsed.get("platform") or ""
+    push_image(client(parsed.options), name, parsed.options, platform=platform, quiet=quiet, all_tags=every)
+    if quiet:
+        show(f"{full_repository(repository)}{'' if every else ':' + (wanted or 'latest')}\n")
     return 0
 
 
@@ -295,5 +333,15 @@ COMMANDS = {
         minimum=1,
         maximum=1,
         aliases="image pull, pull",
+    ),
+    "push": Command(
+        "push",
+        "[OPTIONS] NAME[:TAG]",
+        "Upload an image to a registry",
+        push,
+        _PUSH_FLAGS,
+        minimum=1,
+        maximum=1,
+        aliases="image push, push",
     ),
 }

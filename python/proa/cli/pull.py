@@ -1,4 +1,4 @@
-"""Pulls, and the progress streams of the daemon (pull, push, load, import).
+"""Pulls and pushes, and the progress streams of the daemon (load, import and others have them, too).
 
 Source: the Docker Engine API, v1.51, ImageCreate; the observed output of docker 28.
 """
@@ -6,25 +6,66 @@ Source: the Docker Engine API, v1.51, ImageCreate; the observed output of docker
 import os
 
 from proa.cli.failure import Failure
-from proa.cli.jsontext import decode_many
-from proa.cli.transport import Client, Response, query
+from proa.cli.jsontext import decode_many, encode
+from proa.cli.transport import Client, Response, query, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from proa.cli.flags import Globals
+    from proa.cli.rows import Rows
 
-def pull_image(api: Client, image: str, platform: str, quiet: bool, out: int, all_tags: bool = False) -> None:
+
+def pull_image(
+    api: Client,
+    image: str,
+    options: "Globals",
+    *,
+    platform: str = "",
+    quiet: bool = False,
+    out: int = 1,
+    all_tags: bool = False,
+) -> None:
     """Pull it, showing progress on `out`. Raises Failure."""
     from proa.cli.reference import split
 
     repository, tag, digest = split(image)
     wanted = "" if all_tags else digest or tag or "latest"
-    response = api.request(
-        "POST", "/images/create" + query(fromImage=repository, tag=wanted, platform=platform or None)
-    )
-    show_progress(response, None if quiet else out)
+    path = "/images/create" + query(fromImage=repository, tag=wanted, platform=platform or None)
+    _transfer(api, path, image, options, None if quiet else out)
+
+
+def push_image(
+    api: Client, image: str, options: "Globals", *, platform: str, quiet: bool, all_tags: bool
+) -> None:
+    """Push it, showing progress. Raises Failure."""
+    from proa.cli.reference import split
+
+    repository, tag, _ = split(image)
+    wanted = "" if all_tags else tag or "latest"
+    path = f"/images/{quote(repository)}/push" + query(tag=wanted, platform=_as_json(platform))
+    _transfer(api, path, image, options, None if quiet else 1)
+
+
+def _transfer(api: Client, path: str, image: str, options: "Globals", out: int | None) -> None:
+    from proa.cli.credentials import header_for
+
+    credentials = header_for(image, options)
+    extra = f"X-Registry-Auth: {credentials}\r\n" if credentials else ""
+    response = api.request("POST", path, extra=extra)
+    show_progress(response, out)
     api.release(response)
+
+
+def _as_json(platform: str) -> str:
+    """`os/architecture[/variant]` as the API takes it for pushes."""
+    if not platform:
+        return ""
+    from proa.cli.platform import normalize
+
+    names = ("os", "architecture", "variant")
+    return encode(dict(zip(names, normalize(platform).split("/"), strict=False))).decode()
 
 
 def messages(response: Response) -> "Any":
@@ -41,60 +82,49 @@ def show_progress(response: Response, out: int | None) -> "list[dict[str, Any]]"
     """Print a progress stream; returns its `aux` objects. Raises Failure for an error in it."""
     extra = []
     display = Progress(out)
-    for message in messages(response):
-        error = (message.get("errorDetail") or {}).get("message") or message.get("error")
-        if error:
-            raise Failure(error)
-        if "aux" in message:
-            extra.append(message["aux"])
-        else:
-            display.show(message)
+    try:
+        for message in messages(response):
+            error = (message.get("errorDetail") or {}).get("message") or message.get("error")
+            if error:
+                raise Failure(error)
+            if "aux" in message:
+                extra.append(message["aux"])
+            else:
+                display.show(message)
+    finally:
+        display.close()
     return extra
 
 
 class Progress:
-    """One line a layer, moved about on a terminal; plain lines elsewhere."""
+    """Plain lines without counts of bytes; on a terminal rows, one a layer."""
 
     def __init__(self, out: int | None) -> None:
         self._out = out
-        self._terminal = out is not None and os.isatty(out)
-        self._rows: dict[str, int] = {}
+        self._rows: Rows | None = None
+        if out is not None and os.isatty(out):
+            from proa.cli import rows
+
+            self._rows = rows.Rows(out)
 
     def show(self, message: "dict[str, Any]") -> None:
         """Print one message."""
         if self._out is None:
             return
-        if "stream" in message:
-            self._write(message["stream"])
-            return
         layer, status = message.get("id", ""), message.get("status", "")
-        progress = message.get("progress", "") or self._bar(message.get("progressDetail") or {})
-        if progress and not self._terminal:
+        if self._rows is not None and layer:
+            self._rows.show(layer, status, message.get("progressDetail") or {})
             return
-        line = f"{layer}: {status}" if layer else status
-        if progress:
-            line += f" {progress}"
-        if not self._terminal or not layer:
-            self._write(line + "\n")
-            self._rows.clear()
+        if self._rows is not None:
+            self._rows.close()
+        elif message.get("progress") or (message.get("progressDetail") or {}).get("current"):
             return
-        up = len(self._rows) - self._rows.setdefault(layer, len(self._rows))
-        if up <= 0:
-            self._write(f"\x1b[2K\r{line}\n")
-        else:
-            self._write(f"\x1b[{up}A\x1b[2K\r{line}\r\x1b[{up}B")
+        self._write(message.get("stream") or (f"{layer}: {status}\n" if layer else f"{status}\n"))
 
-    def _bar(self, detail: "dict[str, Any]") -> str:
-        current, total = detail.get("current", 0), detail.get("total", 0)
-        if not current:
-            return ""
-        from proa.cli.human import decimal_size
-
-        if total <= 0:
-            return decimal_size(current)
-        filled = min(50, current * 50 // total)
-        bar = "=" * filled + (">" if filled < 50 else "") + " " * (49 - filled)
-        return f"[{bar}] {decimal_size(current):>8}/{decimal_size(total)}"
+    def close(self) -> None:
+        """Leave what is shown as it is."""
+        if self._rows is not None:
+            self._rows.close()
 
     def _write(self, text: str) -> None:
         from proa.cli.streams import write_all

@@ -158,7 +158,7 @@ def create_container(api: Client, parsed: Parsed, body: "dict[str, Any]") -> str
         check(image)
     pull = parsed.get("pull", "missing")
     if pull == "always" and image:
-        _pull(api, image, platform, parsed.flag("quiet"))
+        _pull(api, image, platform, parsed)
     try:
         created = _create(api, path, body, parsed)
     except DaemonError as exc:
@@ -168,7 +168,7 @@ def create_container(api: Client, parsed: Parsed, body: "dict[str, Any]") -> str
             from proa.cli.reference import familiar
 
             posix.write(2, f"Unable to find image '{familiar(image)}' locally\n".encode())
-        _pull(api, image, platform, parsed.flag("quiet"))
+        _pull(api, image, platform, parsed)
         created = _create(api, path, body, parsed)
     for warning in created.get("Warnings") or ():
         posix.write(2, f"WARNING: {warning}\n".encode())
@@ -196,10 +196,10 @@ def _create(api: Client, path: str, body: "dict[str, Any]", parsed: Parsed) -> "
     return created  # type: ignore[no-any-return]
 
 
-def _pull(api: Client, image: str, platform: str, quiet: bool) -> None:
+def _pull(api: Client, image: str, platform: str, parsed: Parsed) -> None:
     from proa.cli.pull import pull_image
 
-    pull_image(api, image, platform, quiet=quiet, out=2)
+    pull_image(api, image, parsed.options, platform=platform, quiet=parsed.flag("quiet"), out=2)
 
 
 def _write_cidfile(path: str, container: str) -> None:

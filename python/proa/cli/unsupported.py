@@ -8,7 +8,6 @@ NAMES = {
     "cp": "Copy files/folders between a container and the local filesystem",
     "login": "Authenticate to a registry",
     "logout": "Log out from a registry",
-    "push": "Upload an image to a registry",
     "search": "Search Docker Hub for images",
     "system df": "Show docker disk usage",
 }

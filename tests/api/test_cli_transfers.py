@@ -1,0 +1,196 @@
+"""`proa pull` and `proa push` against a server that plays a registry's answers: requests, lines, rows."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_daemon import CONTAINER_ID, Answer, FakeDaemon
+
+PYTHON = Path(__file__).parents[2] / "python"
+DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[FakeDaemon]:
+    """The server, closed at the end."""
+    server = FakeDaemon(tmp_path / "d.sock")
+    yield server
+    server.close()
+
+
+def environment(recorder: FakeDaemon) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(recorder.socket_path.parent),
+        "PYTHONPATH": str(PYTHON),
+        "DOCKER_HOST": f"unix://{recorder.socket_path}",
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
+
+
+def proa(recorder: FakeDaemon, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "proa.cli", *words],
+        env=environment(recorder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def on_terminal(recorder: FakeDaemon, *words: str) -> tuple[int, str]:
+    """Exit code and everything that the terminal got."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "proa.cli", *words]
+    process = subprocess.Popen(command, env=environment(recorder), stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    data = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            data += chunk
+    except OSError:  # EIO: the other side is closed
+        pass
+    finally:
+        os.close(ours)
+    return process.wait(30), data.decode()
+
+
+def stream(*messages: dict[str, Any]) -> Answer:
+    return Answer(200, b"".join(json.dumps(message).encode() + b"\r\n" for message in messages))
+
+
+def layer(status: str, current: int = 0, total: int = 0) -> dict[str, Any]:
+    detail = {"current": current, "total": total} if current else {}
+    return {"status": status, "progressDetail": detail, "id": "aaaaaaaaaaaa"}
+
+
+PULL = (
+    {"status": "Pulling from library/app", "id": "1"},
+    layer("Pulling fs layer"),
+    {**layer("Downloading", 500, 1000), "progress": "[==> ]"},
+    layer("Pull complete"),
+    {"status": f"Digest: {DIGEST}"},
+    {"status": "Status: Downloaded newer image for app:1"},
+)
+
+
+def test_a_pull_is_plain_lines(recorder: FakeDaemon) -> None:
+    recorder.on("POST", "/images/create", stream(*PULL))
+    done = proa(recorder, "pull", "--platform", "arm64", "--disable-content-trust", "app:1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "1: Pulling from library/app",
+        "aaaaaaaaaaaa: Pulling fs layer",
+        "aaaaaaaaaaaa: Pull complete",
+        f"Digest: {DIGEST}",
+        "Status: Downloaded newer image for app:1",
+        "docker.io/library/app:1",
+    ]
+    asked = recorder.find("POST", "/images/create")
+    assert asked.query == "fromImage=app&tag=1&platform=arm64"
+
+
+@pytest.mark.parametrize(
+    ("words", "query", "last"),
+    [
+        (("app",), "fromImage=app&tag=latest", "docker.io/library/app:latest"),
+        (("-a", "app"), "fromImage=app", "docker.io/library/app"),
+        (
+            (f"app@{DIGEST}",),
+            f"fromImage=app&tag=sha256%3A{'0' * 64}",
+            f"docker.io/library/app@{DIGEST}",
+        ),
+        (("-q", "host:5000/a/b"), "fromImage=host%3A5000%2Fa%2Fb&tag=latest", "host:5000/a/b:latest"),
+    ],
+)
+def test_what_is_asked_for(recorder: FakeDaemon, words: tuple[str, ...], query: str, last: str) -> None:
+    recorder.on("POST", "/images/create", stream({"status": "told"}))
+    lines = proa(recorder, "pull", *words).stdout.splitlines()
+    assert recorder.find("POST", "/images/create").query == query
+    assert lines[-1] == last
+    assert ("told" in lines) == ("-q" not in words)
+
+
+def test_all_tags_and_one_tag_do_not_go_together(recorder: FakeDaemon) -> None:
+    for verb in ("pull", "push"):
+        done = proa(recorder, verb, "-a", "app:1")
+        assert done.returncode == 1
+        assert "tag can't be used with --all-tags/-a" in done.stderr
+
+
+def test_a_failure_in_the_middle_is_the_exit_code(recorder: FakeDaemon) -> None:
+    failure = {"errorDetail": {"message": "no space left on device"}, "error": "no space left on device"}
+    recorder.on("POST", "/images/create", stream(*PULL[:2], failure))
+    done = proa(recorder, "pull", "app:1")
+    assert done.returncode == 1
+    assert "no space left on device" in done.stderr
+    assert "docker.io/library/app" not in done.stdout
+
+
+def test_a_push(recorder: FakeDaemon) -> None:
+    told = (
+        {"status": "The push refers to repository [host:5000/a/b]"},
+        layer("Preparing"),
+        layer("Pushed"),
+        {"status": f"latest: digest: {DIGEST} size: 5"},
+        {"progressDetail": {}, "aux": {"Tag": "latest", "Digest": DIGEST, "Size": 5}},
+    )
+    recorder.on("POST", "/images/.*/push", stream(*told))
+    done = proa(recorder, "push", "--platform", "linux/arm/v7", "host:5000/a/b")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "Using default tag: latest",
+        "The push refers to repository [host:5000/a/b]",
+        "aaaaaaaaaaaa: Preparing",
+        "aaaaaaaaaaaa: Pushed",
+        f"latest: digest: {DIGEST} size: 5",
+    ]
+    asked = recorder.find("POST", "/images/.*/push")
+    platform = "%7B%22os%22%3A%22linux%22%2C%22architecture%22%3A%22arm%22%2C%22variant%22%3A%22v7%22%7D"
+    assert asked.query == f"tag=latest&platform={platform}"
+    assert proa(recorder, "push", "-q", "host:5000/a/b:2").stdout == "host:5000/a/b:2\n"
+    assert proa(recorder, "push", "-a", "-q", "host:5000/a/b").stdout == "host:5000/a/b\n"
+    assert recorder.find("POST", "/images/.*/push").query == ""
+
+
+def test_rows_on_a_terminal(recorder: FakeDaemon) -> None:
+    recorder.on("POST", "/images/create", stream(*PULL))
+    code, told = on_terminal(recorder, "pull", "app:1")
+    assert code == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told).replace("\r", "\n")
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    # What stands there at the end; before it, the rows as they changed.
+    assert lines[-5:] == [
+        "1: Pulling from library/app",
+        "aaaaaaaaaaaa: Pull complete",
+        f"Digest: {DIGEST}",
+        "Status: Downloaded newer image for app:1",
+        "docker.io/library/app:1",
+    ]
+    assert told.endswith("docker.io/library/app:1\r\n")
+
+
+def test_run_pulls_as_it_is_told(recorder: FakeDaemon) -> None:
+    answers = [Answer(404, {"message": "No such image: app:latest"})]
+
+    def create(_: object) -> Answer:
+        return answers.pop(0) if answers else Answer(201, {"Id": CONTAINER_ID})
+
+    recorder.on("POST", "/containers/create", create)
+    recorder.on("POST", "/images/create", stream({"status": "told"}))
+    never = proa(recorder, "create", "--pull", "never", "app")
+    assert "No such image: app:latest" in never.stderr
+    assert not [request for request in recorder.requests if request.path == "/images/create"]
+    always = proa(recorder, "create", "--pull", "always", "app")
+    assert (always.stdout, always.stderr) == (f"{CONTAINER_ID}\n", "told\n")
+    assert recorder.find("POST", "/images/create").query == "fromImage=app&tag=latest"
+    assert "invalid pull option" in proa(recorder, "create", "--pull", "maybe", "app").stderr
