@@ -23,6 +23,14 @@ pub fn to_host(map: &[IdMap], id: u32) -> Option<u32> {
     range.host_id.checked_add(id - range.container_id)
 }
 
+/// The id inside that `id` outside is.
+#[must_use]
+pub fn from_host(map: &[IdMap], id: u32) -> Option<u32> {
+    let covers = |range: &&IdMap| id >= range.host_id && id - range.host_id < range.size;
+    let range = map.iter().find(covers)?;
+    range.container_id.checked_add(id - range.host_id)
+}
+
 /// Writes both maps of the user namespace that `pid` is in. Once per namespace.
 pub fn write_maps(pid: i32, user: &UserNamespace) -> Result<()> {
     for (file, map) in [("uid_map", &user.uid_map), ("gid_map", &user.gid_map)] {
@@ -59,7 +67,7 @@ impl IdMaps {
 }
 
 /// A user namespace without processes: its first child lives until the maps are written.
-fn make(user: &UserNamespace) -> Result<OwnedFd> {
+pub(crate) fn make(user: &UserNamespace) -> Result<OwnedFd> {
     use rustix::process::{pidfd_send_signal, waitid, Signal, WaitId, WaitIdOptions};
     let stack = Stack::new().map_err(|e| Error::os("map", "a stack", e))?;
     let how = Clone { namespaces: libc::CLONE_NEWUSER, shared_memory: false, cgroup: None };
@@ -96,6 +104,9 @@ mod tests {
         assert_eq!(to_host(&MAP, 999), Some(100_999));
         assert_eq!(to_host(&MAP, 1000), Some(5));
         assert_eq!(to_host(&MAP, 1001), None);
+        assert_eq!(from_host(&MAP, 100_999), Some(999));
+        assert_eq!(from_host(&MAP, 5), Some(1000));
+        assert_eq!(from_host(&MAP, 101_000), None);
     }
 
     #[test]

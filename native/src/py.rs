@@ -17,6 +17,7 @@ use crate::netns;
 use crate::plan::Resources;
 use crate::seccomp;
 
+mod files;
 mod layers;
 
 impl From<Error> for PyErr {
@@ -300,6 +301,9 @@ fn closed() -> PyErr {
 #[pymodule]
 mod proa_native {
     use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::files::{changes, ContainerFiles};
 
     #[pymodule_export]
     use super::layers::{

@@ -401,7 +401,7 @@ fn settled(root: BorrowedFd<'_>, plan: &Plan, path: &str) -> String {
 }
 
 /// `None` where it takes too many links or one that is no text.
-fn without_links(root: BorrowedFd<'_>, path: &str) -> Option<String> {
+pub(crate) fn without_links(root: BorrowedFd<'_>, path: &str) -> Option<String> {
     let names = |text: &str| text.split('/').rev().map(str::to_owned).collect::<Vec<_>>();
     let (mut left, mut done) = (names(path), Vec::<String>::new());
     let mut links = 0;

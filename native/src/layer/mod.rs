@@ -6,15 +6,17 @@
 //! directory -> tar -> diff_id -> compress -> digest -> fd   pack
 //!              fd -> diff_id -> compress -> digest -> fd   compress, on all processors
 //! ```
-//! `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart. Nothing
-//! here knows about images. Everything an archive says is untrusted; `limits` says how much of it is
-//! believed.
+//! `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart, `changes`
+//! compares, `files` is for a container's files. Nothing here knows about images. Everything an archive says is
+//! untrusted; `limits` says how much of it is believed.
 //!
 //! Source: OCI image specification, layer.md.
 
 mod archive;
+mod changes;
 mod compress;
 mod feed;
+mod files;
 mod limits;
 mod pack;
 mod source;
@@ -31,8 +33,10 @@ mod tests;
 use std::os::fd::{AsFd, OwnedFd};
 
 pub use archive::{split_archive, Member, MemberKind};
+pub use changes::{changes, Change, ChangeKind};
 pub use compress::compress_layer;
 pub use feed::LayerUnpacker;
+pub use files::{Files, PathStat, Place, Wish};
 pub use limits::Limits;
 pub use pack::{pack_layer, PackCompression};
 pub use stream::Digests;

@@ -168,20 +168,10 @@ impl Packer<'_> {
 
     fn header(&mut self, header: &Header) -> Result<()> {
         self.entries += 1;
-        let records = header.records();
-        if !records.is_empty() {
-            let extended = Header {
-                path: b"PaxHeaders.0/entry".to_vec(),
-                typeflag: b'x',
-                mode: 0o644,
-                size: records.len() as u64,
-                ..Header::default()
-            };
-            self.output.write(&extended.block())?;
-            self.output.write(&records)?;
-            self.output.write(&[0; BLOCK][..padding(extended.size) as usize])?;
+        for part in header.parts() {
+            self.output.write(&part)?;
         }
-        self.output.write(&header.block())
+        Ok(())
     }
 }
 
@@ -191,7 +181,7 @@ fn is_opaque(fd: &OwnedFd) -> bool {
 }
 
 /// What a layer carries: file capabilities and users' xattrs, sorted.
-fn xattrs(fd: &OwnedFd, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn xattrs(fd: &OwnedFd, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0; 64 << 10];
     let length = match rustix::fs::flistxattr(fd, &mut names[..0]) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -220,21 +210,21 @@ fn xattrs(fd: &OwnedFd, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
 
 /// A header to write.
 #[derive(Debug, Default)]
-struct Header {
-    path: Vec<u8>,
-    link: Vec<u8>,
-    typeflag: u8,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    size: u64,
-    mtime: (i64, u32),
-    device: (u32, u32),
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+pub(super) struct Header {
+    pub path: Vec<u8>,
+    pub link: Vec<u8>,
+    pub typeflag: u8,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub size: u64,
+    pub mtime: (i64, u32),
+    pub device: (u32, u32),
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Header {
-    fn new(path: &[u8], stat: &Stat) -> Self {
+    pub fn new(path: &[u8], stat: &Stat) -> Self {
         Self {
             path: path.to_vec(),
             typeflag: b'0',
@@ -283,6 +273,23 @@ impl Header {
             record(&[b"SCHILY.xattr.", name.as_slice()].concat(), value);
         }
         records
+    }
+
+    /// What the archive has of it: the block, before it the PAX records if there are any.
+    pub fn parts(&self) -> Vec<Vec<u8>> {
+        let records = self.records();
+        if records.is_empty() {
+            return vec![self.block().to_vec()];
+        }
+        let extended = Self {
+            path: b"PaxHeaders.0/entry".to_vec(),
+            typeflag: b'x',
+            mode: 0o644,
+            size: records.len() as u64,
+            ..Self::default()
+        };
+        let end = vec![0; padding(extended.size) as usize];
+        vec![extended.block().to_vec(), records, end, self.block().to_vec()]
     }
 
     fn block(&self) -> [u8; BLOCK] {

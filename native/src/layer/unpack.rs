@@ -441,7 +441,7 @@ fn clean(path: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Parent and last component of a cleaned path.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (b"", path),
@@ -472,7 +472,7 @@ fn name_too_long(error: Error, path: &[u8]) -> Error {
 
 /// The xattrs a layer may set: file capabilities, users', and trusted ones but for overlayfs's own, with which a
 /// layer could show what other layers hide.
-fn kept_xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub(super) fn kept_xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
     entry.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice())).filter(|(name, _)| {
         *name == b"security.capability"
             || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
@@ -481,24 +481,24 @@ fn kept_xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// File systems without xattrs, and user xattrs on what cannot carry them, are passed over as Docker does.
-fn tolerate(set: rustix::io::Result<()>) -> rustix::io::Result<()> {
+pub(super) fn tolerate(set: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match set {
         Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
         other => other,
     }
 }
 
-fn owner(uid: u32, gid: u32) -> (Option<Uid>, Option<Gid>) {
+pub(super) fn owner(uid: u32, gid: u32) -> (Option<Uid>, Option<Gid>) {
     (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
 }
 
 /// Access time is the modification time: layers carry no other that is worth a difference.
-fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+pub(super) fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
     Timestamps { last_access: time, last_modification: time }
 }
 
-fn raw(fd: &OwnedFd) -> i32 {
+pub(super) fn raw(fd: &OwnedFd) -> i32 {
     use std::os::fd::AsRawFd as _;
     fd.as_raw_fd()
 }

@@ -29,7 +29,7 @@ impl From<layer::Layer> for UnpackedLayer {
 
 /// A duplicate of a caller's fd number, so that the caller keeps its own: `pidfd_getfd(2)` on ourselves is the one
 /// call that takes a number on trust and answers EBADF rather than misbehaving.
-fn duplicate(fd: i32) -> Result<OwnedFd> {
+pub(super) fn duplicate(fd: i32) -> Result<OwnedFd> {
     let failed = |errno| Error::os("use file descriptor", fd.to_string(), errno);
     let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
     let own = own.map_err(failed)?;
