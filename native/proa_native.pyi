@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Self, final
 
 __all__ = [
+    "ContainerFiles",
     "LayerUnpacker",
     "LogReader",
     "UnpackedLayer",
@@ -20,6 +21,7 @@ __all__ = [
     "cgroup_stats",
     "cgroup_update",
     "cgroup_version",
+    "changes",
     "compile_seccomp",
     "compress_layer",
     "default_seccomp_profile",
@@ -211,6 +213,59 @@ def disk_usage(directory: str) -> tuple[int, int]:
 
 def remove_tree(directory: str) -> None:
     """Remove a directory tree fd-relative, never through a symlink or a mount. Missing: nothing to do."""
+
+# ---- a container's files ------------------------------------------------------------------------
+
+def changes(upper: str, lower: Sequence[str]) -> list[tuple[int, bytes]]:
+    """What an overlay's upper directory changes of the layers below (top first), sorted by path.
+
+    The first is the API's number: 0 modified, 1 added, 2 deleted.
+    """
+
+@final
+class ContainerFiles:
+    """The files of one container, behind one descriptor of its root; paths are the container's.
+
+    Paths resolve inside that root, whatever the container does meanwhile. `packed` is the container's
+    MessagePack plan. A bad archive is a ValueError, what the kernel refuses an OSError.
+    """
+
+    @staticmethod
+    def running(pid: int, packed: bytes) -> ContainerFiles:
+        """Those that the process sees, with all that is mounted there."""
+
+    @staticmethod
+    def stopped(packed: bytes) -> ContainerFiles:
+        """Its root file system with its binds and volumes, mounted for the occasion."""
+
+    def stat(self, path: str) -> tuple[int, int, int, str]:
+        """(size, st_mode, mtime in nanoseconds, where a symlink at the end leads) of what is at `path`."""
+
+    def place(self, path: str) -> tuple[bool, bool]:
+        """(takes no writes, is in the root file system itself) of the directory at `path`.
+
+        FileNotFoundError, NotADirectoryError, and PermissionError in the kernel's own file systems.
+        """
+
+    def send(self, path: str, target_fd: int) -> None:
+        """Write a tar of `path` to the descriptor, under the name that it ends in."""
+
+    def export(self, target_fd: int) -> None:
+        """Write a tar of the root file system alone."""
+
+    def receive(
+        self,
+        path: str,
+        source_fd: int,
+        *,
+        keep_kinds: bool = False,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        """Unpack an archive, read to its end, into the directory at `path`.
+
+        `keep_kinds`: no directory gives way to something else, nor the reverse. `owner`: of everything,
+        instead of what the archive says.
+        """
 
 # ---- logs ---------------------------------------------------------------------------------------
 

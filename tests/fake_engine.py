@@ -12,7 +12,16 @@ from asyncio import Future
 from collections.abc import AsyncIterator, Sequence
 
 from proa.api.ports import Filters, HijackedConnection
-from proa.errors import Conflict, InvalidParameter, NotFound, NotModified, StartFailed, Unauthorized
+from proa.errors import (
+    Conflict,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    NotModified,
+    StartFailed,
+    Unauthorized,
+)
+from proa.schema.archive import PathStat
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, ContainerUpdateRequest, HostConfig
 from proa.schema.container_state import (
     ContainerCreateResponse,
@@ -22,6 +31,7 @@ from proa.schema.container_state import (
     ContainerTopResponse,
     ContainerUpdateResponse,
     ContainerWaitResponse,
+    FilesystemChange,
 )
 from proa.schema.exec import ExecCreateRequest, ExecInspectResponse, ExecStartRequest
 from proa.schema.image import ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary
@@ -31,7 +41,14 @@ from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesP
 from proa.schema.registry import AuthResponse, Credentials, DistributionInspect, SearchResult
 from proa.schema.stats import ContainerStatsResponse
 from proa.schema.stream import AttachOptions, LogsOptions, LogStream
-from proa.schema.system import EventActor, EventMessage, IDResponse, SystemInfo, SystemVersion
+from proa.schema.system import (
+    EventActor,
+    EventMessage,
+    IDResponse,
+    SystemDataUsage,
+    SystemInfo,
+    SystemVersion,
+)
 from proa.schema.volume import Volume, VolumeCreateOptions, VolumeListResponse
 
 CREATED = "2026-01-02T03:04:05.000000006Z"
@@ -302,6 +319,57 @@ class FakeExecs:
         return ExecInspectResponse(id=exec_id, container_id=container_id, exit_code=0, pid=0)
 
 
+class FakeFiles:
+    """The verbs on a container's files; `received` is what arrived."""
+
+    def __init__(self, containers: FakeContainers) -> None:
+        self._containers = containers
+        self.received = bytearray()
+        self.calls: list[tuple[object, ...]] = []
+        self.archived = [b"tar" * 100, b"x" * 200_000, b"end"]
+
+    async def changes(self, ref: str) -> Sequence[FilesystemChange]:
+        self._containers.get(ref)
+        return [FilesystemChange(path="/etc", kind=0), FilesystemChange(path="/etc/new", kind=1)]
+
+    async def export(self, ref: str) -> AsyncIterator[bytes]:
+        self._containers.get(ref)
+        return self._archive()
+
+    async def stat(self, ref: str, path: str) -> PathStat:
+        self._containers.get(ref)
+        if path == "/nosuch":
+            raise NotFound(f"Could not find the file {path} in container {ref}")
+        return PathStat(name="etc", size=4096, mode=1 << 31 | 0o755, mtime=CREATED)
+
+    async def archive(self, ref: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
+        return await self.stat(ref, path), self._archive()
+
+    async def _archive(self) -> AsyncIterator[bytes]:
+        for chunk in self.archived:
+            yield chunk
+
+    async def extract(
+        self, ref: str, path: str, body: AsyncIterator[bytes], *, keep_kinds: bool, copy_owner: bool
+    ) -> None:
+        self.calls.append(("extract", ref, path, keep_kinds, copy_owner))
+        if path == "/sealed":
+            raise Forbidden("container rootfs is marked read-only")
+        async for chunk in body:
+            self.received += chunk
+
+
+class FakeCommits:
+    """POST /commit."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    async def commit(self, ref: str, asked: ContainerConfig | None, **options: object) -> IDResponse:
+        self.calls.append(("commit", ref, asked, options))
+        return IDResponse(id="sha256:" + "c" * 64)
+
+
 class FakeImages:
     """The verbs of /images; `loaded` is what arrived."""
 
@@ -467,6 +535,10 @@ class FakeSystem:
     async def version(self) -> SystemVersion:
         return SystemVersion(version="28.0.0", api_version="1.51", min_api_version="1.40", os="linux")
 
+    async def disk_usage(self, kinds: Sequence[str]) -> SystemDataUsage:
+        self.calls.append(("df", tuple(kinds)))
+        return SystemDataUsage(layers_size=5, images=[], containers=[], volumes=[], build_cache=[])
+
     async def info(self) -> SystemInfo:
         return SystemInfo(id="fake", containers=0, driver="overlay2", server_version="28.0.0", ncpu=2)
 
@@ -497,6 +569,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self.containers = FakeContainers()
         self.execs = FakeExecs(self.containers)
+        self.files = FakeFiles(self.containers)
+        self.commits = FakeCommits()
         self.images = FakeImages()
         self.networks = FakeNetworks()
         self.volumes = FakeVolumes()

@@ -38,6 +38,7 @@ BODIES = {
         "HostConfig": "HostConfig",
         "NetworkingConfig": "NetworkingConfig",
     },
+    "SystemDataUsage": ENDPOINTS["GET /system/df"]["200"],
     "ContainerUpdateRequest": {**DEFINITIONS["Resources"], "RestartPolicy": "RestartPolicy"},
 }
 
@@ -132,6 +133,9 @@ CASES = [
     ("POST", "/containers/{id}/start", "/containers/nosuch/start", None),
     ("POST", "/containers/{id}/exec", "/containers/one/exec", b'{"Cmd":["true"]}'),
     ("GET", "/exec/{id}/json", f"/exec/{EXEC_ID}/json", None),
+    ("GET", "/containers/{id}/changes", "/containers/one/changes", None),
+    ("GET", "/system/df", "/system/df", None),
+    ("POST", "/commit", "/commit?container=one", b"{}"),
     ("GET", "/images/json", "/images/json", None),
     ("GET", "/images/{name}/json", "/images/library/busybox:latest/json", None),
     ("GET", "/images/{name}/history", "/images/busybox/history", None),

@@ -44,10 +44,10 @@ impl ContainerFiles {
         Ok(Self(py.detach(|| layer::Files::stopped(plan))?))
     }
 
-    fn stat(&self, py: Python<'_>, path: PathBuf) -> PyResult<(u64, u32, i128, PathBuf)> {
+    fn stat(&self, py: Python<'_>, path: PathBuf) -> PyResult<(u64, u32, i128, OsString)> {
         let found = py.detach(|| self.0.stat(path.as_os_str().as_bytes()))?;
         let mtime = i128::from(found.mtime.0) * 1_000_000_000 + i128::from(found.mtime.1);
-        Ok((found.size, found.mode, mtime, OsString::from_vec(found.target).into()))
+        Ok((found.size, found.mode, mtime, OsString::from_vec(found.target)))
     }
 
     fn place(&self, py: Python<'_>, path: PathBuf) -> PyResult<(bool, bool)> {

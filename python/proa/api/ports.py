@@ -8,7 +8,8 @@ from asyncio import Future
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
+from proa.schema.archive import PathStat
+from proa.schema.container import ContainerConfig, ContainerCreateRequest, ContainerUpdateRequest
 from proa.schema.container_state import (
     ContainerCreateResponse,
     ContainerInspectResponse,
@@ -16,6 +17,7 @@ from proa.schema.container_state import (
     ContainerTopResponse,
     ContainerUpdateResponse,
     ContainerWaitResponse,
+    FilesystemChange,
 )
 from proa.schema.exec import ExecCreateRequest, ExecInspectResponse, ExecStartRequest
 from proa.schema.image import (
@@ -29,7 +31,7 @@ from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesP
 from proa.schema.registry import AuthResponse, Credentials, DistributionInspect, SearchResult
 from proa.schema.stats import ContainerStatsResponse
 from proa.schema.stream import AttachOptions, LogsOptions, LogStream
-from proa.schema.system import EventMessage, IDResponse, SystemInfo, SystemVersion
+from proa.schema.system import EventMessage, IDResponse, SystemDataUsage, SystemInfo, SystemVersion
 from proa.schema.volume import Volume, VolumeCreateOptions, VolumeListResponse
 
 Filters = Mapping[str, list[str]]
@@ -87,6 +89,35 @@ class Containers(Protocol):
     ) -> AsyncIterator[ContainerStatsResponse]: ...
     async def update(self, ref: str, body: ContainerUpdateRequest) -> ContainerUpdateResponse: ...
     async def prune(self, filters: Filters) -> ContainersPruneReport: ...
+
+
+class Files(Protocol):
+    """The verbs on a container's files."""
+
+    async def changes(self, ref: str) -> Sequence[FilesystemChange]: ...
+    async def export(self, ref: str) -> AsyncIterator[bytes]: ...
+    async def stat(self, ref: str, path: str) -> PathStat: ...
+    async def archive(self, ref: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]: ...
+    async def extract(
+        self, ref: str, path: str, body: AsyncIterator[bytes], *, keep_kinds: bool, copy_owner: bool
+    ) -> None: ...
+
+
+class Commits(Protocol):
+    """POST /commit."""
+
+    async def commit(
+        self,
+        ref: str,
+        asked: ContainerConfig | None,
+        *,
+        repo: str,
+        tag: str,
+        author: str,
+        comment: str,
+        changes: Sequence[str],
+        pause: bool,
+    ) -> IDResponse: ...
 
 
 class Execs(Protocol):
@@ -186,6 +217,7 @@ class System(Protocol):
 
     async def version(self) -> SystemVersion: ...
     async def info(self) -> SystemInfo: ...
+    async def disk_usage(self, kinds: Sequence[str]) -> SystemDataUsage: ...
     async def events(self, since_ns: int, until_ns: int, filters: Filters) -> AsyncIterator[EventMessage]:
         """Past events since `since_ns` (0: none), then live ones until `until_ns` (0: for ever)."""
         ...
@@ -198,6 +230,10 @@ class Engine(Protocol):
     def containers(self) -> Containers: ...
     @property
     def execs(self) -> Execs: ...
+    @property
+    def files(self) -> Files: ...
+    @property
+    def commits(self) -> Commits: ...
     @property
     def images(self) -> Images: ...
     @property

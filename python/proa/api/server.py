@@ -9,7 +9,7 @@ import os
 import socket
 from itertools import chain
 
-from proa.api import containers, execs, images, networks, registries, system, volumes
+from proa.api import containers, execs, files, images, networks, registries, system, volumes
 from proa.api.ports import Engine
 from proa.api.responses import Reply, Response, error_reply, failure_reply
 from proa.api.routes import Route, Router
@@ -23,17 +23,8 @@ from proa.schema.config import DaemonConfig
 
 log = logging.getLogger(__name__)
 
-ROUTES = tuple(
-    chain(
-        containers.ROUTES,
-        execs.ROUTES,
-        images.ROUTES,
-        networks.ROUTES,
-        registries.ROUTES,
-        volumes.ROUTES,
-        system.ROUTES,
-    )
-)
+ROOMS = (containers, execs, files, images, networks, registries, volumes, system)
+ROUTES = tuple(chain.from_iterable(room.ROUTES for room in ROOMS))
 
 
 class Service(http.Service):

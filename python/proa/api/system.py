@@ -44,6 +44,11 @@ async def info(engine: Engine, request: Request) -> Response:
     return json_reply(await engine.system.info())
 
 
+async def disk_usage(engine: Engine, request: Request) -> Response:
+    """GET /system/df."""
+    return json_reply(await engine.system.disk_usage(Query(request.query).texts("type")))
+
+
 class LegacyEvent(Struct, omit_defaults=True):
     """An event with the members (status, id, from) that older clients read."""
 
@@ -109,12 +114,6 @@ NO_SWARM = refusal(
 NOT_YET = (
     ("POST", "/build"),
     ("POST", "/build/prune"),
-    ("POST", "/commit"),
-    ("GET", "/containers/{name}/archive"),
-    ("HEAD", "/containers/{name}/archive"),
-    ("PUT", "/containers/{name}/archive"),
-    ("GET", "/containers/{name}/changes"),
-    ("GET", "/containers/{name}/export"),
     ("POST", "/networks/create"),
     ("POST", "/networks/prune"),
     ("POST", "/networks/{name}/connect"),
@@ -123,7 +122,6 @@ NOT_YET = (
     ("PUT", "/volumes/{name}"),
     ("POST", "/plugins/pull"),
     ("POST", "/session"),
-    ("GET", "/system/df"),
 )
 
 SWARM = (
@@ -144,6 +142,7 @@ ROUTES = (
     Route("HEAD", "/_ping", ping_head),
     Route("GET", "/version", version),
     Route("GET", "/info", info),
+    Route("GET", "/system/df", disk_usage),
     Route("GET", "/events", events),
     Route("GET", "/plugins", plugins),
     *(_not_implemented(method, path) for method, path in NOT_YET),

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from proa.engine import ports
 from proa.engine.background import Background
 from proa.engine.cgroups import Cgroups
+from proa.engine.commits import Commits
 from proa.engine.container import Container
 from proa.engine.containers import Containers
 from proa.engine.creation import Creation
@@ -22,6 +23,7 @@ from proa.engine.deletions import Deletions
 from proa.engine.events import Events
 from proa.engine.execs import Execs
 from proa.engine.exits import Exits
+from proa.engine.files import Files, NativeFiles
 from proa.engine.health import Healthchecks
 from proa.engine.notices import Notices
 from proa.engine.reconcile import Reconcile
@@ -33,6 +35,8 @@ from proa.engine.starting import Starting
 from proa.engine.stats import Stats
 from proa.engine.stopping import Stopping
 from proa.engine.system import System
+from proa.engine.transfer import Transfers
+from proa.engine.usage import DiskUsage
 from proa.errors import ProaError
 from proa.schema.config import DaemonConfig
 from proa.schema.keeper import Exited, Welcome
@@ -63,7 +67,7 @@ class Keeper(ports.KeeperClient, Protocol):
     def close(self) -> None: ...
 
 
-class Native(ports.NativeCgroups, Protocol):
+class Native(ports.NativeCgroups, NativeFiles, Protocol):
     """What the engine calls of proa_native."""
 
     @property
@@ -71,6 +75,7 @@ class Native(ports.NativeCgroups, Protocol):
     def read_in_layers(self, layers: Sequence[str], paths: Sequence[str]) -> list[bytes | None]: ...
     def read_in_process_root(self, pid: int, paths: Sequence[str]) -> list[bytes | None]: ...
     def remove_tree(self, directory: str) -> None: ...
+    def disk_usage(self, directory: str) -> tuple[int, int]: ...
 
 
 ImagesT = TypeVar("ImagesT")
@@ -133,6 +138,9 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self._exits = self._build_exits(rooms)
         self._creation = self._build_creation(rooms)
         self.containers = self._build_containers(rooms)
+        self._transfers = Transfers()
+        self.files = self._build_files(rooms)
+        self.commits = self._build_commits(rooms)
         self.system = self._build_system(rooms)
         self._reconcile = self._build_reconcile(rooms)
 
@@ -225,6 +233,37 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             executor=rooms.executor,
         )
 
+    def _build_files(self, rooms: Rooms[Any, Any, Any]) -> Files:
+        return Files(
+            registry=rooms.registry,
+            keeper=rooms.keeper,
+            snapshots=rooms.snapshots,
+            notices=self._notices,
+            native=rooms.native,
+            transfers=self._transfers,
+            executor=rooms.executor,
+        )
+
+    def _build_commits(self, rooms: Rooms[Any, Any, Any]) -> Commits:
+        return Commits(
+            registry=rooms.registry,
+            snapshots=rooms.snapshots,
+            stopping=self._stopping,
+            notices=self._notices,
+            packing=rooms.images.packing,
+            version=rooms.version,
+        )
+
+    def _build_usage(self, rooms: Rooms[Any, Any, Any]) -> DiskUsage:
+        return DiskUsage(
+            images=rooms.images,
+            containers=self.containers,
+            volumes=rooms.volumes,
+            directory=rooms.directory,
+            disk_usage=rooms.native.disk_usage,
+            executor=rooms.executor,
+        )
+
     def _build_system(self, rooms: Rooms[Any, Any, Any]) -> System:
         return System(
             config=rooms.config,
@@ -233,6 +272,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             count_images=rooms.count_images,
             events=rooms.events,
             version=rooms.version,
+            usage=self._build_usage(rooms),
         )
 
     def _build_reconcile(self, rooms: Rooms[Any, Any, Any]) -> Reconcile:
@@ -288,6 +328,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             container.stop_monitor()
         await self._background.close()
         await self._deletions.settle()
+        self._transfers.close()
         self._keeper.close()
         self._events.close()
 

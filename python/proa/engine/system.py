@@ -14,6 +14,7 @@ from proa.engine.events import Events
 from proa.engine.registry import Registry
 from proa.engine.resolve import Host
 from proa.engine.state import Status
+from proa.engine.usage import DiskUsage
 from proa.schema.config import DaemonConfig
 from proa.schema.system import (
     Commit,
@@ -23,6 +24,7 @@ from proa.schema.system import (
     RegistryServiceConfig,
     Runtime,
     SwarmInfo,
+    SystemDataUsage,
     SystemInfo,
     SystemVersion,
 )
@@ -44,6 +46,7 @@ class System:
         count_images: Callable[[], int],
         events: Events,
         version: str,
+        usage: DiskUsage,
     ) -> None:
         self.config = config
         self._host = host
@@ -51,6 +54,7 @@ class System:
         self._count_images = count_images
         self._events = events
         self._version = version
+        self._usage = usage
         self._id = _daemon_id(Path(config.data_root))
         self._started = rfc3339(time.time_ns())
 
@@ -79,6 +83,10 @@ class System:
             arch=arch,
             kernel_version=kernel,
         )
+
+    async def disk_usage(self, kinds: Sequence[str]) -> SystemDataUsage:
+        """GET /system/df; all kinds where none is asked for. Raises InvalidParameter."""
+        return await self._usage.count(kinds)
 
     async def info(self) -> SystemInfo:
         """GET /info."""

@@ -5,7 +5,10 @@ Source: the Docker Engine API, v1.51 (definitions of the same names).
 
 from msgspec import Struct, field
 
+from proa.schema.container_state import ContainerSummary
+from proa.schema.image import ImageSummary
 from proa.schema.presence import SHOWN_BOOL, SHOWN_INT, SHOWN_NULL, SHOWN_STR
+from proa.schema.volume import Volume
 
 
 class ErrorResponse(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -176,6 +179,16 @@ class SystemInfo(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaul
     warnings: list[str] | None = SHOWN_NULL
     cdi_spec_dirs: list[str] | None = field(default_factory=type(None), name="CDISpecDirs")
     containerd: ContainerdInfo | None = None
+
+
+class SystemDataUsage(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Disk usage by kind; None for a kind that was not asked for. Sizes in bytes."""
+
+    layers_size: int = 0
+    images: list[ImageSummary] | None = None
+    containers: list[ContainerSummary] | None = None
+    volumes: list[Volume] | None = None
+    build_cache: list[dict[str, object]] | None = None
 
 
 class EventActor(Struct, frozen=True, kw_only=True, rename="pascal"):

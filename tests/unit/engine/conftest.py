@@ -232,6 +232,7 @@ class FakeNative:
     """Control groups that are written down, and an image without files."""
 
     LogReader = None
+    ContainerFiles = None
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -242,6 +243,12 @@ class FakeNative:
 
     def cgroup_freeze(self, path: str, frozen: bool) -> None:
         self.calls.append(("freeze" if frozen else "thaw", path))
+
+    def disk_usage(self, directory: str) -> tuple[int, int]:
+        return (7, 1)
+
+    def changes(self, upper: str, lower: tuple[str, ...]) -> list[tuple[int, bytes]]:
+        return [(0, b"/etc"), (1, b"/etc/new")]
 
     def cgroup_pids(self, path: str) -> list[int]:
         return []
@@ -307,7 +314,7 @@ class World:
                 image_source=self.images,
                 container_volumes=self.volumes,
                 count_images=lambda: 1,
-                images=None,
+                images=SimpleNamespace(packing=None),
                 networks=None,
                 volumes=None,
                 registries=Registries(RegistryClient(RegistrySettings())),

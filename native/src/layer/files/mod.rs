@@ -37,8 +37,8 @@ pub struct Files {
     root: OwnedFd,
     /// The root file system alone.
     rootfs: OwnedFd,
-    /// Keeps the mounts of a view of our own.
-    _namespace: Option<OwnedFd>,
+    /// The mount namespace that both are in, or a process of it; keeps a view of our own together.
+    namespace: OwnedFd,
     user: Option<UserNamespace>,
 }
 

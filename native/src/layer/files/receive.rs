@@ -40,19 +40,26 @@ impl Files {
     ///
     /// Invalid for a bad archive or a forbidden replacement; what came before stays, as with any copy.
     pub fn receive(&self, path: &[u8], source: impl AsFd, wish: Wish) -> Result<()> {
-        let base = self.directory(path).map_err(|errno| failed("open", path, errno))?;
-        let shown = std::str::from_utf8(path).ok().and_then(|text| without_links(self.root.as_fd(), text));
-        let mut receiver = Receiver {
-            files: self,
-            base,
-            path: shown.map_or_else(|| path.to_vec(), String::into_bytes),
-            wish,
-            parents: HashMap::new(),
-            directories: BTreeMap::new(),
-        };
-        let limits = Limits::DEFAULT;
-        stream::run(Input::Fd(source.as_fd()), None, &limits, |stream| receiver.archive(stream, &limits))
-            .map(drop)
+        let descriptors = rustix::fs::open("/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Error::os("open", "/proc/self/fd", errno))?;
+        let source = source.as_fd();
+        self.inside(|| {
+            let base = self.directory(path).map_err(|errno| failed("open", path, errno))?;
+            let shown =
+                std::str::from_utf8(path).ok().and_then(|text| without_links(self.root.as_fd(), text));
+            let mut receiver = Receiver {
+                files: self,
+                descriptors,
+                base,
+                path: shown.map_or_else(|| path.to_vec(), String::into_bytes),
+                wish,
+                parents: HashMap::new(),
+                directories: BTreeMap::new(),
+            };
+            let limits = Limits::DEFAULT;
+            stream::run(Input::Fd(source), None, &limits, |stream| receiver.archive(stream, &limits))
+                .map(drop)
+        })
     }
 }
 
@@ -67,6 +74,8 @@ struct Finish {
 
 struct Receiver<'a> {
     files: &'a Files,
+    /// The host's /proc/self/fd: what cannot be changed by its descriptor is by that name.
+    descriptors: OwnedFd,
     base: OwnedFd,
     /// Of the base, as the container has it.
     path: Vec<u8>,
@@ -101,7 +110,8 @@ impl Receiver<'_> {
             match component {
                 b"" | b"." => {}
                 b".." => {
-                    if cleaned.pop().is_none() {
+                    // Above the root of all there is the root.
+                    if cleaned.pop().is_none() && self.path != b"/" {
                         let told = format!("{} is outside of {}", quoted(name), quoted(&self.path));
                         return Err(Error::Invalid(told));
                     }
@@ -311,7 +321,7 @@ impl Receiver<'_> {
         self.special(entry, path, dir, name)
     }
 
-    /// Owner, mode, xattrs and times of what cannot be opened: symlinks, devices, fifos.
+    /// Owner, mode and times of what cannot be opened: symlinks, devices, fifos.
     fn special(&mut self, entry: &Entry, path: &[u8], dir: &OwnedFd, name: &[u8]) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fail = |errno| failed("set attributes of", path, errno);
@@ -319,13 +329,10 @@ impl Receiver<'_> {
         // One descriptor for all of it: the name may be something else by now.
         let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(fail)?;
         rustix::fs::chownat(&fd, c"", uid, gid, AtFlags::EMPTY_PATH).map_err(fail)?;
-        let own = format!("/proc/self/fd/{}", raw(&fd));
         if entry.kind != Kind::Symlink {
-            rustix::fs::chmod(own.as_str(), Mode::from_raw_mode(entry.mode)).map_err(fail)?;
-            for (key, value) in kept_xattrs(entry) {
-                tolerate(rustix::fs::setxattr(own.as_str(), key, value, XattrFlags::empty()))
-                    .map_err(fail)?;
-            }
+            let own = raw(&fd).to_string();
+            rustix::fs::chmodat(&self.descriptors, own, Mode::from_raw_mode(entry.mode), AtFlags::empty())
+                .map_err(fail)?;
         }
         rustix::fs::utimensat(&fd, c"", &times(entry.mtime), AtFlags::EMPTY_PATH)
             .or_else(|_| rustix::fs::utimensat(dir, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW))

@@ -28,16 +28,17 @@ impl Files {
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(|errno| Error::os("open", format!("process {pid}"), errno))?;
-        let (root, rootfs) = apart(move || {
+        let namespace = process.as_fd();
+        let (root, rootfs) = apart(|| {
             // The namespace's root, not the process's, which may have called chroot(2).
-            sys::setns(process.as_fd(), libc::CLONE_NEWNS).map_err(|errno| {
+            sys::setns(namespace, libc::CLONE_NEWNS).map_err(|errno| {
                 Error::os("enter the mount namespace of", format!("process {pid}"), errno)
             })?;
             let root = open("/")?;
             let rootfs = alone(root.as_fd())?;
             Ok((root, rootfs))
         })?;
-        Ok(Self { root, rootfs, _namespace: None, user })
+        Ok(Self { root, rootfs, namespace: process, user })
     }
 
     /// Of one that does not run: its root file system with its binds and volumes, in a mount namespace of
@@ -54,7 +55,17 @@ impl Files {
             let rootfs = alone(root.as_fd())?;
             Ok((root, rootfs, open("/proc/thread-self/ns/mnt")?))
         })?;
-        Ok(Self { root, rootfs, _namespace: Some(namespace), user })
+        Ok(Self { root, rootfs, namespace, user })
+    }
+
+    /// Run `work` in the mount namespace of the files, where the kernel knows what is mounted on and lets nobody
+    /// remove that. `work` names nothing but by descriptor: the root and /proc are the container's there.
+    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        apart(|| {
+            sys::setns(self.namespace.as_fd(), libc::CLONE_NEWNS)
+                .map_err(|errno| Error::os("enter the mount namespace of", "the container", errno))?;
+            work()
+        })
     }
 }
 

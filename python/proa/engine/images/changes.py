@@ -21,11 +21,16 @@ _SHELL: Final = ["/bin/sh", "-c"]
 
 def apply_changes(config: ImageConfig, changes: Sequence[str]) -> ImageConfig:
     """The config with each instruction applied in order. Raises InvalidParameter in Docker's words."""
+    command_given = False
     for change in changes:
         for line in change.splitlines():
             text = line.strip()
             if text and not text.startswith("#"):
                 config = _apply(config, text)
+                keyword = text.partition(" ")[0].upper()
+                command_given = command_given or keyword == "CMD"
+                if keyword == "ENTRYPOINT" and not command_given:
+                    config = replace(config, cmd=None)  # it was for another entrypoint
     return config
 
 

@@ -16,6 +16,7 @@ from proa.content import Content
 from proa.engine.images import filters as image_filters
 from proa.engine.images import pulling, pushing, transfer
 from proa.engine.images.builtin import install_hello
+from proa.engine.images.committing import Packing
 from proa.engine.images.importing import Importer
 from proa.engine.images.loading import Loader
 from proa.engine.images.removal import Remover
@@ -69,6 +70,8 @@ class Images:
         self._saver = Saver(self._store, executor)
         self._puller = pulling.Puller(self._store, registry, events, executor)
         self._pusher = pushing.Pusher(self._store, registry, events, executor)
+        self.packing = Packing(self._store, events, executor)
+        """For commits, which are the containers' as well."""
         self._collecting: set[asyncio.Future[Any]] = set()
 
     async def close(self) -> None:
@@ -114,6 +117,15 @@ class Images:
         """
         if self._store.release(container_id):
             self._in_background(self._remover.collect())
+
+    def usage(self) -> tuple[int, list[ImageSummary]]:
+        """(bytes of all layers, every image with what it shares and how many containers it has), for df."""
+        summaries = []
+        for record in self._store.all():
+            summary = _summary(record, self._store.references(record.id), self._shared_size(record))
+            users = len(self._containers.using_image(record.id))
+            summaries.append(msgspec.structs.replace(summary, containers=users))
+        return sum(snapshot.size for snapshot in self._store.snapshots.all()), summaries
 
     # ---- reads ----------------------------------------------------------------------------------
 
