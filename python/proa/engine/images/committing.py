@@ -92,7 +92,7 @@ def _pack(upper: str, blob: Path) -> str:
     try:
         with blob.open("xb", buffering=0) as target:
             os.fchmod(target.fileno(), 0o600)
-            return str(proa_native.pack_layer(upper, target.fileno(), compression="gzip").diff_id)
+            return str(proa_native.pack_layer(upper, target.fileno(), compression="none").diff_id)
     except OSError as exc:
         raise System(exc.strerror or str(exc)) from exc
 
