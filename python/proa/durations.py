@@ -63,3 +63,22 @@ def parse_duration(text: str) -> int:
     if not text:
         raise bad
     return round(total)
+
+
+def go_duration(ns: int) -> str:
+    """Nanoseconds as Go writes them: `1h2m3.5s`, `100ms`, `0s`."""
+    if ns < 10**9:
+        for unit, size in (("ms", 10**6), ("µs", 10**3), ("ns", 1)):
+            if ns >= size:
+                return f"{_decimal(ns, size)}{unit}"
+        return "0s"
+    hours, rest = divmod(ns, 3600 * 10**9)
+    minutes, rest = divmod(rest, 60 * 10**9)
+    text = f"{hours}h" if hours else ""
+    return text + (f"{minutes}m" if hours or minutes else "") + f"{_decimal(rest, 10**9)}s"
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, part = divmod(value, unit)
+    digits = f"{part:0{len(str(unit)) - 1}d}".rstrip("0") if part else ""
+    return f"{whole}.{digits}" if digits else str(whole)

@@ -64,14 +64,19 @@ class Expander:
         raw_quotes: bool = False,
         raw_escapes: bool = False,
         skip_unset: bool = False,
+        quotes: bool = True,
     ) -> None:
-        """`raw_*` keep quotes and escapes in the result; `skip_unset` leaves unknown variables as written."""
+        """`raw_*` keep quotes and escapes in the result; `skip_unset` leaves unknown variables as written;
+
+        without `quotes` they are text like any other, as in a heredoc.
+        """
         self.text = text
         self.variables = variables
         self.escape = escape
         self.raw_quotes = raw_quotes
         self.raw_escapes = raw_escapes
         self.skip_unset = skip_unset
+        self.quotes = quotes
         self.matched: set[str] = set()
         self.unmatched: set[str] = set()
         self._at = 0
@@ -106,10 +111,10 @@ class Expander:
             if character == stop:
                 self._at += 1
                 return "".join(result), words
-            if character == "'":
+            if character == "'" and self.quotes:
                 piece = self._single_quoted()
                 words.add_raw(piece)
-            elif character == '"':
+            elif character == '"' and self.quotes:
                 piece = self._double_quoted()
                 words.add_raw(piece)
             elif character == "$":
@@ -309,3 +314,8 @@ def expand(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
 def expand_words(text: str, variables: Mapping[str, str], escape: str = "\\") -> list[str]:
     """The same, split at white space that stands outside quotes."""
     return Expander(text, variables, escape).run()[1]
+
+
+def expand_text(text: str, variables: Mapping[str, str]) -> str:
+    """A heredoc's text with its variables replaced; quotes stay."""
+    return Expander(text, variables, quotes=False).run()[0]

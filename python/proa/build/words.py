@@ -1,0 +1,63 @@
+"""Words of an image's configuration: ports, signals, and the way Go writes lists and structs in a history.
+
+Source: the Dockerfile reference, EXPOSE and STOPSIGNAL; Go's fmt.
+"""
+
+import re
+import signal
+from collections.abc import Iterable, Sequence
+
+from proa.durations import go_duration
+from proa.errors import InvalidParameter
+from proa.schema.container import HealthConfig
+
+_PROTOCOLS = frozenset(("tcp", "udp", "sctp"))
+
+
+def exposed_ports(words: Iterable[str]) -> list[str]:
+    """`80/tcp` of each port of `80`, `80-82/udp`, sorted by word. Raises InvalidParameter."""
+    return [port for word in words for port in _ports(word)]
+
+
+def _ports(word: str) -> Iterable[str]:
+    numbers, slash, protocol = word.partition("/")
+    protocol = protocol.lower() if slash else "tcp"
+    # An address or a port of the host before it is passed over, as Docker does.
+    numbers = numbers.rpartition(":")[2]
+    first, dash, last = numbers.partition("-")
+    if not (_is_number(first) and (not dash or _is_number(last))):
+        raise InvalidParameter(f"invalid containerPort: {numbers}")
+    if protocol not in _PROTOCOLS:
+        raise InvalidParameter(f'invalid port: "{word}": invalid proto: {protocol}')
+    low, high = int(first), int(last or first)
+    if not 0 < low <= high <= 65535:
+        raise InvalidParameter(f"invalid containerPort: {numbers}")
+    return (f"{port}/{protocol}" for port in range(low, high + 1))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6
+
+
+def is_signal(name: str) -> bool:
+    """Whether a signal has this name or number."""
+    if name.isascii() and name.isdigit():
+        return 0 < int(name) < signal.NSIG
+    bare = name.upper().removeprefix("SIG")
+    return f"SIG{bare}" in signal.Signals.__members__ or bool(re.fullmatch(r"RTM(IN|AX)([+-]\d+)?", bare))
+
+
+def go_list(words: Sequence[str]) -> str:
+    """Go's %q of a list: `["a" "b"]`."""
+    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+    table = str.maketrans(escapes)
+    return "[" + " ".join(f'"{word.translate(table)}"' for word in words) + "]"
+
+
+def shown_health(check: HealthConfig) -> str:
+    """Go's %+v of a health check."""
+    return (
+        f"{{Test:[{' '.join(check.test or ())}] Interval:{go_duration(check.interval)} "
+        f"Timeout:{go_duration(check.timeout)} StartPeriod:{go_duration(check.start_period)} "
+        f"StartInterval:{go_duration(check.start_interval)} Retries:{check.retries}}}"
+    )
