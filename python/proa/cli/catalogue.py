@@ -11,9 +11,9 @@ MODULES = {
     "pull": "images",
     "push": "images",
     "images": "images",
-    "login": "unsupported",
-    "logout": "unsupported",
-    "search": "unsupported",
+    "login": "login",
+    "logout": "login",
+    "search": "search",
     "version": "system",
     "info": "system",
     "commit": "archives",
@@ -45,6 +45,7 @@ MODULES = {
     "container prune": "prune",
     "image inspect": "inspect",
     "image prune": "prune",
+    "manifest inspect": "manifest",
     "network connect": "networks",
     "network create": "networks",
     "network disconnect": "networks",
@@ -109,6 +110,7 @@ GROUPS = {
         "rm": "rmi",
         "remove": "rmi",
     },
+    "manifest": {"inspect": "manifest inspect"},
     "network": {
         **{
             name: f"network {name}"
@@ -129,6 +131,7 @@ GROUPS = {
 GROUP_HELP = {
     "container": "Manage containers",
     "image": "Manage images",
+    "manifest": "Manage image manifests and manifest lists",
     "network": "Manage networks",
     "registry": "Serve images to others",
     "system": "Manage proa",

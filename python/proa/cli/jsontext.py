@@ -66,9 +66,9 @@ def encode(value: object) -> bytes:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
 
 
-def pretty(value: object, indent: int = 4) -> str:
+def pretty(value: object, indent: str = "    ") -> str:
     """Indented JSON as Go prints it, for `inspect`."""
-    return _pretty(value, " " * indent, "")
+    return _pretty(value, indent, "")
 
 
 def _pretty(value: object, indent: str, prefix: str) -> str:

@@ -6,9 +6,6 @@ from proa.cli.flags import PROGRAM, Command, Parsed
 NAMES = {
     "build": "Build an image from a Dockerfile",
     "cp": "Copy files/folders between a container and the local filesystem",
-    "login": "Authenticate to a registry",
-    "logout": "Log out from a registry",
-    "search": "Search Docker Hub for images",
     "system df": "Show docker disk usage",
 }
 
