@@ -1,0 +1,91 @@
+//! Trees on disk, and the outer archive of `docker load`.
+
+use super::*;
+
+#[test]
+fn usage_counts_hardlinks_once() {
+    let place = Place::new();
+    fs::create_dir(place.at("d")).expect("mkdir");
+    fs::write(place.at("d/a"), "12345").expect("write");
+    fs::hard_link(place.at("d/a"), place.at("b")).expect("link");
+    assert_eq!(disk_usage(place.root.to_str().expect("utf-8")).expect("usage"), (5, 2));
+}
+
+#[test]
+fn implied_directories_look_as_they_do_below() {
+    let mut tmp = Archive::header(b"tmp/", b'5', 0, b"");
+    tmp[100..108].copy_from_slice(b"0001777\0");
+    let base = Place::new();
+    base.unpack(&Archive::default().raw(&tmp, b"").file("x", "").end()).expect("unpack");
+    let upper = Place::new();
+    let archive =
+        Archive::default().file("tmp/a", "").file("x/y", "").file("new/z", "").dir("own/").file("own/f", "");
+    let layer = upper.unpack(&archive.end()).expect("unpack");
+    let implied: [&[u8]; 4] = [b"", b"new", b"tmp", b"x"];
+    assert_eq!(layer.implied, implied);
+    let lower = [base.root.to_str().expect("utf-8").to_owned()];
+    inherit_directories(upper.root.to_str().expect("utf-8"), &lower, &layer.implied).expect("inherit");
+    let stat = fs::metadata(upper.at("tmp")).expect("stat");
+    assert_eq!((stat.permissions().mode() & 0o7777, stat.mtime()), (0o1777, 1));
+    for path in ["x", "new"] {
+        assert_eq!(
+            fs::metadata(upper.at(path)).expect("stat").permissions().mode() & 0o7777,
+            0o755,
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn trees_go_whatever_is_in_them() {
+    let place = Place::new();
+    symlink(&place.outside, place.at("link")).expect("symlink");
+    let root = place.root.to_str().expect("utf-8");
+    // Deeper than PATH_MAX: every level is made from the one above.
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
+    let mut fd = rustix::fs::open(root, flags, rustix::fs::Mode::empty()).expect("open");
+    for level in 0..3000 {
+        rustix::fs::mkdirat(&fd, "dddddddd", rustix::fs::Mode::from_raw_mode(0o755)).expect("mkdir");
+        if level % 500 == 0 {
+            rustix::fs::mkdirat(&fd, ".proa-aside-0", rustix::fs::Mode::from_raw_mode(0o755)).expect("mkdir");
+        }
+        fd = rustix::fs::openat(&fd, "dddddddd", flags, rustix::fs::Mode::empty()).expect("open");
+    }
+    drop(fd);
+    disk_usage(root).expect("usage passes over what is too deep");
+    remove_tree(root).expect("remove");
+    assert!(!place.root.exists());
+    assert_eq!(fs::read_to_string(place.outside.join("secret")).expect("read"), "untouched");
+    remove_tree(root).expect("missing is no error");
+}
+
+#[test]
+fn an_outer_archive_is_split_by_number() {
+    let place = Place::new();
+    let mut file = tempfile::tempfile().expect("tempfile");
+    let archive = Archive::default()
+        .dir("blobs/")
+        .file("../../evil", "first")
+        .symlink("x/layer.tar", "../y/layer.tar")
+        .file("manifest.json", "[]")
+        .end();
+    file.write_all(&gzip(&archive)).expect("write");
+    file.rewind().expect("seek");
+    let mut members = Vec::new();
+    split_archive(&file, place.root.to_str().expect("utf-8"), &Limits::DEFAULT, |member| {
+        members.push((String::from_utf8_lossy(&member.path).into_owned(), member.kind, member.number));
+        Ok(())
+    })
+    .expect("split");
+    assert_eq!(
+        members,
+        [
+            ("../../evil".to_owned(), MemberKind::File, 0),
+            ("x/layer.tar".to_owned(), MemberKind::Symlink, 1),
+            ("manifest.json".to_owned(), MemberKind::File, 2),
+        ]
+    );
+    assert_eq!(fs::read_to_string(place.at("0")).expect("read"), "first");
+    assert_eq!(fs::read_to_string(place.at("2")).expect("read"), "[]");
+    place.assert_contained();
+}
