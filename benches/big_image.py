@@ -105,6 +105,7 @@ def _python() -> Source:
         for tree in trees:
             for directory, names, leaves in os.walk(tree):
                 names.sort()
+                yield Path(directory), f"opt/python-{round_}{directory}"
                 for leaf in sorted(leaves):
                     path = Path(directory, leaf)
                     if path.is_symlink() or not path.is_file():

@@ -3,8 +3,8 @@
 //! ```text
 //! fd or feed -> digest -> decompress -> diff_id -> tar -> files
 //!                source              stream     tar + sparse  unpack + whiteout
-//! directory -> tar -> diff_id -> compress -> digest -> fd   pack
-//!              fd -> diff_id -> compress -> digest -> fd   compress, on all processors
+//! directory -> tar -> diff_id -> compress -> digest -> fd
+//! pack, header, sparse   encode     gzip       sink
 //! ```
 //! `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart, `changes`
 //! compares, `files` is for a container's files. Nothing here knows about images. Everything an archive says is
@@ -14,11 +14,14 @@
 
 mod archive;
 mod changes;
-mod compress;
+mod encode;
 mod feed;
 mod files;
+mod gzip;
+mod header;
 mod limits;
 mod pack;
+mod sink;
 mod source;
 mod sparse;
 mod stream;
@@ -34,11 +37,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 pub use archive::{split_archive, Member, MemberKind};
 pub use changes::{changes, Change, ChangeKind};
-pub use compress::compress_layer;
+pub use encode::{compress_layer, PackCompression};
 pub use feed::LayerUnpacker;
 pub use files::{Files, PathStat, Place, Wish};
 pub use limits::Limits;
-pub use pack::{pack_layer, PackCompression};
+pub use pack::pack_layer;
 pub use stream::Digests;
 pub use tree::{disk_usage, inherit_directories, remove_tree};
 

@@ -1,32 +1,24 @@
 //! The reverse: a directory to a layer.
 //!
-//! Sorted by name, so that equal trees give equal layers. A header is plain ustar where that can say it
-//! all, with a PAX header before it where it cannot: long or non-ASCII names, sizes of 8 GiB and more, large
-//! ids, nanoseconds, xattrs. Sockets are left out, as Docker does.
+//! Sorted by name, so that equal trees give equal layers. Sockets are left out, as Docker does. A file with large
+//! holes goes as a sparse one (PAX 1.0, which every reader in Go, GNU tar and libarchive knows): what is nothing
+//! on disk would be gigabytes of zeros to compress here, and more than a careful reader takes there.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
-use sha2::{Digest as _, Sha256};
 
-use super::source::write_all;
-use super::stream::{digest_text, Digests};
+use super::encode::{Output, PackCompression};
+use super::header::Header;
+use super::sparse::{self, Extent};
+use super::stream::CHUNK;
 use super::tar::{padding, BLOCK};
 use super::tree::{self, failed, join, open_beneath, open_root};
 use super::whiteout::{OPAQUE, OPAQUE_XATTR, PREFIX};
 use super::Layer;
-use crate::error::{Error, Result};
-
-/// How a packed layer is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PackCompression {
-    None,
-    Gzip,
-    Zstd,
-}
+use crate::error::Result;
 
 /// Write `directory` as a layer to `target`. With `overlay` the directory is an overlayfs upper: its whiteouts
 /// and opaque marks take the layer's form.
@@ -37,18 +29,18 @@ pub fn pack_layer(
     overlay: bool,
 ) -> Result<Layer> {
     let root = open_root(directory)?;
-    let mut packer = Packer {
-        root,
-        overlay,
-        output: Output { hash: Sha256::new(), size: 0, encoder: Encoder::new(target, compression)? },
-        links: HashMap::new(),
-        entries: 0,
-        buffer: vec![0; 256 << 10],
-    };
-    packer.tree()?;
-    let entries = packer.entries;
-    Ok(Layer { digests: packer.output.finish()?, entries, implied: Vec::new() })
+    std::thread::scope(|scope| {
+        let output = Output::new(scope, target, compression)?;
+        let buffer = vec![0; CHUNK];
+        let mut packer = Packer { root, overlay, output, links: HashMap::new(), entries: 0, buffer };
+        packer.tree()?;
+        let entries = packer.entries;
+        Ok(Layer { digests: packer.output.finish()?, entries, implied: Vec::new() })
+    })
 }
+
+/// Bytes of holes that make a file a sparse one.
+const HOLES: u64 = 1 << 20;
 
 struct Packer<'a> {
     root: OwnedFd,
@@ -139,14 +131,36 @@ impl Packer<'_> {
         let fd = open_beneath(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)
             .map_err(|errno| failed("open", path, errno))?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| failed("stat", path, errno))?;
-        header.size = stat.st_size.unsigned_abs();
+        let size = stat.st_size.unsigned_abs();
         header.xattrs = xattrs(&fd, path)?;
-        self.header(&header)?;
-        let mut left = header.size;
+        header.size = size;
+        let few_blocks = size.saturating_sub(stat.st_blocks.unsigned_abs() * 512) >= HOLES;
+        let extents = if few_blocks { extents(&fd, size) } else { Ok(Vec::new()) };
+        let extents = extents.map_err(|errno| failed("find the holes of", path, errno))?;
+        // One of all that there is: the file system compresses.
+        if extents.first().is_some_and(|extent| extent.length < size) {
+            let map = sparse::map(&extents);
+            header.size = map.len() as u64 + extents.iter().map(|extent| extent.length).sum::<u64>();
+            header.sparse = Some(size);
+            self.header(&header)?;
+            self.output.write(&map)?;
+            for extent in extents {
+                self.content(&fd, path, extent)?;
+            }
+        } else {
+            self.header(&header)?;
+            self.content(&fd, path, Extent { offset: 0, length: size })?;
+        }
+        self.output.write(&[0; BLOCK][..padding(header.size) as usize])
+    }
+
+    /// A run of a file's bytes; zeros past its end.
+    fn content(&mut self, fd: &OwnedFd, path: &[u8], extent: Extent) -> Result<()> {
+        let Extent { mut offset, length: mut left } = extent;
         let mut buffer = std::mem::take(&mut self.buffer);
         while left > 0 {
             let step = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let count = match rustix::io::read(&fd, &mut buffer[..step]) {
+            let count = match rustix::io::pread(fd, &mut buffer[..step], offset) {
                 Ok(0) => {
                     buffer[..step].fill(0);
                     step
@@ -156,10 +170,11 @@ impl Packer<'_> {
                 Err(errno) => return Err(failed("read", path, errno)),
             };
             self.output.write(&buffer[..count])?;
+            offset += count as u64;
             left -= count as u64;
         }
         self.buffer = buffer;
-        self.output.write(&[0; BLOCK][..padding(header.size) as usize])
+        Ok(())
     }
 
     fn whiteout(&mut self, path: &[u8]) -> Result<()> {
@@ -173,6 +188,25 @@ impl Packer<'_> {
         }
         Ok(())
     }
+}
+
+/// Where a file has data, within `size` bytes; a last extent of no length says where it ends.
+fn extents(fd: &OwnedFd, size: u64) -> rustix::io::Result<Vec<Extent>> {
+    let mut extents = Vec::new();
+    let mut end = 0;
+    while end < size {
+        let offset = match rustix::fs::seek(fd, SeekFrom::Data(end)) {
+            // Nothing but a hole follows.
+            Err(Errno::NXIO) => break,
+            found => found?.min(size),
+        };
+        end = rustix::fs::seek(fd, SeekFrom::Hole(offset))?.min(size);
+        extents.push(Extent { offset, length: end - offset });
+    }
+    if end < size {
+        extents.push(Extent { offset: size, length: 0 });
+    }
+    Ok(extents)
 }
 
 fn is_opaque(fd: &OwnedFd) -> bool {
@@ -206,262 +240,4 @@ pub(super) fn xattrs(fd: &OwnedFd, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)
     }
     found.sort_unstable();
     Ok(found)
-}
-
-/// A header to write.
-#[derive(Debug, Default)]
-pub(super) struct Header {
-    pub path: Vec<u8>,
-    pub link: Vec<u8>,
-    pub typeflag: u8,
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub size: u64,
-    pub mtime: (i64, u32),
-    pub device: (u32, u32),
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Header {
-    pub fn new(path: &[u8], stat: &Stat) -> Self {
-        Self {
-            path: path.to_vec(),
-            typeflag: b'0',
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
-            ..Self::default()
-        }
-    }
-
-    /// The PAX records that say what the block cannot; empty where it can.
-    fn records(&self) -> Vec<u8> {
-        let mut records = Vec::new();
-        let mut record = |key: &[u8], value: &[u8]| {
-            // LENGTH KEY=VALUE\n, the length counting its own digits.
-            let rest = key.len() + value.len() + 3;
-            let mut length = rest + decimal_digits(rest);
-            if decimal_digits(length) != decimal_digits(rest) {
-                length = rest + decimal_digits(length);
-            }
-            records.extend_from_slice(length.to_string().as_bytes());
-            records.push(b' ');
-            records.extend_from_slice(key);
-            records.push(b'=');
-            records.extend_from_slice(value);
-            records.push(b'\n');
-        };
-        if self.mtime.1 != 0 || self.mtime.0 < 0 {
-            record(b"mtime", time(self.mtime).as_bytes());
-        }
-        if self.path.len() > 100 || !self.path.is_ascii() {
-            record(b"path", &self.path);
-        }
-        if self.link.len() > 100 || !self.link.is_ascii() {
-            record(b"linkpath", &self.link);
-        }
-        for (key, value, width) in
-            [(&b"size"[..], self.size, 11), (b"uid", self.uid.into(), 7), (b"gid", self.gid.into(), 7)]
-        {
-            if value >= 1 << (3 * width) {
-                record(key, value.to_string().as_bytes());
-            }
-        }
-        for (name, value) in &self.xattrs {
-            record(&[b"SCHILY.xattr.", name.as_slice()].concat(), value);
-        }
-        records
-    }
-
-    /// What the archive has of it: the block, before it the PAX records if there are any.
-    pub fn parts(&self) -> Vec<Vec<u8>> {
-        let records = self.records();
-        if records.is_empty() {
-            return vec![self.block().to_vec()];
-        }
-        let extended = Self {
-            path: b"PaxHeaders.0/entry".to_vec(),
-            typeflag: b'x',
-            mode: 0o644,
-            size: records.len() as u64,
-            ..Self::default()
-        };
-        let end = vec![0; padding(extended.size) as usize];
-        vec![extended.block().to_vec(), records, end, self.block().to_vec()]
-    }
-
-    fn block(&self) -> [u8; BLOCK] {
-        let mut block = [0; BLOCK];
-        let mut text = |offset: usize, width: usize, value: &[u8]| {
-            let length = value.len().min(width);
-            block[offset..offset + length].copy_from_slice(&value[..length]);
-        };
-        text(0, 100, &self.path);
-        text(100, 8, &octal(self.mode.into(), 7));
-        text(108, 8, &octal(self.uid.into(), 7));
-        text(116, 8, &octal(self.gid.into(), 7));
-        text(124, 12, &octal(self.size, 11));
-        text(136, 12, &octal(u64::try_from(self.mtime.0).unwrap_or(0), 11));
-        text(148, 8, b"        ");
-        text(156, 1, &[if self.typeflag == 0 { b'0' } else { self.typeflag }]);
-        text(157, 100, &self.link);
-        text(257, 8, b"ustar\x0000");
-        text(329, 8, &octal(self.device.0.into(), 7));
-        text(337, 8, &octal(self.device.1.into(), 7));
-        let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
-        block[148..154].copy_from_slice(&octal(sum, 6));
-        block[154] = 0;
-        block
-    }
-}
-
-/// `width` octal digits; what does not fit is 0 there and said in a PAX record.
-fn octal(value: u64, width: usize) -> Vec<u8> {
-    let value = if value >= 1 << (3 * width) { 0 } else { value };
-    format!("{value:0width$o}").into_bytes()
-}
-
-fn decimal_digits(value: usize) -> usize {
-    value.checked_ilog10().map_or(1, |log| log as usize + 1)
-}
-
-fn time((seconds, nanoseconds): (i64, u32)) -> String {
-    if seconds < 0 && nanoseconds != 0 {
-        return format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds);
-    }
-    format!("{seconds}.{nanoseconds:09}")
-}
-
-/// tar bytes on their way out: counted, hashed, compressed, hashed again.
-struct Output<'a> {
-    hash: Sha256,
-    size: u64,
-    encoder: Encoder<'a>,
-}
-
-impl Output<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.size += bytes.len() as u64;
-        self.hash.update(bytes);
-        self.encoder.write(bytes)
-    }
-
-    fn finish(self) -> Result<Digests> {
-        let sink = self.encoder.finish()?;
-        let (digest, compressed_size) = sink.finish()?;
-        Ok(Digests { digest, diff_id: digest_text(self.hash), compressed_size, size: self.size })
-    }
-}
-
-/// The fd, behind a buffer and a hash.
-struct Sink<'a> {
-    fd: &'a OwnedFd,
-    hash: Sha256,
-    size: u64,
-    buffer: Vec<u8>,
-    failure: Option<Error>,
-}
-
-impl Sink<'_> {
-    fn flush_buffer(&mut self) -> Result<()> {
-        self.hash.update(&self.buffer);
-        self.size += self.buffer.len() as u64;
-        write_all(self.fd, &self.buffer)?;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(String, u64)> {
-        self.flush_buffer()?;
-        Ok((digest_text(self.hash), self.size))
-    }
-}
-
-impl Write for Sink<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= 256 << 10 {
-            self.flush_buffer().map_err(|error| {
-                self.failure = Some(error);
-                std::io::Error::other("target failed")
-            })?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-enum Encoder<'a> {
-    None(Sink<'a>),
-    Gzip(flate2::write::GzEncoder<Sink<'a>>),
-    Zstd(zstd::stream::write::Encoder<'static, Sink<'a>>),
-}
-
-impl<'a> Encoder<'a> {
-    fn new(fd: &'a OwnedFd, compression: PackCompression) -> Result<Self> {
-        let sink = Sink { fd, hash: Sha256::new(), size: 0, buffer: Vec::new(), failure: None };
-        Ok(match compression {
-            PackCompression::None => Self::None(sink),
-            PackCompression::Gzip => {
-                Self::Gzip(flate2::write::GzEncoder::new(sink, flate2::Compression::new(6)))
-            }
-            PackCompression::Zstd => Self::Zstd(
-                zstd::stream::write::Encoder::new(sink, 3)
-                    .map_err(|error| Error::os("start zstd for", "layer", error))?,
-            ),
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = match self {
-            Self::None(sink) => sink.write_all(bytes),
-            Self::Gzip(encoder) => encoder.write_all(bytes),
-            Self::Zstd(encoder) => encoder.write_all(bytes),
-        };
-        written.map_err(|error| {
-            let sink = match self {
-                Self::None(sink) => sink,
-                Self::Gzip(encoder) => encoder.get_mut(),
-                Self::Zstd(encoder) => encoder.get_mut(),
-            };
-            sink.failure.take().unwrap_or_else(|| Error::os("compress", "layer", error))
-        })
-    }
-
-    fn finish(self) -> Result<Sink<'a>> {
-        let failed = |error| Error::os("compress", "layer", error);
-        match self {
-            Self::None(sink) => Ok(sink),
-            Self::Gzip(encoder) => encoder.finish().map_err(failed),
-            Self::Zstd(encoder) => encoder.finish().map_err(failed),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_counts_its_own_digits() {
-        let header = Header { path: vec![b'x'; 101], ..Header::default() };
-        assert!(header.records().starts_with(b"111 path=xxx"));
-        // 99 bytes without the length: three digits are needed for 102, not two.
-        let header = Header { xattrs: vec![(b"user.a".to_vec(), vec![b'v'; 77])], ..Header::default() };
-        let records = header.records();
-        let told: usize = String::from_utf8_lossy(&records[..3]).trim().parse().expect("a number");
-        assert_eq!(told, records.len());
-    }
-
-    #[test]
-    fn times_before_1970_read_back() {
-        assert_eq!(time((-2, 750_000_000)), "-1.250000000");
-        assert_eq!(time((-1, 0)), "-1.000000000");
-        assert_eq!(time((1, 5)), "1.000000005");
-    }
 }

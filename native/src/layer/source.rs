@@ -103,7 +103,8 @@ impl<'a> Source<'a> {
     }
 }
 
-fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
+/// What a blocking fd has, at most the whole buffer; 0 at its end.
+pub(super) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
     loop {
         match rustix::io::read(fd, &mut *buffer) {
             Err(rustix::io::Errno::INTR) => {}

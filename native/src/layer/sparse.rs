@@ -94,6 +94,16 @@ pub fn leading_map(stream: &mut Stream, stored: u64, maximum: usize) -> Result<(
     Ok((extents, taken))
 }
 
+/// The map that `leading_map` reads.
+pub fn map(extents: &[Extent]) -> Vec<u8> {
+    let mut map = format!("{}\n", extents.len()).into_bytes();
+    for extent in extents {
+        map.extend_from_slice(format!("{}\n{}\n", extent.offset, extent.length).as_bytes());
+    }
+    map.resize(map.len().next_multiple_of(BLOCK), 0);
+    map
+}
+
 /// GNU's old form: four extents in the header, 21 in each block that follows. Returns the file's size first.
 pub fn old_gnu(stream: &mut Stream, header: &[u8; BLOCK], maximum: usize) -> Result<(u64, Vec<Extent>)> {
     let mut extents = Vec::new();

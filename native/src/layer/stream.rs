@@ -1,12 +1,15 @@
-//! The pipeline's first half: read, digest, decompress — on a thread of its own, since inflating costs as
-//! much as creating the files does. The second half of the hashing goes with the files: so the two are even.
+//! The pipeline's first half: read, digest, decompress, hash — on threads of their own, since each costs about
+//! as much as creating the files does: inflating, hashing and writing are three stages that even out.
 //!
 //! ```text
-//! source fd --read--> sha256 (digest) --> gunzip | unzstd | as it is --.
-//!                       `--> copy fd                                    |  bounded channel of
-//!                                  Stream <-- sha256 (diff_id) <--------'  256 KiB chunks
+//! source fd or feed --> sha256 (digest) --> gunzip | unzstd | as it is --.     proa-inflate
+//!                         `--> copy fd                                    |  bounded channel of
+//!                                    .--- sha256 (diff_id) <--------------'  256 KiB chunks
+//!                                    |                                         proa-hash
+//!                         Stream <---'  bounded channel                        the caller's thread
 //! ```
-//! Memory is bounded by the channel; spent chunks go back to be filled again.
+//! Memory is bounded by the channels; spent chunks go back to be filled again. What came uncompressed has one
+//! digest only and no hashing thread.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
@@ -19,8 +22,8 @@ use crate::error::{Error, Result};
 
 /// Bytes of one chunk: large enough that a hand-over costs nothing beside its work.
 pub(super) const CHUNK: usize = 256 << 10;
-/// Chunks on their way; with those being filled and read, about 2.5 MiB.
-const DEPTH: usize = 8;
+/// Chunks in one channel; with both full and those in hand, about 4.5 MiB.
+const DEPTH: usize = 7;
 
 /// What went through the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +54,6 @@ pub struct Stream {
     spare: SyncSender<Vec<u8>>,
     chunk: Vec<u8>,
     position: usize,
-    /// The `diff_id` so far; none where the digest says it already.
-    hash: Option<Sha256>,
     size: u64,
 }
 
@@ -62,9 +63,6 @@ impl Stream {
         while self.position == self.chunk.len() {
             let Ok(next) = self.chunks.recv() else { return &[] };
             self.size += next.len() as u64;
-            if let Some(hash) = &mut self.hash {
-                hash.update(&next);
-            }
             let spent = std::mem::replace(&mut self.chunk, next);
             self.position = 0;
             let _ = self.spare.try_send(spent);
@@ -145,7 +143,7 @@ pub(super) fn truncated() -> Error {
     Error::Invalid("malformed archive: unexpected end".into())
 }
 
-/// Run `consume` over the uncompressed bytes of `source`; both halves have ended when this returns.
+/// Run `consume` over the uncompressed bytes of `input`; every thread has ended when this returns.
 ///
 /// The bytes as read are also written to `copy`. A failure of the producing half is the cause of whatever the
 /// consuming half made of it, so it is the one reported.
@@ -158,30 +156,51 @@ pub fn run<T>(
     let mut source = Source::new(input, copy);
     let compression = source.compression()?;
     let (chunk_sender, chunks) = sync_channel(DEPTH);
-    let (spare, spare_receiver) = sync_channel(DEPTH + 2);
+    let (spare, spare_receiver) = sync_channel(2 * DEPTH + 3);
     std::thread::scope(|scope| {
-        let producer = std::thread::Builder::new()
-            .name("proa-inflate".into())
+        let start = |name: &str| std::thread::Builder::new().name(name.into());
+        let failed = |error| Error::os("start a thread for", "layer", error);
+        let producer = start("proa-inflate")
             .spawn_scoped(scope, move || produce(source, compression, limits, &chunk_sender, &spare_receiver))
-            .map_err(|error| Error::os("start a thread for", "layer", error))?;
-        let hash = (compression != Compression::None).then(Sha256::new);
-        let mut stream = Stream { chunks, spare, chunk: Vec::new(), position: 0, hash, size: 0 };
+            .map_err(failed)?;
+        let (chunks, hasher) = if compression == Compression::None {
+            (chunks, None)
+        } else {
+            let (sender, known) = sync_channel(DEPTH);
+            let hasher =
+                start("proa-hash").spawn_scoped(scope, move || hash(&chunks, &sender)).map_err(failed)?;
+            (known, Some(hasher))
+        };
+        let mut stream = Stream { chunks, spare, chunk: Vec::new(), position: 0, size: 0 };
         let consumed = consume(&mut stream);
         if consumed.is_ok() {
             stream.drain();
         }
-        let (hash, size) = (stream.hash.take(), stream.size);
+        let size = stream.size;
         drop(stream);
+        let diff_id = hasher.map(|hasher| hasher.join().unwrap_or_default());
         let outcome = producer.join().unwrap_or_else(|_| Err(Error::Invalid("malformed archive".into())));
         match (outcome, consumed) {
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             (Ok(None), Ok(_)) => Err(truncated()),
             (Ok(Some((digest, compressed_size))), Ok(value)) => {
-                let diff_id = hash.map_or_else(|| digest.clone(), digest_text);
+                let diff_id = diff_id.unwrap_or_else(|| digest.clone());
                 Ok((value, Digests { digest, diff_id, compressed_size, size }))
             }
         }
     })
+}
+
+/// The middle: the `diff_id` of what goes by, until either side ends.
+fn hash(chunks: &Receiver<Vec<u8>>, hashed: &SyncSender<Vec<u8>>) -> String {
+    let mut hash = Sha256::new();
+    for chunk in chunks {
+        hash.update(&chunk);
+        if hashed.send(chunk).is_err() {
+            break;
+        }
+    }
+    digest_text(hash)
 }
 
 /// The producing half: digest and size of what was read; `None` where the consumer gave up first.

@@ -234,10 +234,11 @@ impl Header {
     /// The sum of all bytes, the checksum field taken as spaces; some old writers summed signed bytes.
     fn verify(&self) -> Result<()> {
         let told = number(&self.0[148..156]);
-        let blank = |(index, byte): (usize, &u8)| if (148..156).contains(&index) { b' ' } else { *byte };
-        let unsigned: i64 = self.0.iter().enumerate().map(|pair| i64::from(blank(pair))).sum();
-        let signed: i64 = self.0.iter().enumerate().map(|pair| i64::from(blank(pair) as i8)).sum();
-        if told == Some(unsigned) || told == Some(signed) {
+        let rest = || self.0[..148].iter().chain(&self.0[156..]);
+        let blank = 8 * i64::from(b' ');
+        let unsigned = || rest().map(|byte| u32::from(*byte)).sum::<u32>();
+        let signed = || rest().map(|byte| i32::from(*byte as i8)).sum::<i32>();
+        if told == Some(i64::from(unsigned()) + blank) || told == Some(i64::from(signed()) + blank) {
             Ok(())
         } else {
             Err(malformed("bad header checksum, not a tar archive"))

@@ -1,5 +1,8 @@
 //! The reverse: what is packed unpacks alike.
 
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
 use super::*;
 
 fn pack(directory: &Path, compression: PackCompression) -> (Vec<u8>, Layer) {
@@ -53,4 +56,79 @@ fn overlayfs_marks_become_whiteouts() {
         .map(|entry| String::from_utf8_lossy(&entry.expect("entry").path_bytes()).into_owned())
         .collect();
     assert_eq!(names, ["d/", "d/.wh..wh..opq", "d/.wh.x", "d/y"]);
+}
+
+/// Files of every size around a gzip block's, compressible and not.
+fn blocks(root: &Path) {
+    let mut random = Random(11);
+    for (number, size) in [0, 511, (512 << 10) - 1536, (512 << 10) + 7].into_iter().enumerate() {
+        let noise: Vec<u8> = (0..size).map(|_| random.below(256) as u8).collect();
+        fs::write(root.join(format!("noise{number}")), noise).expect("write");
+        fs::write(root.join(format!("text{number}")), "all work and no play ".repeat(size / 21))
+            .expect("write");
+    }
+}
+
+#[test]
+fn every_compression_packs_the_same_archive_and_each_the_same_bytes_again() {
+    let from = Place::new();
+    blocks(&from.root);
+    let (plain, layer) = pack(&from.root, PackCompression::None);
+    for compression in [PackCompression::Gzip, PackCompression::Zstd] {
+        let (bytes, compressed) = pack(&from.root, compression);
+        assert_eq!(compressed.digests.diff_id, layer.digests.digest);
+        assert_eq!(compressed.digests.compressed_size, bytes.len() as u64);
+        assert!(bytes.len() < plain.len() * 2 / 3);
+        assert!(bytes == pack(&from.root, compression).0, "not the same twice");
+        let unpacked = if compression == PackCompression::Gzip {
+            // One member: the decoder stops at the end of the first.
+            let mut unpacked = Vec::new();
+            flate2::bufread::GzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).expect("one member");
+            unpacked
+        } else {
+            zstd::decode_all(&bytes[..]).expect("zstd")
+        };
+        assert!(unpacked == plain, "another archive");
+    }
+}
+
+#[test]
+fn a_full_disk_is_the_error_whatever_the_compression() {
+    let from = Place::new();
+    blocks(&from.root);
+    let root = from.root.to_str().expect("utf-8");
+    for compression in [PackCompression::None, PackCompression::Gzip, PackCompression::Zstd] {
+        let full = OwnedFd::from(File::options().write(true).open("/dev/full").expect("open"));
+        let error = pack_layer(root, &full, compression, true).expect_err("full");
+        assert_eq!(error.errno(), libc::ENOSPC, "{compression:?}: {error}");
+    }
+}
+
+/// More than the eight GiB that a header can say, next to nothing of it on disk or in the layer.
+#[test]
+fn holes_stay_holes() {
+    let from = Place::new();
+    let size = (9 << 30) + 5;
+    let file = File::create(from.at("big")).expect("create");
+    file.set_len(size).expect("truncate");
+    file.write_all_at(b"first", 0).expect("write");
+    file.write_all_at(b"middle", 5 << 30).expect("write");
+    let file = File::create(from.at("empty")).expect("create");
+    file.set_len(3 << 20).expect("truncate");
+    let (bytes, packed) = pack(&from.root, PackCompression::Gzip);
+    assert!(packed.digests.size < 1 << 20, "{:?}", packed.digests);
+    let to = Place::new();
+    to.unpack(&bytes).expect("unpack");
+    let big = File::open(to.at("big")).expect("open");
+    let stat = big.metadata().expect("stat");
+    assert_eq!(stat.len(), size);
+    assert!(stat.blocks() * 512 < 1 << 20);
+    let mut found = [0; 6];
+    big.read_exact_at(&mut found, 5 << 30).expect("read");
+    assert_eq!(&found, b"middle");
+    assert_eq!(fs::metadata(to.at("empty")).expect("stat").len(), 3 << 20);
+    // A second opinion on the form.
+    let mut archive = ::tar::Archive::new(flate2::bufread::GzDecoder::new(&bytes[..]));
+    let entries = archive.entries().expect("entries").count();
+    assert_eq!(entries, 2);
 }
