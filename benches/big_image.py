@@ -89,9 +89,7 @@ Source = Iterator[tuple[Path, str]]
 def _debian(scratch: Path) -> Source:
     base = scratch / "base"
     suite = "bookworm"
-    subprocess.run(
-        ["debootstrap", "--variant=minbase", suite, base], check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run(["debootstrap", "--variant=minbase", suite, base], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(base / "var/cache/apt/archives", ignore_errors=True)
     for path in sorted(base.rglob("*")):
         yield path, str(path.relative_to(base))

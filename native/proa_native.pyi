@@ -35,6 +35,7 @@ __all__ = [
     "remove_tree",
     "sealed_program",
     "split_archive",
+    "sync_file_system",
     "unpack_layer",
 ]
 
@@ -133,6 +134,10 @@ class UnpackedLayer:
     @property
     def implied(self) -> list[bytes]:
         """Directories that the archive has no entry for, the root (empty) among them."""
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """(apparent bytes, inodes) of what was unpacked, as `disk_usage` counts; 0 where it was packed."""
 
 def unpack_layer(source_fd: int, target: str, *, overlay: bool = True, copy_fd: int = -1) -> UnpackedLayer:
     """Unpack a layer (gzip, zstd or plain tar, told apart by content) into the empty directory `target`.
@@ -266,6 +271,9 @@ class ContainerFiles:
         `keep_kinds`: no directory gives way to something else, nor the reverse. `owner`: of everything,
         instead of what the archive says.
         """
+
+def sync_file_system(directory: str) -> None:
+    """Let everything written to the file system that a directory is on reach the disk; blocks for as long."""
 
 # ---- logs ---------------------------------------------------------------------------------------
 

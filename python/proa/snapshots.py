@@ -14,6 +14,12 @@ directories of a stack must fit into one mount option on kernels before 6.5.
 A layer is unpacked into a draft, whatever lies below it, in parallel with its parents; the draft is recorded
 under its chain id in the transaction that makes the image known.
 
+Power loss: no layer waits for the disk while it is unpacked. A snapshot is recorded with the id of the kernel's
+boot; after the transaction one sync of the file system, in the background and for all that was recorded
+meanwhile, takes that mark away (`sync_later`). What still bears the mark of another boot at the start was
+recorded by a kernel that went before the sync ended: it may have holes, and `doubtful` has it unpacked again
+from its blob, which is synced before it is recorded. A daemon that dies costs no more than that sync.
+
 Words: committed, active, prepare, key, parent as in containerd's core/snapshots. Source of the overlay form:
 Documentation/filesystems/overlayfs.rst.
 """
@@ -45,7 +51,9 @@ SCHEMA: Final = (
         inodes INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
+    "ALTER TABLE snapshots ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
 )
+"""`boot`: of which boot's kernel it is in memory, perhaps not on disk; empty: it is on disk."""
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +81,12 @@ class Committed(Struct, frozen=True):
     directory: str
     size: int
     inodes: int
+    boot: str
+
+
+def boot_id() -> str:
+    """This boot of the kernel. Source: Documentation/admin-guide/sysctl/kernel.rst, random/boot_id."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @contextmanager
@@ -86,12 +100,24 @@ def _translated(what: str) -> Iterator[None]:
 class Snapshots:
     """Committed and active snapshots. Plain calls are a few system calls; trees are for the executor."""
 
-    def __init__(self, root: Path, database: Database, executor: Executor | None = None) -> None:
-        """`root` is <data_root>/snapshots; made, mode 0700, where missing."""
+    def __init__(
+        self,
+        root: Path,
+        database: Database,
+        executor: Executor | None = None,
+        *,
+        boot: str = "",
+        sync: Callable[[str], None] = proa_native.sync_file_system,
+    ) -> None:
+        """`root` is <data_root>/snapshots; made, mode 0700, where missing. `boot`: this kernel's boot id."""
         self._root = root
         self._database = database
         self._executor = executor
         self._removing: set[asyncio.Future[None]] = set()
+        self._boot = boot or boot_id()
+        self._sync = sync
+        self._syncing: asyncio.Future[None] | None = None
+        self._unsynced = False
         with _translated(f"snapshots {root}"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._base = self._make_base()
@@ -136,12 +162,12 @@ class Snapshots:
     def record(self, draft: Path, chain_id: str, parent: str, *, size: int, inodes: int) -> bool:
         """Commit a draft. False where the chain id is there already: the draft is the caller's to discard.
 
-        Belongs into the transaction that makes it needed.
+        Belongs into the transaction that makes it needed; `sync_later` when that is committed.
         """
         return bool(
             self._database.execute(
-                "INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?)",
-                (chain_id, parent, draft.parent.name, size, inodes),
+                "INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?, ?)",
+                (chain_id, parent, draft.parent.name, size, inodes, self._boot),
             )
         )
 
@@ -163,6 +189,54 @@ class Snapshots:
                 self._database.execute("DELETE FROM snapshots WHERE chain_id = ?", (chain_id,))
                 drafts.append(self._root / snapshot.directory / "fs")
         return drafts
+
+    # ---- power loss -----------------------------------------------------------------------------
+
+    def sync_later(self) -> None:
+        """Let what is recorded reach the disk, in the background; one sync for all that comes meanwhile."""
+        if self._syncing is not None:
+            self._unsynced = True
+            return
+        self._unsynced = False
+        marked = [snapshot for snapshot in self.all() if snapshot.boot == self._boot]
+        if marked:
+            self._syncing = self._run(lambda root: self._sync(str(root)), self._root)
+            self._syncing.add_done_callback(lambda syncing: self._synced(syncing, marked))
+
+    def _synced(self, syncing: "asyncio.Future[None]", marked: Sequence[Committed]) -> None:
+        self._syncing = None
+        if syncing.cancelled():
+            return
+        if (failure := syncing.exception()) is not None:
+            # The marks stay: the next sync, or the start after a power loss, deals with them.
+            log.warning("the snapshots could not be synced: %s", failure)
+            return
+        for snapshot in marked:
+            self._database.execute(
+                "UPDATE snapshots SET boot = '' WHERE directory = ?", (snapshot.directory,)
+            )
+        if self._unsynced:
+            self.sync_later()
+
+    def close(self) -> None:
+        """Look at no sync's end any more; what is not on disk by then keeps its mark."""
+        if self._syncing is not None:
+            self._syncing.cancel()
+
+    def doubtful(self) -> list[Committed]:
+        """What an earlier boot recorded and never synced, base layers first. For the start."""
+        found = [snapshot for snapshot in self.all() if snapshot.boot not in ("", self._boot)]
+        return sorted(found, key=lambda snapshot: len(self.lower(snapshot.chain_id)))
+
+    async def renew(self, snapshot: Committed, draft: Path) -> None:
+        """Put a fresh draft where a doubtful snapshot lies: images and containers know it by its path."""
+        target = self._root / snapshot.directory
+        await self._remove(target)
+        with _translated(f"snapshot {snapshot.directory}"):
+            draft.parent.rename(target)
+        self._database.execute(
+            "UPDATE snapshots SET boot = ? WHERE chain_id = ?", (self._boot, snapshot.chain_id)
+        )
 
     # ---- active ---------------------------------------------------------------------------------
 
@@ -269,9 +343,11 @@ class Snapshots:
             log.warning("a snapshot that nothing needs could not be removed: %s", failure)
 
     async def settle(self) -> None:
-        """Wait for what the sweeps found to be gone."""
+        """Wait for what the sweeps found to be gone, and for what was recorded to be on disk."""
         if self._removing:
             await asyncio.wait(self._removing)
+        while self._syncing is not None:
+            await asyncio.wait([self._syncing])
 
     def _put_aside(self, directory: Path) -> Path | None:
         if directory.name.startswith(_REMOVED):

@@ -43,7 +43,7 @@ pub use files::{Files, PathStat, Place, Wish};
 pub use limits::Limits;
 pub use pack::pack_layer;
 pub use stream::Digests;
-pub use tree::{disk_usage, inherit_directories, remove_tree};
+pub use tree::{disk_usage, inherit_directories, remove_tree, sync_file_system};
 
 use crate::error::Result;
 use source::Input;
@@ -57,6 +57,8 @@ pub struct Layer {
     /// Directories that the archive has no entry for, by path, the root (empty) among them; see
     /// [`inherit_directories`].
     pub implied: Vec<Vec<u8>>,
+    /// (apparent bytes, inodes) of what was unpacked, hardlinks counted once.
+    pub usage: (u64, u64),
 }
 
 /// Unpack a layer from `source`, read to its end, into the directory `target`. With `overlay` whiteouts take
@@ -80,10 +82,10 @@ fn unpack_input(
     copy: Option<&OwnedFd>,
     limits: &Limits,
 ) -> Result<Layer> {
-    let ((entries, implied), digests) = stream::run(input, copy, limits, |stream| {
+    let ((entries, usage, implied), digests) = stream::run(input, copy, limits, |stream| {
         let mut unpacker = unpack::Unpacker::new(root, limits, overlay);
         unpacker.archive(stream)?;
-        Ok((unpacker.entries, unpacker.implied()))
+        Ok((unpacker.entries, unpacker.usage()?, unpacker.implied()))
     })?;
-    Ok(Layer { digests, entries, implied })
+    Ok(Layer { digests, entries, implied, usage })
 }

@@ -35,7 +35,7 @@ pub fn pack_layer(
         let mut packer = Packer { root, overlay, output, links: HashMap::new(), entries: 0, buffer };
         packer.tree()?;
         let entries = packer.entries;
-        Ok(Layer { digests: packer.output.finish()?, entries, implied: Vec::new() })
+        Ok(Layer { digests: packer.output.finish()?, entries, implied: Vec::new(), usage: (0, 0) })
     })
 }
 

@@ -41,7 +41,12 @@ impl Place {
         let mut file = tempfile::tempfile_in(self.top.path()).expect("tempfile");
         file.write_all(archive).expect("write");
         file.rewind().expect("seek");
-        unpack_layer(&file, self.root.to_str().expect("utf-8"), overlay, None, limits)
+        let root = self.root.to_str().expect("utf-8");
+        let layer = unpack_layer(&file, root, overlay, None, limits)?;
+        if overlay {
+            assert_eq!(layer.usage, disk_usage(root).expect("usage"));
+        }
+        Ok(layer)
     }
 
     fn unpack(&self, archive: &[u8]) -> Result<Layer> {

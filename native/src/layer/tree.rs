@@ -77,12 +77,15 @@ pub(super) fn list(directory: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, Fil
 /// (apparent bytes, inodes) below `directory`, hardlinks counted once. What vanishes meanwhile is not
 /// counted; mounts are not entered.
 pub fn disk_usage(directory: &str) -> Result<(u64, u64)> {
-    let root = open_root(directory)?;
+    usage_below(&open_root(directory)?)
+}
+
+pub(super) fn usage_below(root: &OwnedFd) -> Result<(u64, u64)> {
     let mut seen = HashSet::new();
     let (mut bytes, mut inodes) = (0, 0);
     let mut pending = vec![Vec::new()];
     while let Some(path) = pending.pop() {
-        let opened = open_beneath(&root, &path, OFlags::RDONLY | OFlags::DIRECTORY);
+        let opened = open_beneath(root, &path, OFlags::RDONLY | OFlags::DIRECTORY);
         let fd = match opened {
             Ok(fd) => fd,
             // Gone, replaced, a mount, or deeper than a path can say.
@@ -141,6 +144,12 @@ pub fn inherit_directories(directory: &str, lower: &[String], paths: &[Vec<u8>])
 fn stat_beneath(root: &OwnedFd, path: &[u8]) -> Option<Stat> {
     let fd = open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
     rustix::fs::fstat(&fd).ok()
+}
+
+/// Let everything that was written to the file system that `directory` is on reach the disk.
+pub fn sync_file_system(directory: &str) -> Result<()> {
+    let root = open_root(directory)?;
+    rustix::fs::syncfs(&root).map_err(|errno| Error::os("sync the file system of", directory, errno))
 }
 
 /// Remove a directory tree. Missing: nothing to do. A mount inside is an error (EBUSY), never entered.

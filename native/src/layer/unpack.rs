@@ -51,6 +51,10 @@ pub struct Unpacker {
     /// Without `overlay`: what this layer made, which its opaque directories keep.
     made: HashSet<Vec<u8>>,
     pub entries: u64,
+    /// Bytes and inodes made; not what there is once something was replaced.
+    bytes: u64,
+    inodes: u64,
+    replaced: bool,
 }
 
 impl Unpacker {
@@ -68,7 +72,24 @@ impl Unpacker {
             implied: BTreeSet::from([Vec::new()]),
             made: HashSet::new(),
             entries: 0,
+            bytes: 0,
+            inodes: 0,
+            replaced: false,
         }
+    }
+
+    /// (apparent bytes, inodes) below the root, as [`tree::disk_usage`] counts them: known without looking where
+    /// each name came once, as it does in nearly every layer.
+    pub fn usage(&self) -> Result<(u64, u64)> {
+        if self.replaced {
+            return tree::usage_below(&self.root);
+        }
+        Ok((self.bytes, self.inodes))
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.inodes += 1;
+        self.bytes += bytes;
     }
 
     /// Directories, the root among them, that the archive put things into without saying what they are:
@@ -117,6 +138,7 @@ impl Unpacker {
             Kind::Hardlink => self.hardlink(entry, path),
             Kind::Symlink => {
                 self.create(path, |dir, name| rustix::fs::symlinkat(entry.link.as_slice(), dir, name))?;
+                self.count(entry.link.len() as u64);
                 self.special(entry, path)
             }
             Kind::CharDevice => self.node(entry, path, FileType::CharacterDevice),
@@ -157,6 +179,7 @@ impl Unpacker {
                 .map_err(|errno| unresolvable(above, errno))?;
             match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
+                    self.count(0);
                     self.remember(end)?;
                     self.implied.insert(path[..end].to_vec());
                     if !self.overlay {
@@ -191,6 +214,7 @@ impl Unpacker {
     /// Remove what is at `path`, forgetting what is remembered about it.
     fn remove(&mut self, dir: &OwnedFd, path: &[u8]) -> Result<()> {
         let (_, name) = split(path);
+        self.replaced = true;
         self.parents.clear();
         self.directories.remove(path);
         let below = join(path, b"");
@@ -212,6 +236,7 @@ impl Unpacker {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
         let (_, fd) = self.create(path, |dir, name| rustix::fs::openat(dir, name, flags, mode))?;
+        self.count(entry.sparse.as_ref().map_or(entry.stored, |sparse| sparse.size));
         match &entry.sparse {
             None => stream.write_to(&fd, 0, entry.stored, path)?,
             Some(sparse) => {
@@ -243,11 +268,10 @@ impl Unpacker {
             let dir = self.parent(parent)?;
             // Its own mode comes last: a set-gid directory would hand its group to what is made in it.
             let mode = Mode::from_raw_mode(0o700);
-            if let Err(errno) = rustix::fs::mkdirat(&dir, name, mode) {
-                if errno != Errno::EXIST {
-                    return Err(failed("create directory", path, errno));
-                }
-                self.directory_over(&dir, path)?;
+            match rustix::fs::mkdirat(&dir, name, mode) {
+                Ok(()) => self.count(0),
+                Err(Errno::EXIST) => self.directory_over(&dir, path)?,
+                Err(errno) => return Err(failed("create directory", path, errno)),
             }
         }
         self.remember(path.len())?;
@@ -322,6 +346,7 @@ impl Unpacker {
         let device = rustix::fs::makedev(major, minor);
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
         self.create(path, |dir, name| rustix::fs::mknodat(dir, name, kind, mode, device))?;
+        self.count(0);
         self.special(entry, path)
     }
 
@@ -359,7 +384,10 @@ impl Unpacker {
             return if self.made.contains(&path) { Ok(()) } else { self.remove(&dir, &path) };
         }
         match rustix::fs::mknodat(&*dir, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.count(0);
+                Ok(())
+            }
             // A whiteout hides lower layers only: what this layer has there stays, the lower one's goes.
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(&*dir, hidden, AtFlags::SYMLINK_NOFOLLOW)

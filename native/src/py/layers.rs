@@ -18,12 +18,21 @@ pub struct UnpackedLayer {
     size: u64,
     entries: u64,
     implied: Vec<Vec<u8>>,
+    usage: (u64, u64),
 }
 
 impl From<layer::Layer> for UnpackedLayer {
     fn from(found: layer::Layer) -> Self {
         let layer::Digests { digest, diff_id, compressed_size, size } = found.digests;
-        Self { digest, diff_id, compressed_size, size, entries: found.entries, implied: found.implied }
+        Self {
+            digest,
+            diff_id,
+            compressed_size,
+            size,
+            entries: found.entries,
+            implied: found.implied,
+            usage: found.usage,
+        }
     }
 }
 
@@ -116,7 +125,7 @@ pub fn pack_layer(
 pub fn compress_layer(py: Python<'_>, source_fd: i32, target_fd: i32) -> PyResult<UnpackedLayer> {
     let (source, target) = (duplicate(source_fd)?, duplicate(target_fd)?);
     let digests = py.detach(|| layer::compress_layer(&source, &target))?;
-    Ok(layer::Layer { digests, entries: 0, implied: Vec::new() }.into())
+    Ok(layer::Layer { digests, entries: 0, implied: Vec::new(), usage: (0, 0) }.into())
 }
 
 #[pyfunction]
@@ -171,4 +180,9 @@ pub fn inherit_directories(
 #[pyfunction]
 pub fn remove_tree(py: Python<'_>, directory: &str) -> PyResult<()> {
     Ok(py.detach(|| layer::remove_tree(directory))?)
+}
+
+#[pyfunction]
+pub fn sync_file_system(py: Python<'_>, directory: &str) -> PyResult<()> {
+    Ok(py.detach(|| layer::sync_file_system(directory))?)
 }

@@ -31,17 +31,25 @@ class FakeContainers:
 
 
 class Rig:
-    """One store in a directory; `again()` is the next daemon on it."""
+    """One store in a directory; `again()` is the next daemon on it, under the same boot or another.
 
-    def __init__(self, root: Path, registry: FakeRegistry | None = None) -> None:
+    Its disk is as fast as memory: a sync is over at once, unless `synced` says that none ever ends well.
+    """
+
+    def __init__(
+        self, root: Path, registry: FakeRegistry | None = None, *, boot: str = "first", synced: bool = True
+    ) -> None:
         self.root = root
+        self.boot = boot
         self.registry = registry or FakeRegistry()
         schemas = {"content": content.SCHEMA, "snapshots": snapshots.SCHEMA, "images": images.SCHEMA}
         self.database = Metadata(root / "db", schemas)
         self.events = FakeEvents()
         self.containers = FakeContainers()
         self.content = content.Content(root / "content", self.database)
-        self.snapshots = snapshots.Snapshots(root / "snapshots", self.database)
+        self.snapshots = snapshots.Snapshots(
+            root / "snapshots", self.database, boot=boot, sync=_sync if synced else _no_sync
+        )
         self.images = Images(
             database=self.database,
             content=self.content,
@@ -51,9 +59,10 @@ class Rig:
             registry=self.registry,
         )
 
-    async def again(self) -> "Rig":
+    async def again(self, *, boot: str = "") -> "Rig":
+        await self.snapshots.settle()
         await self.database.close()
-        rig = Rig(self.root, self.registry)
+        rig = Rig(self.root, self.registry, boot=boot or self.boot)
         await rig.images.start()
         await rig.images.close()
         await rig.snapshots.settle()
@@ -82,6 +91,14 @@ class Rig:
     async def names(self, **filters: list[str]) -> list[str]:
         listed = await self.images.list(all=False, filters=filters, digests=False, shared_size=False)
         return sorted(name for image in listed for name in image.repo_tags or ["<none>"])
+
+
+def _sync(directory: str) -> None:
+    assert directory
+
+
+def _no_sync(directory: str) -> None:
+    raise OSError(5, "Input/output error", directory)
 
 
 async def lines(stream: AsyncIterator[bytes]) -> list[Any]:

@@ -273,14 +273,13 @@ def translated() -> Iterator[None]:
 def _seal(ingest: Ingest, layer: Any, draft: Path) -> Unpacked:
     """The blob to the disk, and what the snapshot is made of; blocks."""
     ingest.seal()
-    size, inodes = proa_native.disk_usage(str(draft))
     return Unpacked(
         digest=Digest(layer.digest),
         diff_id=Digest(layer.diff_id),
         blob=Path(f"/proc/self/fd/{ingest.fd}"),  # wherever it is moved while it is held
         blob_size=layer.compressed_size,
         draft=draft,
-        size=size,
-        inodes=inodes,
+        size=layer.usage[0],
+        inodes=layer.usage[1],
         implied=tuple(layer.implied),
     )

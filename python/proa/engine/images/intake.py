@@ -102,7 +102,6 @@ def unpack_from(source: int, blob: Path, draft: Path, *, copy_fd: int = -1) -> U
     """Unpack from an fd; with `copy_fd` the bytes as read go there, too (the blob's file); blocks."""
     try:
         layer = proa_native.unpack_layer(source, str(draft), copy_fd=copy_fd)
-        size, inodes = proa_native.disk_usage(str(draft))
     except ValueError as exc:
         raise InvalidParameter(str(exc)) from exc
     except OSError as exc:
@@ -113,8 +112,8 @@ def unpack_from(source: int, blob: Path, draft: Path, *, copy_fd: int = -1) -> U
         blob=blob,
         blob_size=layer.compressed_size,
         draft=draft,
-        size=size,
-        inodes=inodes,
+        size=layer.usage[0],
+        inodes=layer.usage[1],
         implied=tuple(layer.implied),
     )
 
@@ -232,6 +231,7 @@ class Intake:
                 self.store.write_name(name, record.id)
         self._drafts = {draft for draft in self._drafts if not self.store.snapshots.is_committed(draft)}
         self.store.publish(record)
+        self.store.snapshots.sync_later()
         moved = [(name, self.store.publish_name(name, record.id)) for name in names]
         return record, [(name, lost) for name, lost in moved if lost]
 

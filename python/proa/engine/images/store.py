@@ -262,6 +262,11 @@ class ImageStore:
         rows = self.database.query("SELECT max(tagged_ns) FROM image_names WHERE image = ?", (image_id,))
         return rows[0][0] or 0
 
+    def layer_digests(self, chain_id: str) -> list[Digest]:
+        """The blobs that images say a snapshot is unpacked from; usually one."""
+        rows = self.database.query("SELECT DISTINCT digest FROM image_layers WHERE chain_id = ?", (chain_id,))
+        return [Digest(digest) for (digest,) in rows]
+
     # ---- writes ---------------------------------------------------------------------------------
 
     def add(self, config_blob: bytes, file: ImageFile, content: Sequence[Layer]) -> ImageRecord:

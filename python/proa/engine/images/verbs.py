@@ -20,6 +20,7 @@ from proa.engine.images.committing import Packing
 from proa.engine.images.importing import Importer
 from proa.engine.images.loading import Loader
 from proa.engine.images.removal import Remover
+from proa.engine.images.restoring import Restorer
 from proa.engine.images.saving import Saver
 from proa.engine.images.store import ImageRecord, ImageStore, parse_time
 from proa.engine.ports import ContainersOfImages, Database, EventSink
@@ -72,6 +73,7 @@ class Images:
         self._pusher = pushing.Pusher(self._store, registry, events, executor)
         self.packing = Packing(self._store, events, executor)
         """For commits, which are the containers' as well."""
+        self._restorer = Restorer(self._store, executor)
         self._collecting: set[asyncio.Future[Any]] = set()
 
     async def close(self) -> None:
@@ -79,11 +81,13 @@ class Images:
         self._puller.close()
         if self._collecting:
             await asyncio.wait(self._collecting)
+        self._store.snapshots.close()
 
     async def start(self) -> None:
         """Put away what a crash left, before the first request; it goes in its own time."""
         garbage = [*self._store.content.sweep(), *self._store.content.expired()]
         self._store.snapshots.sweep_committed()
+        await self._restorer.restore()
         self._in_background(self._remover.collect(garbage))
 
     # ---- for the engine -------------------------------------------------------------------------
