@@ -314,7 +314,7 @@ class FakeExecs:
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         pass
 
-    async def inspect(self, exec_id: str) -> ExecInspectResponse:
+    async def inspect(self, exec_id: str, *, wait: bool) -> ExecInspectResponse:
         container_id, _ = self.bodies[exec_id]
         return ExecInspectResponse(id=exec_id, container_id=container_id, exit_code=0, pid=0)
 

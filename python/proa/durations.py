@@ -1,13 +1,11 @@
 """Lengths of time as text: for people, and as Go writes them.
 
-Source: docker/go-units duration.go; Go's time.ParseDuration.
+`ps` imports this: no `typing` here. Source: docker/go-units duration.go; Go's time.ParseDuration.
 """
-
-from typing import Final
 
 from proa.errors import InvalidParameter
 
-_UNITS: Final = {
+_UNITS = {
     "ns": 1,
     "us": 10**3,
     "µs": 10**3,

@@ -224,6 +224,14 @@ def test_exec(recorder: FakeDaemon) -> None:
     }
 
 
+def test_exec_asks_again_where_the_daemon_does_not_wait(recorder: FakeDaemon) -> None:
+    install_exec(recorder, b"", 0)
+    answers = [{"ExitCode": 3, "Running": False}, {"ExitCode": None, "Running": True}]
+    recorder.on("GET", f"/exec/{EXEC_ID}/json", lambda _: Answer(200, answers.pop()))
+    assert proa(recorder, "exec", "c", "true").returncode == 3
+    assert not answers
+
+
 def test_exec_in_the_background(recorder: FakeDaemon) -> None:
     recorder.on("POST", "/containers/c/exec", Answer(201, {"Id": EXEC_ID}))
     recorder.on("POST", f"/exec/{EXEC_ID}/start", Answer(200))

@@ -46,8 +46,9 @@ async def resize(engine: Engine, request: Request) -> Response:
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
-    """GET /exec/{id}/json."""
-    return json_reply(await engine.execs.inspect(request.name))
+    """GET /exec/{id}/json; with proa's own `wait`, once it has ended."""
+    wait = Query(request.query).flag("wait")
+    return json_reply(await engine.execs.inspect(request.name, wait=wait))
 
 
 ROUTES = (

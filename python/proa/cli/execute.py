@@ -3,7 +3,7 @@
 Source: the Docker Engine API, v1.51, ExecCreate and ExecStart; the observed requests of docker 28.
 """
 
-from proa.cli.failure import DaemonError, Failure
+from proa.cli.failure import ConnectionFailed, DaemonError, Failure
 from proa.cli.flags import Command, Parsed
 from proa.cli.jsontext import encode
 from proa.cli.run import check_tty, converse, resize
@@ -12,6 +12,8 @@ from proa.cli.transport import UPGRADE, Client, client
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from proa.cli.transport import Connection
 
 _FLAGS = (
     ("detach", "d", "bool", "", "Detached mode: run command in the background"),
@@ -39,7 +41,8 @@ def execute(parsed: Parsed) -> int:
 
         detach_sequence(keys)
     api = client(parsed.options)
-    exec_id = api.call("POST", f"/containers/{parsed.args[0]}/exec", body)["Id"]
+    path = f"/containers/{parsed.args[0]}/exec"
+    exec_id = api.call("POST", path, body, ahead=0 if detached else 1)["Id"]
     start = {"Detach": detached, "Tty": bool(body.get("Tty"))}
     if "ConsoleSize" in body:
         start["ConsoleSize"] = body["ConsoleSize"]
@@ -76,6 +79,7 @@ def exec_body(parsed: Parsed) -> "dict[str, Any]":
 
 def _attached(api: Client, exec_id: str, body: "dict[str, Any]", start: "dict[str, Any]", keys: str) -> int:
     connection = api.send("POST", f"/exec/{exec_id}/start", encode(start), UPGRADE)
+    exiting = api.send("GET", f"/exec/{exec_id}/json?wait=1")
     api.receive(connection)
     tty = bool(body.get("Tty"))
     if tty:
@@ -88,6 +92,21 @@ def _attached(api: Client, exec_id: str, body: "dict[str, Any]", start: "dict[st
     stdin = 0 if body.get("AttachStdin") else None
     if converse(connection, tty, stdin, 1, 2, keys):
         raise Failure("read escape sequence")
+    return _exit_code(api, exec_id, exiting)
+
+
+def _exit_code(api: Client, exec_id: str, exiting: "Connection") -> int:
+    """What the exec answers to the question that was asked when it started.
+
+    Docker's own daemon does not wait with its answer, and a daemon that was restarted meanwhile has forgotten
+    the question: they are asked again.
+    """
+    try:
+        answer = api.receive(exiting).json()
+        if answer.get("ExitCode") is not None and not answer.get("Running"):
+            return int(answer["ExitCode"])
+    except ConnectionFailed:
+        api.forget()
     try:
         return int(api.call("GET", f"/exec/{exec_id}/json").get("ExitCode") or 0)
     except DaemonError:

@@ -11,7 +11,7 @@ from proa.cli.create_flags import CREATE_FLAGS
 from proa.cli.environment import config_directory, exists, variable
 from proa.cli.failure import ConnectionFailed, DaemonError, Failure
 from proa.cli.flags import PROGRAM, Command, Parsed
-from proa.cli.jsontext import decode, encode
+from proa.cli.jsontext import encode
 from proa.cli.transport import UPGRADE, Client, client, query
 
 TYPE_CHECKING = False
@@ -179,21 +179,9 @@ def create_container(api: Client, parsed: Parsed, body: "dict[str, Any]") -> str
 
 def _create(api: Client, path: str, body: "dict[str, Any]", parsed: Parsed) -> "dict[str, Any]":
     """Create; the connections that attach and start need are opened while the daemon works."""
-    connection = api.send("POST", path, encode(body))
-    if parsed.command.path == "run" and not parsed.flag("detach"):
-        api.prepare()
-        api.prepare()
-    try:
-        response = api.receive(connection)
-    except DaemonError as exc:
-        version = getattr(exc, "version", "")
-        if not version:
-            raise
-        api.version = version
-        response = api.receive(api.send("POST", path, encode(body)))
-    created = decode(response.read())
-    api.release(response)
-    return created  # type: ignore[no-any-return]
+    attached = parsed.command.path == "run" and not parsed.flag("detach")
+    created: dict[str, Any] = api.call("POST", path, body, ahead=2 if attached else 0)
+    return created
 
 
 def _pull(api: Client, image: str, platform: str, parsed: Parsed) -> None:

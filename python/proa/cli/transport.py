@@ -179,10 +179,6 @@ class Client:
         while self._idle:
             self._idle.pop().close()
 
-    def prepare(self) -> None:
-        """Open a connection ahead of its need, while the daemon works on something else."""
-        self._idle.insert(0, Connection(self._connect()))
-
     def send(
         self, method: str, path: str, body: bytes | None = None, extra: str = "", fresh: bool = False
     ) -> Connection:
@@ -211,22 +207,27 @@ class Client:
             raise self._refusal(response, connection, bodiless)
         return response
 
-    def request(self, method: str, path: str, body: object = None, extra: str = "") -> Response:
-        """Send a request and read the head of its answer.
+    def request(
+        self, method: str, path: str, body: object = None, extra: str = "", ahead: int = 0
+    ) -> Response:
+        """Send a request and read the head of its answer; meanwhile open `ahead` connections for later ones.
 
         Raises DaemonError for a refusal, ConnectionFailed.
         """
         data = None if body is None else encode(body)
         bodiless = method == "HEAD"
         try:
-            return self.receive(self.send(method, path, data, extra), bodiless)
+            connection = self.send(method, path, data, extra)
+            for _ in range(ahead):
+                self._idle.insert(0, Connection(self._connect()))
+            return self.receive(connection, bodiless)
         except WrongVersion as exc:
             self.version = exc.version
             return self.receive(self.send(method, path, data, extra), bodiless)
 
-    def call(self, method: str, path: str, body: object = None, extra: str = "") -> "Any":
+    def call(self, method: str, path: str, body: object = None, extra: str = "", ahead: int = 0) -> "Any":
         """A request whose whole answer is JSON (None when there is none)."""
-        response = self.request(method, path, body, extra)
+        response = self.request(method, path, body, extra, ahead)
         data = response.read()
         self.release(response)
         return decode(data) if data else None

@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from signal import SIGKILL
 
 import msgspec
 
@@ -32,6 +33,7 @@ from proa.schema.plan import Process, Stdio
 from proa.schema.system import IDResponse
 
 NOT_INVOCABLE = 126
+KILLED = 128 + SIGKILL
 KEPT_SECONDS = 600.0
 """How long an exec that has ended can be inspected."""
 PROBE_OUTPUT = 4096
@@ -118,10 +120,13 @@ class Execs:
             raise Conflict(f"Exec command {exec_id} is not running")
         await self._keeper.resize(exec_.container.id, rows, columns, exec_id)
 
-    async def inspect(self, exec_id: str) -> ExecInspectResponse:
-        """Raises NotFound."""
+    async def inspect(self, exec_id: str, *, wait: bool = False) -> ExecInspectResponse:
+        """What it is, or was; with `wait` not before it has ended. Raises NotFound."""
         exec_ = self._get(exec_id)
-        if exec_.running:
+        if wait:
+            await asyncio.wait((exec_.ended,))
+            exec_ = self._get(exec_id)
+        elif exec_.running:
             # Clients ask for the exit code when their stream ends, which is not told through us.
             await self._catch_up()
         request = exec_.request
@@ -170,6 +175,13 @@ class Execs:
         exec_.pid = process.pid
         self._execs[exec_.id] = exec_
         container.exec_ids.add(exec_.id)
+
+    def settle(self, known: frozenset[str]) -> None:
+        """After a connection to the keeper: those that ran and that it does not know died with one before."""
+        for exec_ in tuple(self._execs.values()):
+            if exec_.running and exec_.id not in known:
+                self._ended(exec_, KILLED)
+                self._tell(exec_, "exec_die", exitCode=str(KILLED))
 
     def container_ended(self, container: Container) -> None:
         """Those that never started cannot any more; those that ran are told of one by one."""
@@ -280,6 +292,7 @@ class Execs:
         exec_ = self._execs.pop(exec_id, None)
         if exec_ is not None:
             exec_.container.exec_ids.discard(exec_id)
+            exec_.ended.cancel()  # who waits for it is told that it is gone
 
     def _get(self, exec_id: str) -> Exec:
         exec_ = self._execs.get(exec_id)

@@ -82,6 +82,7 @@ class Reconcile:
             self._settle(container, inits.get(container.id))
         for process in welcome.processes:
             self._settle_other(process)
+        self._execs.settle(frozenset(process.exec_id for process in welcome.processes if process.exec_id))
         await self._networks.keeper_changed(welcome.prepared)
         if boot:
             self._boot()

@@ -1,5 +1,6 @@
 """Execs: created, started, told of; failures go down the stream with Docker's codes."""
 
+import asyncio
 import os
 import socket
 
@@ -53,6 +54,37 @@ async def test_a_life(world, connection: Connection) -> None:
     assert (await world.engine.containers.inspect(id_, size=False)).exec_ids is None
     with pytest.raises(Conflict, match="has already run"):
         await world.engine.execs.start(exec_id, ExecStartRequest(), None)
+
+
+async def test_its_end_can_be_waited_for(world, connection: Connection) -> None:
+    id_ = await world.run()
+    exec_id = (await world.engine.execs.create(id_, SH)).id
+    waiting = asyncio.ensure_future(world.engine.execs.inspect(exec_id, wait=True))
+    await world.engine.execs.start(exec_id, ExecStartRequest(), connection)
+    assert not waiting.done()
+    world.keeper.end(id_, 4, exec_id=exec_id)
+    shown = await waiting
+    assert (shown.running, shown.exit_code) == (False, 4)
+    assert (await world.engine.execs.inspect(exec_id, wait=True)).exit_code == 4
+
+
+async def test_who_waits_for_one_that_cannot_start_any_more_is_told(world) -> None:
+    id_ = await world.run()
+    exec_id = (await world.engine.execs.create(id_, SH)).id
+    waiting = asyncio.ensure_future(world.engine.execs.inspect(exec_id, wait=True))
+    await asyncio.sleep(0)
+    world.keeper.end(id_, 0)
+    with pytest.raises(NotFound, match="No such exec instance"):
+        await waiting
+
+
+async def test_one_whose_keeper_died_was_killed(world) -> None:
+    id_ = await world.run()
+    exec_id = (await world.engine.execs.create(id_, SH)).id
+    await world.engine.execs.start(exec_id, ExecStartRequest(detach=True), None)
+    waiting = asyncio.ensure_future(world.engine.execs.inspect(exec_id, wait=True))
+    await world.engine._reconcile.welcomed(world.keeper.welcome, boot=False)
+    assert (await waiting).exit_code == 137
 
 
 async def test_a_failure_is_the_last_word_on_the_stream(world, connection: Connection) -> None:
