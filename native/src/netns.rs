@@ -114,12 +114,12 @@ impl HostNetwork {
         let routes = check_routes(routes)?;
         self.within(pidfd, |netns, inner| {
             let host_interface = self.connect(netns, inner, &interface, link, false)?;
-            let routed = set_routes(inner, &routes);
-            if routed.is_err() {
+            let done = set_routes(inner, &routes);
+            if done.is_err() {
                 // Ignored: the routes' failure is the one to tell.
                 let _ = retire(inner, interface.name).and_then(|index| delete(inner, index));
             }
-            routed.map(|()| host_interface)
+            done.map(|()| host_interface)
         })
     }
 
@@ -296,21 +296,17 @@ fn set_routes(inner: &Socket, routes: &[(IpAddr, &str)]) -> Result<()> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mine = routes.iter().find(|(gateway, _)| gateway.is_ipv4() == (family == libc::AF_INET));
         let mut batch = Batch::default();
-        match mine {
-            Some((gateway, interface)) => {
-                messages::default_route(&mut batch, *gateway, index_of(inner, interface)?);
-                inner.run(batch)?;
-            }
-            None => {
-                messages::no_default_route(&mut batch, family);
-                // ESRCH: there was none; ENETUNREACH and EAFNOSUPPORT: nor could there be one.
-                match inner.run(batch) {
-                    Err(e)
-                        if [libc::ESRCH, libc::ENETUNREACH, libc::EAFNOSUPPORT, libc::EOPNOTSUPP]
-                            .contains(&e.errno()) => {}
-                    result => result?,
-                }
-            }
+        if let Some((gateway, interface)) = mine {
+            messages::default_route(&mut batch, *gateway, index_of(inner, interface)?);
+            inner.run(batch)?;
+            continue;
+        }
+        messages::no_default_route(&mut batch, family);
+        // There was none, or there could not be one.
+        let fine = [libc::ESRCH, libc::ENETUNREACH, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
+        match inner.run(batch) {
+            Err(error) if fine.contains(&error.errno()) => {}
+            result => result?,
         }
     }
     Ok(())

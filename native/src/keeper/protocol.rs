@@ -84,7 +84,7 @@ pub enum Request {
     NetPrepare {
         seq: u64,
         key: u64,
-        endpoint: Endpoint,
+        endpoint: Box<Endpoint>,
         /// Its further interfaces.
         #[serde(default)]
         more: Vec<Endpoint>,
@@ -93,7 +93,7 @@ pub enum Request {
     NetAttach {
         seq: u64,
         id: String,
-        endpoint: Endpoint,
+        endpoint: Box<Endpoint>,
         routes: Vec<DefaultRoute>,
     },
     /// Take an interface from a running container; its default routes are these from now on.

@@ -42,7 +42,7 @@ impl Keeper {
                 self.done(asked(self, seq));
             }
             Request::NetPrepare { seq, key, endpoint, more } => {
-                let endpoints = std::iter::once(endpoint).chain(more).collect();
+                let endpoints = std::iter::once(*endpoint).chain(more).collect();
                 self.deferred.push_back(Deferred::PrepareNetwork(asked(self, seq), key, endpoints));
             }
             Request::NetAttach { seq, id, endpoint, routes } => {
