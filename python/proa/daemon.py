@@ -105,7 +105,6 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     keeper = Keeper(Path(config.exec_root))
     keeper.start_early()  # it comes up while the rest is imported
     from proa.engine.engine import Engine, Rooms
-    from proa.engine.networks import NetworkVerbs
     from proa.engine.registries import Registries
     from proa.engine.resolve.host import read_host
     from proa.engine.resolve.seccomp import SeccompCache
@@ -133,7 +132,7 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
             count_images=images.count,
             container_volumes=volumes,
             images=images,
-            networks=NetworkVerbs(networking, container_name=base.containers.name_of),
+            networks=_network_verbs(base, networking),
             volumes=volumes,
             registries=Registries(registry_client),
             seccomp=SeccompCache(),
@@ -207,6 +206,20 @@ async def _image_rooms(base: _Base, registries: "registry.Registry") -> "tuple[S
     )
     await images.start()
     return snapshots, images
+
+
+def _network_verbs(base: _Base, networking: "Networking") -> "NetworkVerbs":
+    from proa.engine.connections import Connections
+    from proa.engine.networks import NetworkVerbs
+    from proa.engine.notices import Notices
+
+    connections = Connections(
+        registry=base.containers,
+        networking=networking,
+        notices=Notices(base.events),
+        directory=str(base.root / "containers"),
+    )
+    return NetworkVerbs(networking, base.events, connections)
 
 
 def _volume_room(base: _Base) -> "VolumeVerbs":

@@ -26,7 +26,13 @@ from proa.schema.image import (
     ImageInspect,
     ImageSummary,
 )
-from proa.schema.network import Network
+from proa.schema.network import (
+    Network,
+    NetworkConnectRequest,
+    NetworkCreateRequest,
+    NetworkCreateResponse,
+    NetworkDisconnectRequest,
+)
 from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
 from proa.schema.registry import AuthResponse, Credentials, DistributionInspect, SearchResult
 from proa.schema.stats import ContainerStatsResponse
@@ -181,10 +187,15 @@ class Images(Protocol):
 
 
 class Networks(Protocol):
-    """The verbs of /networks so far: the predefined ones."""
+    """The verbs of /networks."""
 
     async def list(self, filters: Filters) -> Sequence[Network]: ...
-    async def inspect(self, ref: str) -> Network: ...
+    async def inspect(self, ref: str, *, scope: str = "") -> Network: ...
+    async def create(self, body: NetworkCreateRequest) -> NetworkCreateResponse: ...
+    async def remove(self, ref: str) -> None: ...
+    async def connect(self, ref: str, body: NetworkConnectRequest) -> None: ...
+    async def disconnect(self, ref: str, body: NetworkDisconnectRequest) -> None: ...
+    async def prune(self, filters: Filters) -> NetworksPruneReport: ...
 
 
 class Volumes(Protocol):

@@ -114,11 +114,6 @@ NO_SWARM = refusal(
 NOT_YET = (
     ("POST", "/build"),
     ("POST", "/build/prune"),
-    ("POST", "/networks/create"),
-    ("POST", "/networks/prune"),
-    ("POST", "/networks/{name}/connect"),
-    ("POST", "/networks/{name}/disconnect"),
-    ("DELETE", "/networks/{name}"),
     ("PUT", "/volumes/{name}"),
     ("POST", "/plugins/pull"),
     ("POST", "/session"),

@@ -168,6 +168,7 @@ class Containers:
             if name.removeprefix("/") == old:
                 raise InvalidParameter("Renaming a container with the same name as its current name")
             self._registry.rename(container, name)
+            await self._rename_on_networks(container)
         self._notices.tell(container, "rename", oldName=f"/{old}")
 
     async def wait(self, ref: str, condition: str) -> Waiter:
@@ -296,6 +297,12 @@ class Containers:
         self._notices.tell(container, "resize", height=str(rows), width=str(columns))
 
     # ---- parts -----------------------------------------------------------------------------------
+
+    async def _rename_on_networks(self, container: Container) -> None:
+        wish = container.record.resolved.network
+        sandbox = await self._networks.renamed(container.id, wish, container.record.name)
+        if sandbox is not None and container.state.alive:
+            self._registry.set_state(container, states.connected(container.state, sandbox))
 
     def _registry_by_hand(self, container: Container) -> None:
         """The policy counts anew from a start by hand; stored with the start's own states."""

@@ -124,7 +124,9 @@ class ListFilter:
     def _network(self, values: Sequence[str]) -> Predicate:
         def connected(container: Container) -> bool:
             sandbox = container.state.sandbox
-            names = {container.record.resolved.network.mode, *container.record.resolved.network.networks}
+            wish = container.record.resolved.network
+            names = {wish.mode, *(endpoint.network for endpoint in wish.endpoints)}
+            names |= {endpoint.network_name for endpoint in sandbox.endpoints} if sandbox else set()
             ids = [endpoint.network_id for endpoint in sandbox.endpoints] if sandbox else []
             return any(
                 value in names or any(id_.startswith(value) for id_ in ids if value) for value in values
@@ -163,8 +165,11 @@ class PruneFilter:
         self._with, self._without = filters.get("label") or (), filters.get("label!") or ()
 
     def __call__(self, container: Container) -> bool:
-        labels = container.record.resolved.config.labels or {}
-        if self._until_ns and container.record.created_ns > self._until_ns:
+        return self.covers(container.record.resolved.config.labels or {}, container.record.created_ns)
+
+    def covers(self, labels: Mapping[str, str], created_ns: int) -> bool:
+        """The same for anything with labels and an age."""
+        if self._until_ns and created_ns > self._until_ns:
             return False
         return labels_match(self._with, labels) and not (
             self._without and labels_match(self._without, labels)

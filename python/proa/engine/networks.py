@@ -1,97 +1,176 @@
-"""The verbs of /networks so far: the predefined ones, listed and inspected with who is on them."""
+"""The verbs of /networks on networks themselves; who is connected to them is connections.py's.
 
-from collections.abc import Callable, Mapping, Sequence
+Source: moby daemon/network.go, daemon/network/filter.go.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from proa.errors import InvalidParameter, NotFound
+from proa.engine.connections import Connections
+from proa.engine.list_filter import PruneFilter, labels_match
+from proa.engine.ports import EventSink
+from proa.errors import Conflict, Forbidden, InvalidParameter
 from proa.network import Networking, NetworkRecord
-from proa.schema.network import IPAM, ConfigReference, IPAMConfig, Network, NetworkContainer
+from proa.schema.network import (
+    IPAM,
+    ConfigReference,
+    IPAMConfig,
+    Network,
+    NetworkConnectRequest,
+    NetworkContainer,
+    NetworkCreateRequest,
+    NetworkCreateResponse,
+    NetworkDisconnectRequest,
+)
+from proa.schema.prune import NetworksPruneReport
 
 Filters = Mapping[str, list[str]]
 
 _FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
+_TRUE, _FALSE = ("1", "true"), ("0", "false")
 
 
 class NetworkVerbs:
     """Implements the engine's Networks."""
 
-    def __init__(self, networking: Networking, *, container_name: Callable[[str], str]) -> None:
-        """`container_name` gives a container's name by id, without slash; empty where it is gone."""
+    def __init__(self, networking: Networking, events: EventSink, connections: Connections) -> None:
         self._networking = networking
-        self._container_name = container_name
+        self._events = events
+        self._connections = connections
+        self._pruning = False
+
+    # ---- reads -----------------------------------------------------------------------------------
 
     async def list(self, filters: Filters) -> Sequence[Network]:
         """Without the containers, as Docker lists them."""
-        for name in filters:
-            if name not in _FILTERS:
-                raise InvalidParameter(f"invalid filter '{name}'")
-        for kind in filters.get("type", ()):
-            if kind not in ("builtin", "custom"):
-                raise InvalidParameter(f"invalid filter: 'type'='{kind}'")
+        _check_filters(filters)
         return [
             self._shown(record, {})
             for record in sorted(self._networking.networks, key=lambda r: r.name)
             if self._matches(record, filters)
         ]
 
-    async def inspect(self, ref: str) -> Network:
-        record = self._find(ref)
+    async def inspect(self, ref: str, *, scope: str = "") -> Network:
+        """Raises NotFound, InvalidParameter for an ambiguous name."""
+        record = self._networking.find(ref)
+        if scope not in ("", "local"):
+            raise InvalidParameter(f"network {ref} not found in scope {scope}")
         containers: dict[str, NetworkContainer | None] = {
             container: NetworkContainer(
-                name=self._container_name(container),
+                name=self._connections.name_of(container),
                 endpoint_id=endpoint.id,
                 mac_address=endpoint.mac,
                 i_pv4_address=f"{endpoint.address}/{endpoint.prefix}" if endpoint.address else "",
+                i_pv6_address=f"{endpoint.ipv6}/{endpoint.ipv6_prefix}" if endpoint.ipv6 else "",
             )
-            for container, endpoint in self._networking.endpoints(record.name).items()
+            for container, endpoint in self._networking.endpoints(record.id).items()
         }
         return self._shown(record, containers)
 
-    def _find(self, ref: str) -> NetworkRecord:
-        """By id, name, or a prefix of one id."""
-        networks = self._networking.networks
-        exact = [n for n in networks if ref in (n.id, n.name)]
-        found = exact or [n for n in networks if ref and n.id.startswith(ref)]
-        if not found:
-            raise NotFound(f"network {ref} not found")
-        if len(found) > 1:
-            raise InvalidParameter(
-                f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)"
+    # ---- changes ---------------------------------------------------------------------------------
+
+    async def create(self, body: NetworkCreateRequest) -> NetworkCreateResponse:
+        """Raises ProaError in Docker's words; then nothing was created."""
+        record = await self._networking.create(body)
+        self._tell("create", record)
+        return NetworkCreateResponse(id=record.id)
+
+    async def remove(self, ref: str) -> None:
+        """Raises Forbidden where containers are on it, or it is predefined."""
+        record = self._networking.find(ref)
+        if record.builtin:
+            raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+        users = self._networking.endpoints(record.id)
+        if users:
+            shown = ", ".join(
+                f'name:"{self._connections.name_of(container)}" id:"{container[:12]}"' for container in users
             )
-        return found[0]
+            raise Forbidden(
+                f"error while removing network: network {record.name} has active endpoints ({shown})"
+            )
+        await self._networking.drop(record)
+        self._tell("destroy", record)
+
+    async def prune(self, filters: Filters) -> NetworksPruneReport:
+        """Remove every network that nobody is on, nor would be if it were started."""
+        wanted = PruneFilter(filters, time.time_ns())
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        deleted = []
+        try:
+            for record in self._networking.networks:
+                if record.builtin or self._in_use(record):
+                    continue
+                if not wanted.covers(record.labels, record.created_ns):
+                    continue
+                await self._networking.drop(record)
+                self._tell("destroy", record)
+                deleted.append(record.name)
+        finally:
+            self._pruning = False
+        self._events.emit("network", "prune", "", {"reclaimed": "0"})
+        return NetworksPruneReport(networks_deleted=deleted)
+
+    async def connect(self, ref: str, body: NetworkConnectRequest) -> None:
+        """A container comes to be on a network, at once if it runs. Raises ProaError."""
+        await self._connections.connect(self._networking.find(ref), body)
+
+    async def disconnect(self, ref: str, body: NetworkDisconnectRequest) -> None:
+        """A container leaves a network. Raises ProaError."""
+        await self._connections.disconnect(self._networking.find(ref), body)
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    def _in_use(self, record: NetworkRecord) -> bool:
+        return bool(self._networking.endpoints(record.id)) or self._connections.wanted(record)
 
     def _matches(self, record: NetworkRecord, filters: Filters) -> bool:
         names, ids = filters.get("name"), filters.get("id")
+        kinds = filters.get("type")
+        dangling = filters.get("dangling")
         return (
             (not names or any(name in record.name for name in names))
             and (not ids or any(id_ in record.id for id_ in ids))
             and ("driver" not in filters or record.driver in filters["driver"])
             and ("scope" not in filters or "local" in filters["scope"])
-            and ("type" not in filters or "builtin" in filters["type"])
-            and not filters.get("label")
+            and (not kinds or ("builtin" if record.builtin else "custom") in kinds)
+            and labels_match(filters.get("label", ()), record.labels)
             # A predefined network is never dangling: it cannot be removed.
-            and ("dangling" not in filters or filters["dangling"][0] in ("0", "false"))
+            and (not dangling or (dangling[0] in _TRUE) == (not record.builtin and not self._in_use(record)))
         )
 
     def _shown(self, record: NetworkRecord, containers: dict[str, NetworkContainer | None]) -> Network:
-        config = [IPAMConfig(subnet=record.subnet, gateway=record.gateway)] if record.subnet else []
+        config = [
+            IPAMConfig(
+                subnet=subnet.subnet,
+                ip_range=subnet.ip_range,
+                gateway=subnet.gateway,
+                auxiliary_addresses=subnet.auxiliary or None,
+            )
+            for subnet in record.subnets
+        ]
         return Network(
             name=record.name,
             id=record.id,
             created=datetime.fromtimestamp(record.created_ns / 1e9, UTC).isoformat().replace("+00:00", "Z"),
             scope="local",
             driver=record.driver,
-            enable_i_pv4=True,
-            ipam=IPAM(driver="default", config=config),
+            enable_i_pv4=record.ipv4,
+            enable_i_pv6=record.ipv6,
+            ipam=IPAM(driver="default", options=record.ipam_options, config=config),
+            internal=record.internal,
+            attachable=record.attachable,
             config_from=ConfigReference(),
             containers=containers,
             options=self._options(record),
-            labels={},
+            labels=record.labels,
         )
 
     def _options(self, record: NetworkRecord) -> dict[str, str]:
-        if record.driver != "bridge":
-            return {}
+        if record.name != "bridge":
+            return record.options
         return {
             "com.docker.network.bridge.default_bridge": "true",
             "com.docker.network.bridge.enable_icc": "true",
@@ -100,3 +179,18 @@ class NetworkVerbs:
             "com.docker.network.bridge.name": self._networking.bridge_name,
             "com.docker.network.driver.mtu": str(self._networking.mtu),
         }
+
+    def _tell(self, action: str, record: NetworkRecord) -> None:
+        self._events.emit("network", action, record.id, {"name": record.name, "type": record.driver})
+
+
+def _check_filters(filters: Filters) -> None:
+    for name in filters:
+        if name not in _FILTERS:
+            raise InvalidParameter(f"invalid filter '{name}'")
+    for kind in filters.get("type", ()):
+        if kind not in ("builtin", "custom"):
+            raise InvalidParameter(f"invalid filter: 'type'='{kind}'")
+    for text in filters.get("dangling", ()):
+        if text not in (*_TRUE, *_FALSE):
+            raise InvalidParameter(f"invalid filter 'dangling={text}'")

@@ -43,7 +43,15 @@ class Notices:
                 }
             self._events.emit("volume", action, point.name, attributes)
 
-    def _network(self, action: str, container: Container, sandbox: Sandbox) -> None:
+    def network(self, action: str, container: Container, sandbox: Sandbox, network_id: str) -> None:
+        """`connect` or `disconnect` of one network."""
+        self._network(action, container, sandbox, network_id)
+
+    def _network(
+        self, action: str, container: Container, sandbox: Sandbox, network_id: str | None = None
+    ) -> None:
         for endpoint in sandbox.endpoints:
+            if network_id not in (None, endpoint.network_id):
+                continue
             attributes = {"container": container.id, "name": endpoint.network_name, "type": sandbox.mode}
             self._events.emit("network", action, endpoint.network_id, attributes)

@@ -72,7 +72,8 @@ class Starting:
         async with AsyncExitStack() as undo:
             self._make_bind_directories(resolved.bind_directories)
             self._check_peers(container)
-            sandbox = await self._networks.connect(container.id, resolved.network)
+            name = container.record.name
+            sandbox = await self._networks.connect(container.id, resolved.network, name)
             undo.push_async_callback(self._networks.disconnect, container.id)
             self._registry.set_state(container, states.starting(container.state, sandbox))
             self._networks.write_files(f"{self._directory}/{container.id}", resolved.network, sandbox)

@@ -82,6 +82,11 @@ def check_alive(id_: str, state: State) -> None:
         raise Conflict(f"container {id_} is not running")
 
 
+def connected(state: State, sandbox: Sandbox) -> State:
+    """Its networks have changed while it runs."""
+    return replace(state, sandbox=sandbox)
+
+
 def starting(state: State, sandbox: Sandbox) -> State:
     """About to be started: the network it will have is stored first, so that no crash loses it."""
     return replace(state, sandbox=sandbox)

@@ -6,7 +6,7 @@ moby's libnetwork/etchosts and resolvconf.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgspec import Struct
 
@@ -89,7 +89,7 @@ def format_hosts(
     wish: NetworkWish, addresses: Sequence[str], *, host_gateway: str, base: str = _LOCALHOST
 ) -> str:
     """The hosts file: `base`, the container's own names, then --add-host's."""
-    names = f"{wish.hostname}.{wish.domainname} {wish.hostname}" if wish.domainname else wish.hostname
+    names = own_names(wish)
     lines = [base if base.endswith("\n") or not base else base + "\n"]
     for entry in wish.extra_hosts:
         name, _, address = entry.partition(":")
@@ -136,8 +136,11 @@ def write_files(
     host: HostFiles,
     defaults: DnsDefaults,
     host_gateway: str = "",
+    through: Callable[[Resolver], Resolver] | None = None,
 ) -> None:
     """Write hostname, hosts and resolv.conf of a container into its directory. Raises OSError.
+
+    `through` makes of what it resolves with what its file says.
 
     In place, never by rename: they are bind-mounted. Mode container has none of its own.
     """
@@ -145,7 +148,9 @@ def write_files(
         return
     own = sandbox.mode != "host"
     resolver = resolver_of(wish, defaults, host.resolver(), own_namespace=own)
-    addresses = [endpoint.address for endpoint in sandbox.endpoints]
+    if through is not None:
+        resolver = through(resolver)
+    addresses = [address for endpoint in sandbox.endpoints for address in endpoint.addresses]
     gateway = host_gateway or "127.0.0.1"
     if own:
         hosts = format_hosts(wish, addresses, host_gateway=gateway)
@@ -154,6 +159,32 @@ def write_files(
     _write(f"{directory}/hostname", wish.hostname + "\n")
     _write(f"{directory}/hosts", hosts)
     _write(f"{directory}/resolv.conf", format_resolv_conf(resolver))
+
+
+def add_hosts(directory: str, wish: NetworkWish, addresses: Iterable[str]) -> None:
+    """A running container has got these addresses. Raises OSError."""
+    lines = "".join(f"{address}\t{own_names(wish)}\n" for address in addresses)
+    if lines:
+        with open(f"{directory}/hosts", "a", encoding="utf-8", opener=_in_place) as file:
+            file.write(lines)
+
+
+def remove_hosts(directory: str, addresses: Collection[str]) -> None:
+    """A running container has lost these addresses; what it wrote itself stays. Raises OSError."""
+    if not addresses:
+        return
+    path = f"{directory}/hosts"
+    kept = [line for line in _read(path).splitlines(True) if line.split("\t", 1)[0] not in addresses]
+    _write(path, "".join(kept))
+
+
+def own_names(wish: NetworkWish) -> str:
+    """What a container's own addresses are called in its hosts file."""
+    return f"{wish.hostname}.{wish.domainname} {wish.hostname}" if wish.domainname else wish.hostname
+
+
+def _in_place(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 
 def _read(path: str) -> str:

@@ -1,56 +1,82 @@
-"""The firewall: one nft table of constant rules; a network is elements in three sets. Blocking.
+"""The firewall: one nft table of constant rules; a network is elements in a few sets. Blocking.
 
-    set bridges     interface        every bridge of proa
-    set links       in . out         pairs of bridges that may talk (a bridge with itself)
-    set masquerade  address range    subnets whose traffic leaves under the host's address
+    set bridges         interface        every bridge of proa
+    set links           in . out         pairs of bridges that may talk (a bridge with itself)
+    set internal        interface        bridges of internal networks
+    set unprotected     interface        bridges whose containers are open to all that is routed to them
+    set masquerade[6]   address range    subnets whose traffic leaves under the host's address
 
-    map publish     protocol . port -> address . port               published on every address
-    map publish_at  protocol . address . port -> address . port     published on one
+    map publish[6]      protocol . port -> address . port               published on every address
+    map publish_at[6]   protocol . address . port -> address . port     published on one
+    set open[6]         protocol . address . port                       published without translation (routed)
 
     chain guard        in @bridges, to 127.0.0.0/8            drop
     chain prerouting   to the host, in a map                  translate the destination
     chain output       the same, for what the host itself sends
     chain forward      out @bridges, established or related   accept
-                       out @bridges, destination translated   accept
                        in . out @links                        accept
+                       in @internal                           drop
+                       out @bridges, destination translated   accept
+                       to @open                               accept
+                       out @unprotected                       accept
                        out @bridges                           drop
     chain postrouting  from @masquerade, out not @bridges     masquerade
                        from @masquerade, out @bridges, translated     masquerade  (hairpin, localhost)
 
-So what comes from outside unasked is dropped, networks do not reach each other, and containers reach out.
-Publishing a port is one element more. 127.0.0.0/8 is in @masquerade, and the bridge has route_localnet, so
-that the host reaches published ports on localhost; the guard keeps containers from the host's own.
-The whole table is written in one transaction that replaces it: a half-written firewall is never seen.
+So what comes from outside unasked is dropped, networks do not reach each other, containers reach out, and
+those of an internal network reach nothing but each other and the host. Publishing a port is one element more.
+127.0.0.0/8 is in @masquerade, and the bridges have route_localnet, so that the host reaches published ports
+on localhost; the guard keeps containers from the host's own. The whole table is written in one transaction
+that replaces it: a half-written firewall is never seen.
 
 Beside another firewall: every base chain at a hook must let a packet through, so an accept there
 overrides none of the drops here, and a FORWARD policy DROP there (dockerd's iptables sets one) would stop
-proa's traffic: see docker_user.py for the way through. A policy DROP of the host's own is respected.
+proa's traffic: see docker_user.py for the way through. A policy DROP of the host's own is respected, and so
+are rules of the host's administrator in the chain DOCKER-USER.
 """
 
 import errno
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
 from proa.network import nftables as nft
-from proa.network.ipam import Subnet
+from proa.network.ipam import IPV4, IPV6, Subnet
 from proa.network.netlink import NETFILTER, Message, Netlink
 
-_BRIDGES, _LINKS, _MASQUERADE, _PUBLISH, _PUBLISH_AT = 1, 2, 3, 4, 5
+_NUMBERS = {
+    name: number
+    for number, name in enumerate(
+        (
+            *("bridges", "links", "internal", "unprotected", "masquerade", "masquerade6", "open", "open6"),
+            *("publish", "publish_at", "publish6", "publish_at6"),
+        ),
+        start=1,
+    )
+}
+"""Names each set inside a transaction that makes them."""
 _LOOPBACK = Subnet.parse("127.0.0.0/8")
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _ESTABLISHED_OR_RELATED = 2 | 4
 _DESTINATION_TRANSLATED = 1 << 5
+own_sockets: deque[int] = deque(maxlen=256)
+"""Numbers of the sockets that the last changes went through: the kernel tells of changes with them."""
+_AT_ONCE = 400
+"""Elements in a message: its attributes' lengths have sixteen bits."""
 
 
 class FirewallNetwork(Struct, frozen=True, kw_only=True):
     """A network as the firewall sees it."""
 
-    bridge: str
-    subnet: Subnet
-    masquerade: bool = True
+    bridges: tuple[str, ...]
+    """The bridge, and its shards."""
+    masquerade: tuple[Subnet, ...] = ()
+    """Those of its subnets that leave under the host's address."""
     internal_traffic: bool = True
     """Containers of the network reach each other through the host's forwarding (icc)."""
+    internal: bool = False
+    unprotected: bool = False
 
 
 class Translation(Struct, frozen=True, kw_only=True):
@@ -61,9 +87,22 @@ class Translation(Struct, frozen=True, kw_only=True):
     host_port: int
     address: int
     port: int
+    bits: int = IPV4
 
 
-def install(table: str, networks: Sequence[FirewallNetwork], published: Sequence[Translation] = ()) -> None:
+class Opening(Struct, frozen=True, kw_only=True):
+    """A port of a container that outsiders reach at the container's own address."""
+
+    protocol: str
+    address: int
+    port: int
+    bits: int = IPV4
+
+
+Rule = Translation | Opening
+
+
+def install(table: str, networks: Iterable[FirewallNetwork], published: Sequence[Rule] = ()) -> None:
     """Write the table with these networks and ports, in place of whatever it held. Raises OSError."""
     messages = [
         # Deleting what is not there fails the transaction; creating what is there does not.
@@ -72,127 +111,209 @@ def install(table: str, networks: Sequence[FirewallNetwork], published: Sequence
         nft.new_table(table),
         *_sets(table),
         *_chains(table),
-        nft.add_elements(table, "masquerade", _interval(_LOOPBACK), _MASQUERADE),
-        *_additions(table, published),
+        nft.add_elements(table, "masquerade", _interval(_LOOPBACK), _NUMBERS["masquerade"]),
+        *_additions(table, published, fresh=True),
     ]
     for network in networks:
-        messages += _elements(table, network)
+        for name, elements in _elements(network):
+            messages.append(nft.add_elements(table, name, elements, _NUMBERS[name]))
     _send(messages)
 
 
-def publish(table: str, ports: Sequence[Translation]) -> None:
-    """Publish ports, all or none. Raises OSError."""
-    _send(_additions(table, ports))
+def add_network(table: str, network: FirewallNetwork) -> None:
+    """A network more; elements that are there already are no error. Raises OSError (ENOENT: no table)."""
+    _send([nft.add_elements(table, name, elements) for name, elements in _elements(network)])
 
 
-def unpublish(table: str, ports: Sequence[Translation]) -> None:
+def remove_network(table: str, network: FirewallNetwork) -> None:
+    """A network less; what is not there is no error."""
+    for name, elements in _elements(network):
+        _forgiving([nft.delete_elements(table, name, elements)])
+
+
+def change(table: str, add: Sequence[Rule], remove: Sequence[Rule] = ()) -> None:
+    """Publish ports and take others back, all or none. Raises OSError (ENOENT: no table)."""
+    _send([*_removals(table, remove), *_additions(table, add)])
+
+
+def unpublish(table: str, ports: Sequence[Rule]) -> None:
     """Take ports back; ones that are not there are no error, one at a time then."""
-    removals = [nft.delete_elements(table, _map_of(port), [nft.element(_key_of(port))]) for port in ports]
-    try:
-        _send(removals)
-    except OSError as exc:
-        if exc.errno != errno.ENOENT:
-            raise
-        if len(ports) > 1:
-            for port in ports:
-                unpublish(table, [port])
+    if not _forgiving(_removals(table, ports)) and len(ports) > 1:
+        for port in ports:
+            unpublish(table, [port])
 
 
 def remove(table: str) -> None:
     """Take the table away; missing is no error."""
+    _forgiving([nft.delete_table(table)])
+
+
+def _forgiving(messages: Sequence[Message]) -> bool:
+    """False where something was not there: then nothing was done."""
     try:
-        _send([nft.delete_table(table)])
+        _send(messages)
     except OSError as exc:
         if exc.errno != errno.ENOENT:
             raise
+        return False
+    return True
 
 
 def _send(messages: Sequence[Message]) -> None:
-    with Netlink(NETFILTER) as netlink:
-        netlink.batch(nft.transaction(messages))
+    if messages:
+        with Netlink(NETFILTER) as netlink:
+            own_sockets.append(netlink.number)
+            netlink.batch(nft.transaction(messages))
 
 
-def _sets(table: str) -> list[Message]:
+# ---- sets ---------------------------------------------------------------------------------------
+
+
+def _sets(table: str) -> Iterator[Message]:
     pair = nft.concatenation(nft.TYPE_INTERFACE, nft.TYPE_INTERFACE)
-    protocol, address, port = nft.TYPE_PROTOCOL, nft.TYPE_ADDRESS, nft.TYPE_PORT
-    target = (address, port)
+    for name, kind, size in (
+        ("bridges", nft.TYPE_INTERFACE, 16),
+        ("links", pair, 32),
+        ("internal", nft.TYPE_INTERFACE, 16),
+        ("unprotected", nft.TYPE_INTERFACE, 16),
+    ):
+        yield nft.new_set(table, name, _NUMBERS[name], kind, size)
+    protocol, port = nft.TYPE_PROTOCOL, nft.TYPE_PORT
+    for suffix, address, size in (("", nft.TYPE_ADDRESS, 4), ("6", nft.TYPE_ADDRESS6, 16)):
+        name = f"masquerade{suffix}"
+        yield nft.new_set(table, name, _NUMBERS[name], address, size, flags=nft.SET_INTERVAL)
+        name = f"open{suffix}"
+        kind = nft.concatenation(protocol, address, port)
+        yield nft.new_set(table, name, _NUMBERS[name], kind, size + 8)
+        target = (address, port)
+        name = f"publish{suffix}"
+        yield nft.new_map(table, name, _NUMBERS[name], (protocol, port), target, (8, size + 4))
+        name = f"publish_at{suffix}"
+        yield nft.new_map(
+            table, name, _NUMBERS[name], (protocol, address, port), target, (size + 8, size + 4)
+        )
+
+
+def _elements(network: FirewallNetwork) -> Iterator[tuple[str, list[bytes]]]:
+    """(set, elements) of a network."""
+    bridges = [nft.element(nft.interface_key(bridge)) for bridge in network.bridges]
+    yield "bridges", bridges
+    if network.internal_traffic:
+        yield "links", [nft.element(nft.interface_key(bridge, bridge)) for bridge in network.bridges]
+    if network.internal:
+        yield "internal", bridges
+    if network.unprotected:
+        yield "unprotected", bridges
+    for subnet in network.masquerade:
+        yield ("masquerade" if subnet.bits == IPV4 else "masquerade6"), _interval(subnet)
+
+
+def _additions(table: str, rules: Sequence[Rule], *, fresh: bool = False) -> Iterator[Message]:
+    for name, found in _by_set(rules).items():
+        for start in range(0, len(found), _AT_ONCE):
+            elements = [_element(rule) for rule in found[start : start + _AT_ONCE]]
+            yield nft.add_elements(table, name, elements, _NUMBERS[name] if fresh else None)
+
+
+def _removals(table: str, rules: Sequence[Rule]) -> list[Message]:
     return [
-        nft.new_set(table, "bridges", _BRIDGES, nft.TYPE_INTERFACE, 16),
-        nft.new_set(table, "links", _LINKS, pair, 32),
-        nft.new_set(table, "masquerade", _MASQUERADE, nft.TYPE_ADDRESS, 4, flags=nft.SET_INTERVAL),
-        nft.new_map(table, "publish", _PUBLISH, (protocol, port), target, (8, 8)),
-        nft.new_map(table, "publish_at", _PUBLISH_AT, (protocol, address, port), target, (12, 8)),
+        nft.delete_elements(table, name, [nft.element(_key_of(rule)) for rule in found[start:][:_AT_ONCE]])
+        for name, found in _by_set(rules).items()
+        for start in range(0, len(found), _AT_ONCE)
     ]
 
 
+def _by_set(rules: Sequence[Rule]) -> dict[str, list[Rule]]:
+    found: dict[str, list[Rule]] = {}
+    for rule in rules:
+        found.setdefault(_set_of(rule), []).append(rule)
+    return found
+
+
+def _set_of(rule: Rule) -> str:
+    suffix = "6" if rule.bits == IPV6 else ""
+    if isinstance(rule, Opening):
+        return f"open{suffix}"
+    return f"publish{suffix}" if rule.host_address is None else f"publish_at{suffix}"
+
+
+def _element(rule: Rule) -> bytes:
+    if isinstance(rule, Opening):
+        return nft.element(_key_of(rule))
+    target = nft.words(_octets(rule.address, rule.bits), rule.port.to_bytes(2, "big"))
+    return nft.map_element(_key_of(rule), target)
+
+
+def _key_of(rule: Rule) -> bytes:
+    protocol = bytes([_PROTOCOLS[rule.protocol]])
+    if isinstance(rule, Opening):
+        return nft.words(protocol, _octets(rule.address, rule.bits), rule.port.to_bytes(2, "big"))
+    number = rule.host_port.to_bytes(2, "big")
+    if rule.host_address is None:
+        return nft.words(protocol, number)
+    return nft.words(protocol, _octets(rule.host_address, rule.bits), number)
+
+
+def _octets(address: int, bits: int) -> bytes:
+    return address.to_bytes(bits // 8, "big")
+
+
+def _interval(subnet: Subnet) -> list[bytes]:
+    first, after = _octets(subnet.first, subnet.bits), _octets(subnet.last + 1, subnet.bits)
+    return [nft.element(first), nft.element(after, interval_end=True)]
+
+
+# ---- chains -------------------------------------------------------------------------------------
+
+
 def _chains(table: str) -> list[Message]:
-    to_bridge = nft.interface_in("out", "bridges", _BRIDGES)
-    from_bridge_outwards = nft.interface_in("out", "bridges", _BRIDGES, inverted=True)
-    accept, drop = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
-    translated = nft.connection_status(_DESTINATION_TRANSLATED)
-    from_container = nft.ipv4() + nft.source_in("masquerade", _MASQUERADE)
     return [
         nft.new_base_chain(table, "guard", "filter", nft.PREROUTING, nft.RAW_PRIORITY),
         nft.new_base_chain(table, "prerouting", "nat", nft.PREROUTING, nft.DESTINATION_NAT_PRIORITY),
         nft.new_base_chain(table, "output", "nat", nft.OUTPUT, nft.DESTINATION_NAT_PRIORITY),
         nft.new_base_chain(table, "forward", "filter", nft.FORWARD, nft.FILTER_PRIORITY),
         nft.new_base_chain(table, "postrouting", "nat", nft.POSTROUTING, nft.SOURCE_NAT_PRIORITY),
-        nft.new_rule(table, "forward", to_bridge, nft.connection_state(_ESTABLISHED_OR_RELATED), accept),
-        nft.new_rule(table, "forward", to_bridge, translated, accept),
-        nft.new_rule(table, "forward", nft.interfaces_in("links", _LINKS), accept),
-        nft.new_rule(table, "forward", to_bridge, drop),
-        nft.new_rule(table, "postrouting", from_container, from_bridge_outwards, nft.masquerade()),
-        nft.new_rule(table, "postrouting", from_container, to_bridge, translated, nft.masquerade()),
         nft.new_rule(
-            table, "guard", nft.interface_in("in", "bridges", _BRIDGES), nft.ipv4(), nft.to_loopback(), drop
+            table, "guard", _interface("in", "bridges"), nft.ipv4(), nft.to_loopback(), nft.verdict(nft.DROP)
         ),
+        *_forward(table),
         *_translations(table, "prerouting"),
         *_translations(table, "output"),
+        *_masquerade(table),
     ]
 
 
-def _translations(table: str, chain: str) -> list[Message]:
-    to_host = nft.ipv4() + nft.to_this_host()
-    return [
-        nft.new_rule(table, chain, to_host, nft.translate_by("publish_at", _PUBLISH_AT, with_address=True)),
-        nft.new_rule(table, chain, to_host, nft.translate_by("publish", _PUBLISH, with_address=False)),
-    ]
+def _forward(table: str) -> Iterator[Message]:
+    to_bridge = _interface("out", "bridges")
+    accept, drop = nft.verdict(nft.ACCEPT), nft.verdict(nft.DROP)
+    for rule in (
+        (to_bridge, nft.connection_state(_ESTABLISHED_OR_RELATED), accept),
+        (nft.interfaces_in("links", _NUMBERS["links"]), accept),
+        (_interface("in", "internal"), drop),
+        (to_bridge, nft.connection_status(_DESTINATION_TRANSLATED), accept),
+        (nft.ipv4(), nft.destination_in("open", _NUMBERS["open"]), accept),
+        (nft.ipv6(), nft.destination_in("open6", _NUMBERS["open6"], six=True), accept),
+        (_interface("out", "unprotected"), accept),
+        (to_bridge, drop),
+    ):
+        yield nft.new_rule(table, "forward", *rule)
 
 
-def _additions(table: str, ports: Sequence[Translation]) -> list[Message]:
-    return [
-        nft.add_elements(table, _map_of(port), [nft.map_element(_key_of(port), _target_of(port))])
-        for port in ports
-    ]
+def _translations(table: str, chain: str) -> Iterator[Message]:
+    for family, six, suffix in ((nft.ipv4(), False, ""), (nft.ipv6(), True, "6")):
+        for name, with_address in ((f"publish_at{suffix}", True), (f"publish{suffix}", False)):
+            translate = nft.translate_by(name, _NUMBERS[name], with_address=with_address, six=six)
+            yield nft.new_rule(table, chain, family, nft.to_this_host(), translate)
 
 
-def _map_of(port: Translation) -> str:
-    return "publish" if port.host_address is None else "publish_at"
+def _masquerade(table: str) -> Iterator[Message]:
+    translated = nft.connection_status(_DESTINATION_TRANSLATED)
+    outwards, to_bridge = _interface("out", "bridges", inverted=True), _interface("out", "bridges")
+    for family, six, name in ((nft.ipv4(), False, "masquerade"), (nft.ipv6(), True, "masquerade6")):
+        ours = family + nft.source_in(name, _NUMBERS[name], six=six)
+        yield nft.new_rule(table, "postrouting", ours, outwards, nft.masquerade())
+        yield nft.new_rule(table, "postrouting", ours, to_bridge, translated, nft.masquerade())
 
 
-def _key_of(port: Translation) -> bytes:
-    protocol, number = bytes([_PROTOCOLS[port.protocol]]), port.host_port.to_bytes(2, "big")
-    if port.host_address is None:
-        return nft.words(protocol, number)
-    return nft.words(protocol, port.host_address.to_bytes(4, "big"), number)
-
-
-def _target_of(port: Translation) -> bytes:
-    return nft.words(port.address.to_bytes(4, "big"), port.port.to_bytes(2, "big"))
-
-
-def _elements(table: str, network: FirewallNetwork) -> list[Message]:
-    messages = [
-        nft.add_elements(table, "bridges", [nft.element(nft.interface_key(network.bridge))], _BRIDGES)
-    ]
-    if network.internal_traffic:
-        pair = nft.interface_key(network.bridge, network.bridge)
-        messages.append(nft.add_elements(table, "links", [nft.element(pair)], _LINKS))
-    if network.masquerade:
-        messages.append(nft.add_elements(table, "masquerade", _interval(network.subnet), _MASQUERADE))
-    return messages
-
-
-def _interval(subnet: Subnet) -> list[bytes]:
-    first, after = subnet.first.to_bytes(4, "big"), (subnet.last + 1).to_bytes(4, "big")
-    return [nft.element(first), nft.element(after, interval_end=True)]
+def _interface(direction: str, name: str, *, inverted: bool = False) -> bytes:
+    return nft.interface_in(direction, name, _NUMBERS[name], inverted=inverted)

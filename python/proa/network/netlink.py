@@ -34,6 +34,9 @@ _SOL_NETLINK = 270
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _TIMEOUT_S = 10.0
+_SO_SNDBUFFORCE = 32  # socket(7); the socket module does not name it
+_BUFFER = 100 << 10
+"""Bytes that fit a socket's buffer as it is."""
 
 
 class Message(Struct, frozen=True):
@@ -112,6 +115,12 @@ class Netlink:
     ) -> None:
         self._socket.close()
 
+    @property
+    def number(self) -> int:
+        """The socket's own; the kernel names it in what it tells of changes."""
+        number: int = self._socket.getsockname()[0]
+        return number
+
     def request(self, message: Message) -> None:
         """Send one message and wait until the kernel has done it. Raises OSError."""
         self._send([message])
@@ -146,7 +155,10 @@ class Netlink:
                 + message.payload
                 + bytes(-length % 4)
             )
-        self._socket.send(b"".join(frames))
+        data = b"".join(frames)
+        if len(data) > _BUFFER:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(data))
+        self._socket.send(data)
 
     def _wait(self, waiting: dict[int, str]) -> None:
         failure: OSError | None = None

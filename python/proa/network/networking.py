@@ -1,45 +1,31 @@
-"""The door of the room: networks known, the default bridge brought up, containers connected.
+"""The door of the room: containers connected to networks at start, and while they run.
 
 One `Networking` per daemon. Its state belongs to the loop thread; what blocks runs in the executor.
 """
 
 import asyncio
-import errno
 import logging
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from contextlib import AsyncExitStack
 
-import msgspec
+from msgspec.structs import replace
 
-from proa.errors import NotFound, ProaError, System, Unavailable
-from proa.network import records
-from proa.network.files import DnsDefaults, HostFiles, write_files
-from proa.network.ipam import (
-    DEFAULT_POOLS,
-    Addresses,
-    Subnet,
-    choose_subnet,
-    parse_address,
-    parse_cidr,
-    to_text,
-)
-from proa.network.pool import Pool, Prepared
-from proa.network.ports import ANY, Ports
-from proa.network.records import Database, NetworkRecord
-from proa.network.sandbox import Endpoint, Keeper, NetworkWish, Sandbox
+from proa.errors import Forbidden, NotFound, ProaError, System
+from proa.network import drivers, naming
+from proa.network.catalogue import Catalogue
+from proa.network.files import DnsDefaults, HostFiles, add_hosts, remove_hosts, write_files
+from proa.network.network import Network
+from proa.network.pool import custom_key
+from proa.network.publishing import Publishing
+from proa.network.records import Database, NetworkRecord, new_id
+from proa.network.resolver import resolv_conf
+from proa.network.sandbox import Endpoint, EndpointWish, Keeper, NetworkWish, Sandbox
+from proa.network.watch import Watch
 from proa.schema.config import DaemonConfig
-from proa.schema.network import EndpointSettings, NetworkSettings
+from proa.schema.keeper import KeeperEndpoint
+from proa.schema.network import EndpointSettings, NetworkCreateRequest, NetworkSettings
 from proa.schema.plan import ContainerNamespace, HostNamespace, NoNetwork, PreparedNetwork
-
-if TYPE_CHECKING:
-    from proa.network import firewall
-
-DEFAULT_MTU = 1500
-
-_T = TypeVar("_T")
-_Ts = TypeVarTuple("_Ts")
 
 _log = logging.getLogger(__name__)
 
@@ -57,107 +43,177 @@ class Networking:
         host_files: HostFiles | None = None,
     ) -> None:
         self._config = config
-        self._database = database
         self._keeper = keeper
-        self._executor = executor
         self._host_files = host_files or HostFiles()
         self._defaults = DnsDefaults(servers=config.dns, options=config.dns_opts, search=config.dns_search)
-        self._records = records.load(database)
+        self._catalogue = Catalogue(config, database, keeper, executor)
+        self._publishing = Publishing(self._catalogue.wall, self._catalogue.blocking, self._catalogue.get)
+        self._watch = Watch(config.firewall_table, self._catalogue.wall.flushed)
         self._sandboxes: dict[str, Sandbox] = {}
-        self._keys: frozenset[int] = frozenset()
+        self._keys: tuple[int, ...] = ()
         self._starting: asyncio.Task[None] | None = None
-        self._pool: Pool | None = None
-        self._gateway = ""
-        self._ports = Ports()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bring up the default bridge, the firewall and the pool; once, however often it is called.
-
-        Raises ProaError where the host does not let it; containers without a bridge start all the same.
-        """
+        """Bring up the networks, the firewall and the pool; once, however often it is called."""
         self.start_soon()
         assert self._starting is not None
         await asyncio.shield(self._starting)
 
     def start_soon(self) -> None:
-        """The same in the background: a failure is logged, and told to each start that needs the bridge."""
-        if self._starting is None or _failed(self._starting):
+        """The same in the background. A network that fails is told of in the log, and to each start on it."""
+        if self._starting is None or self._starting.cancelled():
             self._starting = asyncio.get_running_loop().create_task(self._start())
-            self._starting.add_done_callback(_log_failure)
 
-    async def close(self) -> None:
-        """Stop the background work; bridge, firewall and ready namespaces stay for the next daemon."""
+    async def _start(self) -> None:
+        default = self._default
+        if default is not None:
+            try:
+                await default.raise_up()
+            except ProaError as exc:
+                _log.error("%s", exc)
+        self._catalogue.remember_walls()
+        for sandbox in self._sandboxes.values():
+            self._publishing.adopt(sandbox)
+        await self._catalogue.wall.install()
+        if self._config.iptables:
+            self._watch.start()
+        await self._settle(self._keys)
+        self._soon(self._catalogue.raise_others())
+
+    async def close(self, *, release: bool = False) -> None:
+        """Stop the background work; bridges, firewall and ready namespaces stay for the next daemon."""
+        self._watch.close()
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
             await asyncio.wait([self._starting])
-        if self._pool is not None:
-            await self._pool.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._catalogue.close(release=release)
 
     async def remove(self) -> None:
         """Take away all that this instance has on the host. No container may run."""
-        if self._pool is not None:
-            await self._pool.close(release=True)
-        await self.close()
+        from proa.network import hosts
+
+        await self.close(release=True)
         try:
-            await self._blocking(tear_down, self._config)
+            await self._catalogue.blocking(hosts.tear_down, self._config)
         except OSError as exc:
-            raise System(f"remove the default bridge: {exc}") from exc
+            raise System(f"remove the networks: {exc}") from exc
 
     # ---- containers ------------------------------------------------------------------------------
 
-    async def connect(self, container_id: str, wish: NetworkWish) -> Sandbox:
+    async def connect(self, container_id: str, wish: NetworkWish, name: str = "") -> Sandbox:
         """The sandbox for a start. Raises ProaError; then nothing is held."""
         if wish.mode == "container":
             sandbox = Sandbox(id="", mode="container", plan_network=ContainerNamespace(wish.container))
         elif wish.mode == "bridge":
-            sandbox = await self._connect_bridge(wish)
+            sandbox = await self._connect(container_id, wish, name)
         else:
-            network = HostNamespace() if wish.mode == "host" else NoNetwork()
+            record = self._catalogue.named(wish.mode)
             sandbox = Sandbox(
-                id=_new_id(),
+                id=new_id(),
                 mode=wish.mode,
-                plan_network=network,
-                endpoints=(self._empty_endpoint(wish.mode),),
+                plan_network=HostNamespace() if wish.mode == "host" else NoNetwork(),
+                endpoints=(Endpoint(id=new_id(), network_id=record.id, network_name=record.name),),
             )
         self._sandboxes[container_id] = sandbox
         return sandbox
 
     def adopt(self, container_id: str, sandbox: Sandbox) -> None:
-        """A container that runs since before this daemon: its address is held. Before `start` is best."""
+        """A container that runs since before this daemon: what it has is held. Before `start` is best."""
         self._sandboxes[container_id] = sandbox
-        self._ports.hold(sandbox.ports)
-        if self._pool is not None:
-            self._hold(sandbox)
+        for endpoint in sandbox.endpoints:
+            network = self._catalogue.get(endpoint.network_id)
+            if network is not None:
+                network.hold_endpoint(endpoint)
+        if self._starting is not None and self._starting.done():
+            self._publishing.adopt(sandbox)
 
     async def disconnect(self, container_id: str) -> None:
-        """The container has ended, or its start failed: its address comes free soon. Idempotent.
+        """The container has ended, or its start failed: its addresses come free soon. Idempotent.
 
         Does not wait for the keeper: what a removal waits for must be short.
         """
         sandbox = self._sandboxes.pop(container_id, None)
-        if sandbox is None or self._pool is None:
+        if sandbox is None or sandbox.mode != "bridge":
             return
-        if sandbox.ports:
-            await self._unpublish(sandbox)
-        for endpoint in sandbox.endpoints:
-            if endpoint.key:
-                self._pool.give_back_soon(endpoint.key)
+        if sandbox.ports and (stay := await self._publishing.unpublish(sandbox)):
+            _log.warning("published ports stay: %s", stay)
+        self._soon(self._give_back(container_id, sandbox))
 
     async def keeper_changed(self, prepared: Sequence[int]) -> None:
         """The keeper said hello: these keys are what it holds.
 
         The first time, with every running container adopted, the room starts in the background.
         """
-        self._keys = frozenset(prepared)
-        if self._pool is not None:
-            await self._pool.keeper_changed(set(prepared) - self._taken())
+        self._keys = tuple(prepared)
+        if self._starting is not None and self._starting.done():
+            await self._settle(self._keys)
         else:
             self.start_soon()
 
+    async def attach(self, container_id: str, directory: str, wish: NetworkWish, name: str) -> Sandbox:
+        """A running container comes to be on the last network of its wish. Raises ProaError.
+
+        `directory` is the container's own, with its hosts file.
+        """
+        sandbox = self._sandboxes.get(container_id)
+        if sandbox is None or sandbox.mode != "bridge":
+            raise NotFound(f"container {container_id} has no network namespace of its own")
+        asked = wish.endpoints[-1]
+        network = await self._ready(asked.network)
+        if any(endpoint.network_id == network.record.id for endpoint in sandbox.endpoints):
+            raise Forbidden(f"endpoint with name {name} already exists in network {network.record.name}")
+        async with AsyncExitStack() as undo:
+            endpoint = await self._new_endpoint(network, asked, sandbox.endpoints, container_id, name)
+            undo.callback(network.free_endpoint, endpoint)
+            joined = replace(sandbox, endpoints=(*sandbox.endpoints, endpoint))
+            wire = network.wire(endpoint, routed=False)
+            host = await self._keeper.attach_network(container_id, wire, joined.routes())
+            undo.push_async_callback(
+                self._keeper.detach_network, container_id, endpoint.interface, sandbox.routes()
+            )
+            endpoint = replace(endpoint, host_interface=host)
+            joined = replace(sandbox, endpoints=(*sandbox.endpoints, endpoint))
+            joined = await self._publishing.moved(wish, sandbox, joined)
+            await self._names_changed(container_id, directory, wish, sandbox, joined)
+            undo.pop_all()
+        self._sandboxes[container_id] = joined
+        return joined
+
+    async def detach(self, container_id: str, directory: str, wish: NetworkWish, network_id: str) -> Sandbox:
+        """A running container leaves a network; `wish` is what is left. Raises ProaError."""
+        sandbox = self._sandboxes[container_id]
+        gone = next(e for e in sandbox.endpoints if e.network_id == network_id)
+        left = replace(sandbox, endpoints=tuple(e for e in sandbox.endpoints if e is not gone))
+        left = await self._publishing.moved(wish, sandbox, left)
+        await self._keeper.detach_network(container_id, gone.interface, left.routes())
+        self._sandboxes[container_id] = left
+        network = self._catalogue.get(network_id)
+        if network is not None:
+            network.free_endpoint(gone)
+        await self._names_changed(container_id, directory, wish, sandbox, left)
+        return left
+
+    async def renamed(self, container_id: str, wish: NetworkWish, name: str) -> Sandbox | None:
+        """A running container has a new name; its sandbox, if that changes it. Raises ProaError."""
+        sandbox = self._sandboxes.get(container_id)
+        if sandbox is None or not naming.named(sandbox):
+            return None
+        endpoints = tuple(
+            replace(e, names=naming.names_of(e.wish, container_id, name)) if e.names else e
+            for e in sandbox.endpoints
+        )
+        changed = self._sandboxes[container_id] = replace(sandbox, endpoints=endpoints)
+        await self._tell(container_id, wish, changed, running=True)
+        return changed
+
     def write_files(self, directory: str, wish: NetworkWish, sandbox: Sandbox) -> None:
         """hostname, hosts and resolv.conf into the container's directory. Raises System."""
+        default = self._default
         try:
             write_files(
                 directory,
@@ -165,7 +221,8 @@ class Networking:
                 sandbox,
                 host=self._host_files,
                 defaults=self._defaults,
-                host_gateway=self._gateway,
+                host_gateway=default.record.gateway if default else "",
+                through=resolv_conf if naming.named(sandbox) else None,
             )
         except OSError as exc:
             raise System(f"network files: {exc}") from exc
@@ -173,28 +230,50 @@ class Networking:
     def stopped_settings(self, wish: NetworkWish, exposed_ports: Iterable[str] = ()) -> NetworkSettings:
         """What inspect shows of a container that does not run: its networks, without addresses."""
         del exposed_ports  # shown only while it runs, as Docker does
-        names = wish.networks if wish.mode == "bridge" else () if wish.mode == "container" else (wish.mode,)
-        networks: dict[str, EndpointSettings | None] = {
-            name: EndpointSettings(network_id=self._records[name].id)
-            for name in names
-            if name in self._records
-        }
-        return NetworkSettings(ports={}, networks=networks)
+        shown: dict[str, EndpointSettings | None] = {}
+        if wish.mode in ("host", "none"):
+            shown[wish.mode] = EndpointSettings(network_id=self._catalogue.named(wish.mode).id)
+        for endpoint in wish.endpoints:
+            try:
+                record = self._catalogue.find(endpoint.network)
+            except ProaError:
+                shown[endpoint.network] = endpoint.settings()
+            else:
+                shown[record.name] = endpoint.settings(record.id)
+        return NetworkSettings(ports={}, networks=shown)
 
     # ---- networks --------------------------------------------------------------------------------
 
     @property
     def networks(self) -> Sequence[NetworkRecord]:
         """All networks."""
-        return tuple(self._records.values())
+        return self._catalogue.records
 
-    def endpoints(self, network_name: str) -> dict[str, Endpoint]:
+    def find(self, ref: str) -> NetworkRecord:
+        """By id, name, or a prefix of one id. Raises NotFound, InvalidParameter for an ambiguous one."""
+        return self._catalogue.find(ref)
+
+    def check(self, ref: str, wish: EndpointWish) -> None:
+        """Raises ProaError for what the network cannot give."""
+        network = self._catalogue.network(ref)
+        network.spaces.check(wish, default=network.record.name == "bridge")
+
+    async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
+        """A new network, up. Raises ProaError."""
+        await self.start()
+        return await self._catalogue.create(request)
+
+    async def drop(self, record: NetworkRecord) -> None:
+        """Take a network away. Raises Forbidden where it is predefined."""
+        await self._catalogue.remove(record)
+
+    def endpoints(self, network_id: str) -> dict[str, Endpoint]:
         """Container id to endpoint, of the running containers on a network."""
         return {
             container: endpoint
             for container, sandbox in self._sandboxes.items()
             for endpoint in sandbox.endpoints
-            if endpoint.network_name == network_name
+            if endpoint.network_id == network_id
         }
 
     @property
@@ -205,233 +284,181 @@ class Networking:
     @property
     def mtu(self) -> int:
         """Of the default bridge."""
-        return self._config.mtu or DEFAULT_MTU
+        return self._config.mtu or drivers.DEFAULT_MTU
 
     # ---- inside ----------------------------------------------------------------------------------
 
-    async def _start(self) -> None:
-        config = self._config
-        if config.bridge == "none":
-            return
-        record = self._records["bridge"]
-        remembered = (record.subnet, record.gateway) if record.subnet else None
-        try:
-            sandboxes = tuple(self._sandboxes.values())
-            gateway, subnet = await self._blocking(_bring_up, config, remembered, sandboxes)
-        except (OSError, ProaError) as exc:
-            raise System(f"default bridge {config.bridge_name}: {exc}") from exc
-        changed = msgspec.structs.replace(record, subnet=str(subnet), gateway=to_text(gateway))
-        if changed != record:
-            records.store(self._database, changed)
-            self._records["bridge"] = changed
-        self._gateway = to_text(gateway)
-        self._pool = Pool(
-            self._keeper,
-            Addresses(subnet, (gateway,)),
-            bridge=config.bridge_name,
-            gateway=gateway,
-            mtu=self.mtu,
-            size=config.network_pool_size,
-        )
-        for sandbox in self._sandboxes.values():
-            self._hold(sandbox)
-        await self._pool.keeper_changed(set(self._keys) - self._taken())
+    @property
+    def _default(self) -> Network | None:
+        """The default network, if there is to be one."""
+        if self._config.bridge == "none":
+            return None
+        return self._catalogue.network("bridge")
 
-    async def _connect_bridge(self, wish: NetworkWish) -> Sandbox:
-        await self.start()
-        if self._pool is None:
-            raise NotFound("network bridge not found")
-        prepared = await self._pool.take(wish.mac, named=bool(wish.ports))
-        sandbox = Sandbox(
-            id=_new_id(),
-            mode="bridge",
-            plan_network=PreparedNetwork(prepared.key),
-            endpoints=(self._endpoint(prepared),),
-        )
-        if not wish.ports:
-            return sandbox
-        try:
-            return await self._publish(sandbox, wish)
-        except BaseException:
-            self._pool.give_back_soon(prepared.key)
-            raise
+    async def _ready(self, ref: str) -> Network:
+        """A network whose host's side is up. Raises ProaError."""
+        if self._starting is None or not self._starting.done():
+            await self.start()
+        network = self._catalogue.network(ref)
+        if not network.up:
+            await network.raise_up()
+        return network
 
-    async def _publish(self, sandbox: Sandbox, wish: NetworkWish) -> Sandbox:
-        """The sandbox with its ports held and translated, or none of it."""
-        (endpoint,) = sandbox.endpoints
-        failed = (
-            f"driver failed programming external connectivity on endpoint {wish.hostname} ({endpoint.id}): "
-        )
-        if not self._config.iptables:
-            raise System(failed + "the firewall is switched off")
-        try:
-            ports = self._ports.take(wish.ports)
-        except System as exc:
-            raise System(f"{failed}{exc}") from exc
-        published = msgspec.structs.replace(sandbox, ports=ports)
-        try:
-            await self._blocking(_publish, self._config.firewall_table, published)
-        except BaseException as exc:
-            self._ports.give_back(ports)
-            if isinstance(exc, OSError):
-                raise System(f"{failed}{exc}") from exc
-            raise
+    async def _connect(self, container_id: str, wish: NetworkWish, name: str) -> Sandbox:
+        networks = [await self._ready(asked.network) for asked in wish.endpoints]
+        plain = len(networks) == 1 and networks[0].is_bridge and wish.endpoints[0].plain
+        sandbox = await (self._pooled if plain else self._made)(container_id, wish, networks, name)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._give_back, container_id, sandbox)
+            published = await self._publishing.publish(wish, sandbox)
+            if published.ports:
+                undo.push_async_callback(self._publishing.unpublish, published)
+            if naming.named(published):
+                await self._tell(container_id, wish, published, running=False)
+            undo.pop_all()
         return published
 
-    async def _unpublish(self, sandbox: Sandbox) -> None:
-        try:
-            await self._blocking(_unpublish, self._config.firewall_table, sandbox)
-        except (OSError, Unavailable) as exc:
-            _log.warning("published ports stay: %s", exc)
-        finally:
-            self._ports.give_back(sandbox.ports)
-
-    def _endpoint(self, prepared: Prepared) -> Endpoint:
-        record = self._records["bridge"]
-        return Endpoint(
-            id=_new_id(),
-            network_id=record.id,
-            network_name=record.name,
-            mac=prepared.mac,
-            address=to_text(prepared.address),
-            prefix=Subnet.parse(record.subnet).prefix,
-            gateway=record.gateway,
+    async def _pooled(
+        self, container_id: str, wish: NetworkWish, networks: Sequence[Network], name: str
+    ) -> Sandbox:
+        """A namespace of the network's pool."""
+        (network,), (asked,) = networks, wish.endpoints
+        prepared = await network.pool.take(named=bool(wish.ports))
+        named = self._with_names(replace(prepared.endpoint, wish=asked), network, container_id, name)
+        return Sandbox(
+            id=new_id(),
+            mode="bridge",
+            plan_network=PreparedNetwork(prepared.key),
+            endpoints=(named,),
             key=prepared.key,
-            host_interface=prepared.host_interface,
         )
 
-    def _empty_endpoint(self, name: str) -> Endpoint:
-        return Endpoint(id=_new_id(), network_id=self._records[name].id, network_name=name)
+    async def _made(
+        self, container_id: str, wish: NetworkWish, networks: Sequence[Network], name: str
+    ) -> Sandbox:
+        """A namespace of its own making."""
+        key = custom_key()
+        endpoints: list[Endpoint] = []
+        async with AsyncExitStack() as undo:
+            for network, asked in zip(networks, wish.endpoints, strict=True):
+                if any(e.network_id == network.record.id for e in endpoints):
+                    raise Forbidden(
+                        f"endpoint with name {name} already exists in network {network.record.name}"
+                    )
+                endpoint = await self._new_endpoint(network, asked, endpoints, container_id, name)
+                undo.callback(network.free_endpoint, endpoint)
+                endpoints.append(endpoint)
+            sandbox = Sandbox(
+                id=new_id(),
+                mode="bridge",
+                plan_network=PreparedNetwork(key),
+                endpoints=tuple(endpoints),
+                key=key,
+            )
+            wires = [
+                _with_routes(network.wire(endpoint, routed=False, hairpin=bool(wish.ports)), sandbox)
+                for network, endpoint in zip(networks, endpoints, strict=True)
+            ]
+            first = wires[0] if wires else KeeperEndpoint(bridge="")
+            host = await self._keeper.prepare(key, first, *wires[1:])
+            undo.pop_all()
+        if not endpoints:
+            return sandbox
+        return replace(sandbox, endpoints=(replace(endpoints[0], host_interface=host), *endpoints[1:]))
 
-    def _taken(self) -> set[int]:
-        """Keys that containers have: a keeper that has not started one yet still lists its key."""
-        return {e.key for s in self._sandboxes.values() for e in s.endpoints if e.key}
+    async def _new_endpoint(
+        self,
+        network: Network,
+        asked: EndpointWish,
+        beside: Sequence[Endpoint],
+        container_id: str,
+        name: str,
+    ) -> Endpoint:
+        taken = {endpoint.interface for endpoint in beside}
+        interface = asked.driver_options.get(drivers.INTERFACE_NAME, "")
+        if interface:
+            drivers.check_name(interface)
+        if interface in taken:
+            raise Forbidden(f"interface name {interface} is in use in the container already")
+        free = (f"{network.prefix}{number}" for number in range(len(taken) + 1))
+        interface = interface or next(candidate for candidate in free if candidate not in taken)
+        endpoint = await network.new_endpoint(asked, interface)
+        return self._with_names(endpoint, network, container_id, name)
 
-    def _hold(self, sandbox: Sandbox) -> None:
-        for endpoint in sandbox.endpoints:
-            if endpoint.key and self._pool is not None:
-                self._pool.hold(parse_address(endpoint.address))
+    def _with_names(self, endpoint: Endpoint, network: Network, container_id: str, name: str) -> Endpoint:
+        if network.record.builtin:
+            return endpoint
+        return replace(endpoint, names=naming.names_of(endpoint.wish, container_id, name))
 
-    async def _blocking(self, call: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
-        loop = asyncio.get_running_loop()
+    async def _names_changed(
+        self, container_id: str, directory: str, wish: NetworkWish, old: Sandbox, new: Sandbox
+    ) -> None:
+        """hosts and the resolver follow a change of networks."""
+        before = {a for e in old.endpoints for a in e.addresses}
+        after = {a for e in new.endpoints for a in e.addresses}
         try:
-            return await loop.run_in_executor(self._executor, call, *arguments)
-        except RuntimeError as exc:  # the executor is shut down
-            raise Unavailable("the daemon is shutting down") from exc
-
-
-def _bring_up(
-    config: DaemonConfig, remembered: tuple[str, str] | None, sandboxes: Sequence[Sandbox]
-) -> tuple[int, Subnet]:
-    """(gateway, subnet) of the default bridge, which is up with its firewall afterwards. Blocks.
-
-    The ports of `sandboxes` are published from the first moment.
-    """
-    from proa.network import docker_user, firewall, link
-
-    gateway, subnet = _addresses(config, remembered)
-    link.ensure_bridge(config.bridge_name, gateway, subnet, config.mtu or DEFAULT_MTU)
-    if config.ip_forward:
-        try:
-            link.enable_forwarding()
+            remove_hosts(directory, before - after)
+            add_hosts(directory, wish, [a for e in new.endpoints for a in e.addresses if a not in before])
+            if naming.named(new) != naming.named(old):
+                self.write_files(directory, wish, new)
         except OSError as exc:
-            _log.warning("IPv4 forwarding cannot be enabled, networking will not work: %s", exc)
-    if config.iptables:
-        network = firewall.FirewallNetwork(
-            bridge=config.bridge_name, subnet=subnet, masquerade=config.ip_masq
+            raise System(f"network files: {exc}") from exc
+        if naming.named(new):
+            await self._tell(container_id, wish, new, running=True)
+        elif naming.named(old):
+            await self._keeper.forget_names(container_id)
+
+    async def _tell(self, container_id: str, wish: NetworkWish, sandbox: Sandbox, *, running: bool) -> None:
+        await self._keeper.serve_names(
+            naming.told(
+                container_id,
+                wish,
+                sandbox,
+                running=running,
+                internal=self._is_internal,
+                defaults=self._defaults,
+                host=self._host_files,
+            )
         )
+
+    def _is_internal(self, network_id: str) -> bool:
+        network = self._catalogue.get(network_id)
+        return network is not None and network.record.internal
+
+    async def _give_back(self, container_id: str, sandbox: Sandbox) -> None:
+        """Drop what the keeper may still have of a sandbox; then its addresses come free."""
         try:
-            ports = [t for sandbox in sandboxes for t in _translations(sandbox)]
-            firewall.install(config.firewall_table, [network], ports)
-        except OSError as exc:
-            _log.warning("no firewall, so no way out for containers on the default bridge: %s", exc)
-        try:
-            docker_user.let_through(config.bridge_name)
-        except OSError as exc:
-            _log.debug("dockerd's firewall is left as it is: %s", exc)
-    return gateway, subnet
+            if sandbox.key:
+                await self._keeper.release(sandbox.key)
+            if naming.named(sandbox) and container_id not in self._sandboxes:
+                await self._keeper.forget_names(container_id)
+        except ProaError as exc:
+            _log.debug("release of network namespace %x: %s", sandbox.key, exc)
+        finally:
+            for endpoint in sandbox.endpoints:
+                network = self._catalogue.get(endpoint.network_id)
+                if network is not None:
+                    network.free_endpoint(endpoint)
+
+    async def _settle(self, prepared: Sequence[int]) -> None:
+        """Pools take over what is theirs of the keeper's namespaces; what nobody has goes."""
+        taken = {sandbox.key for sandbox in self._sandboxes.values()}
+        left = set(prepared) - taken
+        for network in self._catalogue:
+            left -= await network.pool.keeper_changed(left)
+        for key in left:
+            try:
+                await self._keeper.release(key)
+            except ProaError as exc:
+                _log.debug("release of network namespace %x: %s", key, exc)
+
+    def _soon(self, work: "asyncio.Coroutine[None, None, None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-def _publish(table: str, sandbox: Sandbox) -> None:
-    from proa.network import firewall, link
-
-    for endpoint in sandbox.endpoints:
-        if endpoint.host_interface:
-            link.allow_hairpin(endpoint.host_interface)
-    firewall.publish(table, _translations(sandbox))
-
-
-def _unpublish(table: str, sandbox: Sandbox) -> None:
-    from proa.network import firewall
-
-    firewall.unpublish(table, _translations(sandbox))
-
-
-def _translations(sandbox: Sandbox) -> "list[firewall.Translation]":
-    from proa.network import firewall
-
-    return [
-        firewall.Translation(
-            protocol=port.protocol,
-            host_address=None if port.host_address == ANY else parse_address(port.host_address),
-            host_port=port.host_port,
-            address=parse_address(sandbox.address),
-            port=port.container_port,
-        )
-        for port in sandbox.ports
-    ]
-
-
-def _addresses(config: DaemonConfig, remembered: tuple[str, str] | None) -> tuple[int, Subnet]:
-    """The configured address, else the bridge's own, else the remembered or the first free range."""
-    from proa.network import link
-
-    if config.bip:
-        gateway, prefix = parse_cidr(config.bip)
-        return gateway, Subnet.around(gateway, prefix)
-    present = link.find_bridge(config.bridge_name)
-    if present is not None:
-        return present.gateway, present.subnet
-    used = link.used_subnets()
-    if remembered is not None:
-        subnet = Subnet.parse(remembered[0])
-        if not any(subnet.overlaps(other) for other in used):
-            return parse_address(remembered[1]), subnet
-    subnet = choose_subnet(_pools(config), used)
-    return subnet.first + 1, subnet
-
-
-def _pools(config: DaemonConfig) -> Iterable[tuple[str, int]]:
-    if not config.default_address_pools:
-        return DEFAULT_POOLS
-    return [(str(pool.get("base", "")), int(pool.get("size", 0))) for pool in config.default_address_pools]
-
-
-def tear_down(config: DaemonConfig) -> None:
-    """Take away the bridge, the firewall and the way through another's; missing ones are no error. Blocks."""
-    from proa.network import docker_user, firewall, link
-
-    for remove, name in (
-        (docker_user.withdraw, config.bridge_name),
-        (firewall.remove, config.firewall_table),
-        (link.remove_bridge, config.bridge_name),
-    ):
-        try:
-            remove(name)
-        except OSError as exc:
-            if exc.errno != errno.EOPNOTSUPP:  # a kernel without nftables has none of it to remove
-                raise
-
-
-def _failed(task: asyncio.Task[None]) -> bool:
-    return task.done() and (task.cancelled() or task.exception() is not None)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    exc = None if task.cancelled() else task.exception()
-    if exc is not None:
-        _log.error("%s", exc)
-
-
-def _new_id() -> str:
-    return os.urandom(32).hex()
+def _with_routes(wire: KeeperEndpoint, sandbox: Sandbox) -> KeeperEndpoint:
+    """The interface with the sandbox's default routes that are behind it."""
+    mine = tuple(gateway for gateway, interface in sandbox.routes() if interface == wire.interface)
+    return replace(wire, gateways=mine)

@@ -10,6 +10,8 @@ from proa.network.netlink import ACK, APPEND, CREATE, Message, attribute, attrib
 
 IPV4, INET = 2, 1
 """Families of tables."""
+GROUP = 7
+"""NFNLGRP_NFTABLES: the multicast group that tells of changes."""
 _SUBSYSTEM = 10 << 8
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NEWTABLE, _DELTABLE = 0, 2
@@ -26,17 +28,18 @@ DROP, ACCEPT = 0, 1
 
 SET_INTERVAL = 4
 _SET_MAP = 8
-TYPE_ADDRESS, TYPE_PROTOCOL, TYPE_PORT, TYPE_INTERFACE = 7, 12, 13, 41
+TYPE_ADDRESS, TYPE_ADDRESS6, TYPE_PROTOCOL, TYPE_PORT, TYPE_INTERFACE = 7, 8, 12, 13, 41
 """nft's numbers of data types: only nft itself reads them, to print a set."""
 
 _REGISTER_1, _REGISTER_2 = 1, 2
 _WORD_0 = 8
 """NFT_REG32_00: registers of four bytes from here on; a concatenated key is a run of them."""
 _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
-_PROTOCOL_IPV4 = 2
+_PROTOCOL_IPV4, _PROTOCOL_IPV6 = 2, 10
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _SOURCE, _DESTINATION = 12, 16
 """Offsets of the addresses in an IPv4 header."""
+_SOURCE6, _DESTINATION6 = 8, 24
 _LOCAL_ADDRESS = 2
 _INTERFACE_NAME = 16
 
@@ -163,9 +166,15 @@ def ipv4() -> bytes:
     return _meta(_META_NFPROTO, _REGISTER_1) + _compare(bytes([_PROTOCOL_IPV4]))
 
 
-def source_in(name: str, number: int) -> bytes:
-    """The IPv4 source address is in a set."""
-    return _payload(_NETWORK_HEADER, _SOURCE, 4, _REGISTER_1) + _lookup(name, number)
+def ipv6() -> bytes:
+    """Match IPv6 only."""
+    return _meta(_META_NFPROTO, _REGISTER_1) + _compare(bytes([_PROTOCOL_IPV6]))
+
+
+def source_in(name: str, number: int, *, six: bool = False) -> bytes:
+    """The source address is in a set."""
+    offset, size = (_SOURCE6, 16) if six else (_SOURCE, 4)
+    return _payload(_NETWORK_HEADER, offset, size, _REGISTER_1) + _lookup(name, number)
 
 
 def to_loopback() -> bytes:
@@ -179,19 +188,28 @@ def to_this_host() -> bytes:
     return kind + _compare(struct.pack("=I", _LOCAL_ADDRESS))
 
 
-def translate_by(name: str, number: int, *, with_address: bool) -> bytes:
+def translate_by(name: str, number: int, *, with_address: bool, six: bool = False) -> bytes:
     """Destination translation by a map of (protocol, [address,] port) to (address, port)."""
+    find = _expression("lookup", string(1, name), be32(2, _WORD_0), be32(3, _WORD_0), be32(4, number))
+    family, words_ = (_PROTOCOL_IPV6, 4) if six else (_PROTOCOL_IPV4, 1)
+    translate = _expression("nat", be32(1, 1), be32(2, family), be32(3, _WORD_0), be32(5, _WORD_0 + words_))
+    return _load_destination(with_address=with_address, six=six) + find + translate
+
+
+def destination_in(name: str, number: int, *, six: bool = False) -> bytes:
+    """(protocol, address, port) of the destination is in a set."""
+    find = _expression("lookup", string(1, name), be32(2, _WORD_0), be32(4, number), be32(5, 0))
+    return _load_destination(with_address=True, six=six) + find
+
+
+def _load_destination(*, with_address: bool, six: bool) -> bytes:
     load = _meta(_META_L4PROTO, _WORD_0)
     register = _WORD_0 + 1
     if with_address:
-        load += _payload(_NETWORK_HEADER, _DESTINATION, 4, register)
-        register += 1
-    load += _payload(_TRANSPORT_HEADER, 2, 2, register)
-    find = _expression("lookup", string(1, name), be32(2, _WORD_0), be32(3, _WORD_0), be32(4, number))
-    translate = _expression(
-        "nat", be32(1, 1), be32(2, _PROTOCOL_IPV4), be32(3, _WORD_0), be32(5, _WORD_0 + 1)
-    )
-    return load + find + translate
+        offset, size = (_DESTINATION6, 16) if six else (_DESTINATION, 4)
+        load += _payload(_NETWORK_HEADER, offset, size, register)
+        register += size // 4
+    return load + _payload(_TRANSPORT_HEADER, 2, 2, register)
 
 
 def interface_in(direction: str, name: str, number: int, *, inverted: bool = False) -> bytes:

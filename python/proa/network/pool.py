@@ -1,20 +1,22 @@
 """The pool: network namespaces that the keeper has made ready ahead of the starts that take them.
 
 A start takes one that is there and pays nothing; the place is filled again in the background. Where a
-start finds none, it waits for one of its own and the pool grows. A key tells the address and the
-configuration it was made for, so that a daemon that starts anew knows what an older one has prepared.
+start finds none, it waits for one of its own and the pool grows. Where a network's endpoints follow from an
+IPv4 address alone, a key tells that and the configuration it was made for, so that a daemon that starts
+anew knows what an older one has prepared.
 """
 
 import asyncio
+import itertools
 import logging
-import zlib
 from collections import deque
+from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from proa.errors import ProaError, System
-from proa.network.ipam import Addresses, mac_of, to_text
-from proa.network.sandbox import Keeper
+from proa.network.sandbox import Endpoint, Keeper
 from proa.schema.keeper import KeeperEndpoint
 
 MAXIMUM = 64
@@ -22,40 +24,71 @@ _SETTLE_S = 0.02
 """How long after a take the refill waits: it must not stand in the way of the start that took."""
 _RETRY_S = 1.0
 _CUSTOM = 1 << 56
-"""In a key: made for one start, with a hardware address of its own; no other daemon takes it over."""
+"""In a key: made for one start or one daemon; no other daemon takes it over."""
 
 _log = logging.getLogger(__name__)
+_numbers = itertools.count(1)
+
+
+class Offer(Struct, frozen=True, kw_only=True):
+    """An endpoint that is the taker's, to be prepared; its addresses are held."""
+
+    key: int | None
+    """None where it does not tell the address."""
+    endpoint: Endpoint
+    wire: KeeperEndpoint
 
 
 class Prepared(Struct, frozen=True, kw_only=True):
-    """A namespace that is ready: its key, its address, the interface at the host's end."""
+    """A namespace that is ready: its key, and its endpoint (without the host's interface, if an older
+    daemon prepared it).
+    """
 
     key: int
-    address: int
-    mac: str
-    host_interface: str = ""
+    endpoint: Endpoint
+
+
+class Source(Protocol):
+    """The network whose endpoints these are."""
+
+    @property
+    def shape(self) -> int:
+        """24 bits that mark its keys."""
+        ...
+
+    async def offer(self) -> Offer:
+        """A new endpoint. Raises ProaError when there is none."""
+        ...
+
+    def claim(self, key: int) -> Endpoint | None:
+        """The endpoint that a key of an earlier daemon tells of, held now; None where it cannot be."""
+        ...
+
+    def free_endpoint(self, endpoint: Endpoint) -> None:
+        """Its addresses come free. Idempotent."""
+        ...
+
+
+def custom_key(shape: int = 0) -> int:
+    """A key that tells nothing, and that no other daemon will use."""
+    return _CUSTOM | shape << 32 | next(_numbers) & 0xFFFFFFFF
 
 
 class Pool:
     """Prepared namespaces of one bridge network."""
 
-    def __init__(
-        self, keeper: Keeper, addresses: Addresses, *, bridge: str, gateway: int, mtu: int, size: int
-    ) -> None:
+    def __init__(self, keeper: Keeper, source: Source, *, size: int, eager: bool = True) -> None:
+        """`size` is how many it holds at least, from its first use on unless it is `eager`; 0 for a pool that
+        never holds any.
+        """
         self._keeper = keeper
-        self._addresses = addresses
-        self._bridge = bridge
-        self._gateway = gateway
-        self._mtu = mtu
+        self._source = source
         self._least = max(0, min(size, MAXIMUM))
-        self._size = self._least
+        self._size = self._least if eager else 0
         self._ready: deque[Prepared] = deque()
         self._refill: asyncio.Task[None] | None = None
         self._settle: asyncio.TimerHandle | None = None
-        self._returning: set[asyncio.Task[None]] = set()
         self._closed = False
-        shape = f"{bridge} {addresses.subnet} {gateway} {mtu}".encode()
-        self._shape = zlib.crc32(shape) & 0xFFFFFF
 
     def __len__(self) -> int:
         """How many are ready."""
@@ -66,58 +99,42 @@ class Pool:
         """How many it means to hold."""
         return self._size
 
-    async def take(self, mac: str = "", *, named: bool = False) -> Prepared:
+    async def take(self, *, named: bool = False) -> Prepared:
         """One that is the caller's from now on: ready already, or made for it. Raises ProaError.
 
-        `mac` asks for a hardware address that none in the pool has; `named` for one whose interface at
-        the host's end is known, which one that an older daemon prepared is not.
+        `named` asks for one whose interface at the host's end is known, which one that an older daemon
+        prepared is not.
         """
-        if mac or (named and self._ready and not self._ready[0].host_interface):
-            return await self._prepare(mac)
-        if self._ready:
+        if self._ready and not (named and not self._ready[0].endpoint.host_interface):
             prepared = self._ready.popleft()
             self._shrink()
             self._schedule()
             return prepared
-        self._size = min(max(1, self._size * 2), MAXIMUM) if self._least else 0
-        self._schedule()
+        if not self._ready:
+            self._size = min(max(self._least, self._size * 2), MAXIMUM) if self._least else 0
+            self._schedule()
         return await self._prepare()
 
-    async def give_back(self, key: int) -> None:
-        """The sandbox under this key is gone; drop what the keeper may still have of it. Idempotent."""
-        try:
-            await self._keeper.release(key)
-        except ProaError as exc:
-            _log.debug("release of network namespace %x: %s", key, exc)
-        finally:
-            self._addresses.free(key & 0xFFFFFFFF)
-
-    def give_back_soon(self, key: int) -> None:
-        """The same in the background; `close` waits for it."""
-        task = asyncio.get_running_loop().create_task(self.give_back(key))
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
-
-    def hold(self, address: int) -> None:
-        """A container that runs has this address already."""
-        self._addresses.hold(address)
-
-    async def keeper_changed(self, prepared: set[int]) -> None:
+    async def keeper_changed(self, prepared: set[int]) -> set[int]:
         """Make the pool agree with the keys that the keeper holds: a new keeper has none.
 
-        Keys of this pool's shape that it does not know are an older daemon's: they are taken over.
+        Returns the keys that are the pool's. Those of its shape that it does not know are an older
+        daemon's: they are taken over.
         """
         lost = [p for p in self._ready if p.key not in prepared]
         self._ready = deque(p for p in self._ready if p.key in prepared)
         for gone in lost:
-            self._addresses.free(gone.address)
-        for key in sorted(prepared - {p.key for p in self._ready}):
-            address = key & 0xFFFFFFFF
-            if key >> 32 == self._shape and self._addresses.hold(address):
-                self._ready.append(Prepared(key=key, address=address, mac=mac_of(address)))
-            elif key >> 32 != self._shape:
-                await self._release_quietly(key)
+            self._source.free_endpoint(gone.endpoint)
+        mine = {p.key for p in self._ready}
+        for key in sorted(prepared - mine):
+            if key >> 32 != self._source.shape:
+                continue
+            endpoint = self._source.claim(key)
+            if endpoint is not None:
+                mine.add(key)
+                self._ready.append(Prepared(key=key, endpoint=endpoint))
         self.fill()
+        return mine
 
     def fill(self) -> None:
         """Start filling the pool, if it is not full or being filled."""
@@ -137,10 +154,13 @@ class Pool:
         if self._refill is not None:
             self._refill.cancel()
             await asyncio.wait([self._refill])
-        if self._returning:
-            await asyncio.wait(self._returning)
         while release and self._ready:
-            await self.give_back(self._ready.popleft().key)
+            prepared = self._ready.popleft()
+            self._source.free_endpoint(prepared.endpoint)
+            try:
+                await self._keeper.release(prepared.key)
+            except ProaError as exc:
+                _log.debug("release of network namespace %x: %s", prepared.key, exc)
 
     def _schedule(self) -> None:
         """Fill soon; at once where the next takes would find little."""
@@ -166,33 +186,15 @@ class Pool:
                     self._settle = asyncio.get_running_loop().call_later(_RETRY_S, self.fill)
                 return
 
-    async def _prepare(self, mac: str = "") -> Prepared:
-        address = self._addresses.take()
-        key = self._shape << 32 | address | (_CUSTOM if mac else 0)
-        hardware = mac or mac_of(address)
-        endpoint = KeeperEndpoint(
-            bridge=self._bridge,
-            mac=bytes.fromhex(hardware.replace(":", "")),
-            mtu=self._mtu,
-            addresses=(f"{to_text(address)}/{self._addresses.subnet.prefix}",),
-            gateways=(to_text(self._gateway),),
-        )
+    async def _prepare(self) -> Prepared:
+        offer = await self._source.offer()
+        key = custom_key(self._source.shape) if offer.key is None else offer.key
         try:
-            interface = await self._keeper.prepare(key, endpoint)
-        except asyncio.CancelledError:
-            # The keeper may make it all the same: its key tells, and the next Welcome lists it.
-            self._addresses.free(address)
+            interface = await self._keeper.prepare(key, offer.wire)
+        except BaseException as exc:
+            # When cancelled the keeper may make it all the same: its key tells, and the next Welcome lists it.
+            self._source.free_endpoint(offer.endpoint)
+            if isinstance(exc, OSError):
+                raise System(f"prepare a network namespace: {exc}") from exc
             raise
-        except ProaError:
-            self._addresses.free(address)
-            raise
-        except OSError as exc:
-            self._addresses.free(address)
-            raise System(f"prepare a network namespace: {exc}") from exc
-        return Prepared(key=key, address=address, mac=hardware, host_interface=interface)
-
-    async def _release_quietly(self, key: int) -> None:
-        try:
-            await self._keeper.release(key)
-        except ProaError as exc:
-            _log.debug("release of network namespace %x: %s", key, exc)
+        return Prepared(key=key, endpoint=replace(offer.endpoint, host_interface=interface))

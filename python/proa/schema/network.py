@@ -77,6 +77,25 @@ class Network(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=
     peers: list[PeerInfo] | None = None
 
 
+class NetworkCreateRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """The network configuration to create."""
+
+    name: str = ""
+    check_duplicate: bool = False
+    driver: str = ""
+    scope: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: ConfigReference | None = None
+    ipam: IPAM | None = field(default=None, name="IPAM")
+    enable_i_pv4: bool | None = None
+    enable_i_pv6: bool | None = None
+    options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
 class NetworkCreateResponse(Struct, frozen=True, kw_only=True, rename="pascal"):
     """OK response to NetworkCreate operation."""
 
@@ -110,6 +129,20 @@ class EndpointSettings(Struct, frozen=True, kw_only=True, rename="pascal"):
     global_i_pv6_address: str = ""
     global_i_pv6_prefix_len: int = 0
     dns_names: list[str] | None = field(default=None, name="DNSNames")
+
+
+class NetworkConnectRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """NetworkConnectRequest represents the data to be used to connect a container to a network."""
+
+    container: str = ""
+    endpoint_config: EndpointSettings | None = None
+
+
+class NetworkDisconnectRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """NetworkDisconnectRequest represents the data to be used to disconnect a container from a network."""
+
+    container: str = ""
+    force: bool = False
 
 
 class NetworkingConfig(Struct, frozen=True, kw_only=True, rename="pascal"):

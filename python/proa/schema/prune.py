@@ -24,3 +24,9 @@ class VolumesPruneReport(Struct, frozen=True, kw_only=True, rename="pascal"):
 
     volumes_deleted: list[str] | None = None
     space_reclaimed: int = 0
+
+
+class NetworksPruneReport(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """POST /networks/prune."""
+
+    networks_deleted: list[str] | None = None

@@ -6,12 +6,15 @@ Source: moby's runconfig/hostconfig_unix.go (validateNetMode) and daemon/contain
 import re
 import socket
 
+from msgspec.structs import replace
+
 from proa.engine.resolve.model import Context, Peer
 from proa.engine.resolve.namespaces import container_of
 from proa.engine.resolve.ports import resolve_ports
-from proa.errors import InvalidParameter, NotFound, NotImplemented_
-from proa.network import NetworkWish
+from proa.errors import InvalidParameter
+from proa.network import EndpointWish, NetworkWish
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, HostConfig
+from proa.schema.network import EndpointIPAMConfig, EndpointSettings
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 
@@ -33,7 +36,6 @@ def resolve_network(
     """
     mode = host_config.network_mode
     _check_conflicts(request, host_config)
-    _refuse_not_yet(request, host_config)
     for host in host_config.extra_hosts or ():
         _check_extra_host(host)
     for server in host_config.dns or ():
@@ -46,23 +48,77 @@ def resolve_network(
     if name := container_of(mode):
         peer = context.peer(name)
         return NetworkWish(mode="container", container=peer.id), peer
-    kind = mode if mode in ("host", "none") else "bridge"
-    if kind == "bridge" and mode != "bridge":
-        raise NotFound(f"network {mode} not found")
-    ports = resolve_ports(config, host_config)
     wish = NetworkWish(
-        mode="host" if kind == "host" else "none" if kind == "none" else "bridge",
-        networks=("bridge",) if kind == "bridge" else (),
-        mac=_mac(request),
+        mode="host" if mode == "host" else "none" if mode == "none" else "bridge",
+        endpoints=_endpoints(request, host_config),
         dns=tuple(host_config.dns or ()),
         dns_options=tuple(host_config.dns_options or ()),
         dns_search=tuple(host_config.dns_search or ()),
         extra_hosts=tuple(host_config.extra_hosts or ()),
         hostname=config.hostname,
         domainname=config.domainname,
-        ports=ports,
+        ports=resolve_ports(config, host_config),
     )
     return wish, None
+
+
+def endpoint_wish(network: str, settings: EndpointSettings | None) -> EndpointWish:
+    """What a container asks of a network. Raises InvalidParameter."""
+    if settings is None:
+        return EndpointWish(network=network)
+    addresses = settings.ipam_config or EndpointIPAMConfig()
+    for text, family, name in (
+        (addresses.i_pv4_address, socket.AF_INET, "IPv4"),
+        (addresses.i_pv6_address, socket.AF_INET6, "IPv6"),
+    ):
+        if text and not _parses(family, text):
+            raise InvalidParameter(f"invalid endpoint settings:\ninvalid {name} address: {text}")
+    for text in addresses.link_local_i_ps or ():
+        if not is_address(text):
+            raise InvalidParameter(f"invalid endpoint settings:\ninvalid link-local IP address: {text}")
+    for alias in settings.aliases or ():
+        if not alias.isprintable() or any(c.isspace() for c in alias):
+            raise InvalidParameter(f"invalid endpoint settings:\ninvalid alias: {alias!r}")
+    return EndpointWish(
+        network=network,
+        aliases=tuple(settings.aliases or ()),
+        links=tuple(settings.links or ()),
+        ipv4=addresses.i_pv4_address,
+        ipv6=addresses.i_pv6_address,
+        link_local=tuple(addresses.link_local_i_ps or ()),
+        mac=checked_mac(settings.mac_address),
+        driver_options=settings.driver_opts or {},
+        priority=settings.gw_priority,
+    )
+
+
+def _endpoints(request: ContainerCreateRequest, host_config: HostConfig) -> tuple[EndpointWish, ...]:
+    """The network that the mode names first, then the others that are named."""
+    mode = host_config.network_mode
+    given = dict((request.networking_config.endpoints_config if request.networking_config else None) or {})
+    if "default" in given and mode == "bridge":
+        given.setdefault("bridge", given.pop("default"))
+    if mode in ("host", "none"):
+        for name in given:
+            if name != mode:
+                raise InvalidParameter(
+                    f"Container cannot be connected to network endpoints: {', '.join(sorted({*given, mode}))}"
+                )
+        return ()
+    first = endpoint_wish(mode, given.pop(mode, None))
+    if not first.mac and request.mac_address:
+        first = replace(first, mac=checked_mac(request.mac_address))
+    if mode == "bridge":
+        if first.ipv4 or first.ipv6:
+            raise InvalidParameter("user specified IP address is supported on user defined networks only")
+        if first.aliases:
+            raise InvalidParameter(
+                "network-scoped alias is supported only for containers in user defined networks"
+            )
+    elif host_config.links:
+        # On a network that has names a link is an alias of the container's own.
+        first = replace(first, links=(*first.links, *host_config.links))
+    return (first, *(endpoint_wish(name, settings) for name, settings in given.items()))
 
 
 def _check_conflicts(request: ContainerCreateRequest, host_config: HostConfig) -> None:
@@ -96,33 +152,16 @@ def _check_conflicts(request: ContainerCreateRequest, host_config: HostConfig) -
             raise InvalidParameter(text)
 
 
-def _refuse_not_yet(request: ContainerCreateRequest, host_config: HostConfig) -> None:
-    if host_config.links:
-        raise NotImplemented_("links are not supported yet")
-    endpoints = request.networking_config.endpoints_config if request.networking_config else None
-    for name, endpoint in (endpoints or {}).items():
-        if name not in ("default", "bridge", "host", "none", host_config.network_mode):
-            raise NotFound(f"network {name} not found")
-        if endpoint is None:
-            continue
-        if endpoint.ipam_config and (
-            endpoint.ipam_config.i_pv4_address or endpoint.ipam_config.i_pv6_address
-        ):
-            raise InvalidParameter("user specified IP address is supported on user defined networks only")
-        if endpoint.aliases:
-            raise InvalidParameter(
-                "network-scoped alias is supported only for containers in user defined networks"
-            )
-        if endpoint.links:
-            raise NotImplemented_("links are not supported yet")
-
-
 def _mac(request: ContainerCreateRequest) -> str:
-    """The hardware address asked for, by either of the two places that can name one."""
+    """Any hardware address asked for, by either of the two places that can name one."""
     named = [request.mac_address or ""]
     if request.networking_config:
         named += [e.mac_address for e in (request.networking_config.endpoints_config or {}).values() if e]
-    mac = next((m for m in named if m), "")
+    return next((checked_mac(mac) for mac in named if mac), "")
+
+
+def checked_mac(mac: str) -> str:
+    """A hardware address as the kernel has it; empty stays empty. Raises InvalidParameter."""
     if mac and (not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
         raise InvalidParameter(f"invalid MAC address: {mac}")
     return mac.lower().replace("-", ":")
@@ -140,10 +179,12 @@ def _check_extra_host(entry: str) -> None:
 
 def is_address(text: str) -> bool:
     """An IPv4 or IPv6 address, as the kernel's own parser has it."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, text)
-        except (OSError, ValueError):
-            continue
-        return True
-    return False
+    return _parses(socket.AF_INET, text) or _parses(socket.AF_INET6, text)
+
+
+def _parses(family: int, text: str) -> bool:
+    try:
+        socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,20 +1,20 @@
 """Ports that a request exposes and publishes. Source: docker/go-connections, nat."""
 
 import re
+import socket
 
-from proa.errors import InvalidParameter, NotImplemented_
+from proa.errors import InvalidParameter
 from proa.network import PortWish
 from proa.schema.container import ContainerConfig, HostConfig
 from proa.schema.network import PortBinding
 
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
-_ANY_IPV6 = ("::", "[::]")
 
 
 def resolve_ports(config: ContainerConfig, host_config: HostConfig) -> tuple[PortWish, ...]:
     """The ports to publish, of a configuration whose network mode is filled in.
 
-    Raises InvalidParameter for malformed ports, NotImplemented_ for a host's IPv6 address.
+    Raises InvalidParameter for malformed ports.
     """
     exposed = [parse_port(port) for port in config.exposed_ports or {}]
     bound = {parse_port(port): bindings for port, bindings in (host_config.port_bindings or {}).items()}
@@ -45,15 +45,14 @@ def parse_port(text: str) -> tuple[int, str]:
 
 def _wishes(number: int, protocol: str, binding: PortBinding) -> list[PortWish]:
     first, last = _host_ports(binding.host_port)
-    address = binding.host_ip
-    if address in _ANY_IPV6:
-        return []  # every address, of which the IPv4 ones are published by the entry beside it
-    if ":" in address:
-        raise NotImplemented_(f"publishing on the IPv6 address {address} is not supported yet")
-    if address and not re.fullmatch(r"(\d{1,3}\.){3}\d{1,3}", address):
-        raise InvalidParameter(f"invalid IP address: {address}")
-    host = "" if address == "0.0.0.0" else address
-    return [PortWish(protocol=protocol, container_port=number, host_address=host, first=first, last=last)]
+    address = binding.host_ip.removeprefix("[").removesuffix("]")
+    if address:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            address = socket.inet_ntop(family, socket.inet_pton(family, address))
+        except (OSError, ValueError):
+            raise InvalidParameter(f"invalid IP address: {binding.host_ip}") from None
+    return [PortWish(protocol=protocol, container_port=number, host_address=address, first=first, last=last)]
 
 
 def _host_ports(text: str) -> tuple[int, int]:

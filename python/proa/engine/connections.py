@@ -1,0 +1,130 @@
+"""Who is on which network: connect and disconnect, of containers that run and of those that do not.
+
+What a container asks of its networks is in its record and holds for each start; what it has is in its state.
+
+Source: moby daemon/container_operations.go (ConnectToNetwork, DisconnectFromNetwork).
+"""
+
+from msgspec.structs import replace
+
+from proa.engine import state as states
+from proa.engine.container import Container
+from proa.engine.notices import Notices
+from proa.engine.registry import Registry
+from proa.engine.resolve.networks import endpoint_wish
+from proa.engine.state import Status
+from proa.errors import Conflict, Forbidden, InvalidParameter, NotFound, ProaError, System
+from proa.network import EndpointWish, Networking, NetworkRecord, NetworkWish
+from proa.schema.network import NetworkConnectRequest, NetworkDisconnectRequest
+
+
+class Connections:
+    """Connects containers and networks."""
+
+    def __init__(
+        self, *, registry: Registry, networking: Networking, notices: Notices, directory: str
+    ) -> None:
+        """`directory` holds every container's own directory, by id."""
+        self._registry = registry
+        self._networking = networking
+        self._notices = notices
+        self._directory = directory
+
+    def name_of(self, container_id: str) -> str:
+        """A container's name, without slash; empty where it is gone."""
+        return self._registry.name_of(container_id)
+
+    def wanted(self, record: NetworkRecord) -> bool:
+        """A container that does not run would come to be on it."""
+        return any(
+            self._index(container.record.resolved.network, record) is not None for container in self._registry
+        )
+
+    async def connect(self, record: NetworkRecord, body: NetworkConnectRequest) -> None:
+        """Raises NotFound, Forbidden where it is on it already, InvalidParameter for what cannot be."""
+        container = self._registry.lookup(body.container)
+        asked = endpoint_wish(record.name, body.endpoint_config)
+        async with container.exclusive():
+            wish = container.record.resolved.network
+            _check_mode(wish, record)
+            if container.state.status in (Status.REMOVING, Status.DEAD):
+                raise Conflict(
+                    f"Container {container.id} is marked for removal and cannot be connected or disconnected "
+                    "to the network"
+                )
+            if self._index(wish, record) is not None:
+                raise Forbidden(
+                    f"endpoint with name {container.record.name} already exists in network {record.name}"
+                )
+            self._networking.check(record.id, asked)
+            changed = replace(wish, endpoints=(*wish.endpoints, asked))
+            if container.state.alive:
+                sandbox = await self._networking.attach(
+                    container.id, f"{self._directory}/{container.id}", changed, container.record.name
+                )
+                self._registry.set_state(container, states.connected(container.state, sandbox))
+                self._notices.network("connect", container, sandbox, record.id)
+            self._settle(container, changed)
+
+    async def disconnect(self, record: NetworkRecord, body: NetworkDisconnectRequest) -> None:
+        """Raises NotFound, System where it is not on it; with force a container that is gone is no error."""
+        try:
+            container = self._registry.lookup(body.container)
+        except NotFound:
+            if body.force:
+                return
+            raise
+        async with container.exclusive():
+            wish = container.record.resolved.network
+            if wish.mode == "host" or record.name == "host":
+                raise InvalidParameter(
+                    "container cannot be disconnected from host network or connected to it"
+                )
+            index = self._index(wish, record)
+            on_it = self._networking.endpoints(record.id).get(container.id)
+            if index is None and on_it is None:
+                raise System(f"container {container.id} is not connected to network {record.name}")
+            left = tuple(e for i, e in enumerate(wish.endpoints) if i != index)
+            changed = replace(wish, endpoints=left)
+            if container.state.alive and on_it is not None:
+                before = container.state.sandbox
+                sandbox = await self._networking.detach(
+                    container.id, f"{self._directory}/{container.id}", changed, record.id
+                )
+                self._registry.set_state(container, states.connected(container.state, sandbox))
+                if before is not None:
+                    self._notices.network("disconnect", container, before, record.id)
+            self._settle(container, changed)
+
+    def _settle(self, container: Container, wish: NetworkWish) -> None:
+        resolved = replace(container.record.resolved, network=wish)
+        self._registry.set_record(container, replace(container.record, resolved=resolved))
+
+    def _index(self, wish: NetworkWish, record: NetworkRecord) -> int | None:
+        """Where in a wish a network is, by whichever of its names."""
+        for index, endpoint in enumerate(wish.endpoints):
+            if self._means(endpoint, record):
+                return index
+        return None
+
+    def _means(self, endpoint: EndpointWish, record: NetworkRecord) -> bool:
+        if endpoint.network in (record.name, record.id):
+            return True
+        try:
+            return self._networking.find(endpoint.network).id == record.id
+        except ProaError:
+            return False
+
+
+def _check_mode(wish: NetworkWish, record: NetworkRecord) -> None:
+    if wish.mode == "container":
+        raise InvalidParameter(
+            "container sharing network namespace with another container or host cannot be connected to any "
+            "other network"
+        )
+    if wish.mode == "host" or record.name == "host":
+        raise InvalidParameter("container cannot be disconnected from host network or connected to it")
+    if wish.mode == "none" or record.name == "none":
+        raise InvalidParameter(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+        )
