@@ -35,9 +35,21 @@ from proa.schema.container_state import (
 )
 from proa.schema.exec import ExecCreateRequest, ExecInspectResponse, ExecStartRequest
 from proa.schema.image import ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary
-from proa.schema.network import Network, NetworkSettings
+from proa.schema.network import (
+    Network,
+    NetworkConnectRequest,
+    NetworkCreateRequest,
+    NetworkCreateResponse,
+    NetworkDisconnectRequest,
+    NetworkSettings,
+)
 from proa.schema.oci import Descriptor, Platform
-from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
+from proa.schema.prune import (
+    ContainersPruneReport,
+    ImagesPruneReport,
+    NetworksPruneReport,
+    VolumesPruneReport,
+)
 from proa.schema.registry import AuthResponse, Credentials, DistributionInspect, SearchResult
 from proa.schema.stats import ContainerStatsResponse
 from proa.schema.stream import AttachOptions, LogsOptions, LogStream
@@ -452,12 +464,33 @@ class FakeImages:
 
 
 class FakeNetworks:
-    """The verbs of /networks."""
+    """The verbs of /networks; `calls` is what was asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    async def create(self, body: NetworkCreateRequest) -> NetworkCreateResponse:
+        self.calls.append(("create", body))
+        return NetworkCreateResponse(id="n" * 64)
+
+    async def remove(self, ref: str) -> None:
+        self.calls.append(("remove", ref))
+
+    async def connect(self, ref: str, body: NetworkConnectRequest) -> None:
+        self.calls.append(("connect", ref, body))
+
+    async def disconnect(self, ref: str, body: NetworkDisconnectRequest) -> None:
+        self.calls.append(("disconnect", ref, body))
+
+    async def prune(self, filters: Filters) -> NetworksPruneReport:
+        return NetworksPruneReport(networks_deleted=["mine"])
 
     async def list(self, filters: Filters) -> Sequence[Network]:
         return [await self.inspect("bridge")]
 
-    async def inspect(self, ref: str) -> Network:
+    async def inspect(self, ref: str, *, scope: str = "") -> Network:
+        if ref == "n" * 64:
+            return Network(name="mine", id=ref, created=CREATED, scope="local", driver="bridge")
         if ref != "bridge":
             raise NotFound(f"network {ref} not found")
         return Network(name="bridge", id="b" * 64, created=CREATED, scope="local", driver="bridge")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from proa.engine.registry import Registry
     from proa.engine.volumes import VolumeVerbs
     from proa.metadata import Metadata
+    from proa.network import Networking
     from proa.snapshots import Snapshots
 
 log = logging.getLogger("proad")

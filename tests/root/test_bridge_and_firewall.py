@@ -90,9 +90,9 @@ def outside(host: Namespace) -> Iterator[Namespace]:
 
 @pytest.fixture
 def bridged(host: Namespace) -> Namespace:
-    host.run(link.ensure_bridge, BRIDGE, GATEWAY, SUBNET, 1500)
+    host.run(link.ensure_bridge, BRIDGE, [(GATEWAY, 16, 32)], 1500)
     host.run(link.enable_forwarding)
-    host.run(firewall.install, TABLE, [firewall.FirewallNetwork(bridge=BRIDGE, subnet=SUBNET)])
+    host.run(firewall.install, TABLE, [firewall.FirewallNetwork(bridges=(BRIDGE,), masquerade=(SUBNET,))])
     return host
 
 
@@ -138,9 +138,11 @@ def connect(address: str) -> None:
 
 
 def test_the_bridge_is_made_once_and_found_again(host: Namespace) -> None:
-    made = host.run(link.ensure_bridge, BRIDGE, GATEWAY, SUBNET, 1400)
-    assert host.run(link.ensure_bridge, BRIDGE, GATEWAY, SUBNET, 1400) == made
-    assert host.run(link.find_bridge, BRIDGE) == made
+    made = host.run(link.ensure_bridge, BRIDGE, [(GATEWAY, 16, 32)], 1400)
+    assert host.run(link.ensure_bridge, BRIDGE, [(GATEWAY, 16, 32)], 1400) == made
+    found = host.run(link.find_bridge, BRIDGE)
+    assert found is not None
+    assert (found.index, found.subnet, found.gateway) == (made, SUBNET, GATEWAY)
     (shown,) = json.loads(host.ip("-j", "-d", "addr", "show", BRIDGE))
     assert (shown["address"], shown["mtu"]) == ("02:42:ac:1e:00:01", 1400)
     assert shown["linkinfo"]["info_kind"] == "bridge"
@@ -152,16 +154,16 @@ def test_the_bridge_is_made_once_and_found_again(host: Namespace) -> None:
 
 
 def test_another_address_takes_the_place_of_the_old(host: Namespace) -> None:
-    host.run(link.ensure_bridge, BRIDGE, GATEWAY, SUBNET, 1500)
+    host.run(link.ensure_bridge, BRIDGE, [(GATEWAY, 16, 32)], 1500)
     other = Subnet.parse("10.9.0.0/24")
-    host.run(link.ensure_bridge, BRIDGE, other.first + 1, other, 1500)
+    host.run(link.ensure_bridge, BRIDGE, [(other.first + 1, 24, 32)], 1500)
     found = host.run(link.find_bridge, BRIDGE)
     assert found is not None
     assert (found.subnet, found.gateway) == (other, other.first + 1)
 
 
 def test_it_accepts_no_router_advertisements(host: Namespace) -> None:
-    host.run(link.ensure_bridge, BRIDGE, GATEWAY, SUBNET, 1500)
+    host.run(link.ensure_bridge, BRIDGE, [(GATEWAY, 16, 32)], 1500)
     path = Path(f"/proc/sys/net/ipv6/conf/{BRIDGE}/accept_ra")
     if host.run(path.exists):
         assert host.run(path.read_text).strip() == "0"
@@ -169,9 +171,9 @@ def test_it_accepts_no_router_advertisements(host: Namespace) -> None:
 
 def test_removing_what_is_not_there(host: Namespace) -> None:
     assert host.run(link.find_bridge, BRIDGE) is None
-    host.run(link.remove_bridge, BRIDGE)
-    host.run(link.ensure_bridge, BRIDGE, GATEWAY, SUBNET, 1500)
-    host.run(link.remove_bridge, BRIDGE)
+    host.run(link.remove_link, BRIDGE)
+    host.run(link.ensure_bridge, BRIDGE, [(GATEWAY, 16, 32)], 1500)
+    host.run(link.remove_link, BRIDGE)
     assert host.run(link.find_bridge, BRIDGE) is None
 
 
@@ -185,7 +187,7 @@ def test_ranges_in_use_are_addresses_and_routes(host: Namespace, outside: Namesp
 
 def test_a_name_that_the_kernel_refuses(host: Namespace) -> None:
     with pytest.raises(OSError, match="create bridge"):
-        host.run(link.ensure_bridge, "a/b", GATEWAY, SUBNET, 1500)
+        host.run(link.ensure_bridge, "a/b", [(GATEWAY, 16, 32)], 1500)
 
 
 # ---- the firewall -------------------------------------------------------------------------------
@@ -208,14 +210,14 @@ def test_the_table_is_written_as_a_whole_and_again(bridged: Namespace) -> None:
         "ip saddr @masquerade oifname != @bridges masquerade",
     ):
         assert line in first
-    bridged.run(firewall.install, TABLE, [firewall.FirewallNetwork(bridge=BRIDGE, subnet=SUBNET)])
+    bridged.run(firewall.install, TABLE, [firewall.FirewallNetwork(bridges=(BRIDGE,), masquerade=(SUBNET,))])
     assert ruleset(bridged) == first
 
 
 def test_a_failed_transaction_changes_nothing(bridged: Namespace) -> None:
     before = ruleset(bridged)
     halves = (SUBNET, Subnet.parse("172.30.0.0/17"))
-    overlapping = [firewall.FirewallNetwork(bridge="b0", subnet=subnet) for subnet in halves]
+    overlapping = [firewall.FirewallNetwork(bridges=("b0",), masquerade=(subnet,)) for subnet in halves]
     with pytest.raises(OSError, match="nft set masquerade"):
         bridged.run(firewall.install, TABLE, overlapping)
     assert ruleset(bridged) == before
@@ -302,7 +304,7 @@ def reach(address: str) -> None:
 def test_a_published_port_from_outside(
     containers: list[Namespace], bridged: Namespace, outside: Namespace, at: str
 ) -> None:
-    bridged.run(firewall.publish, TABLE, [published(at=at)])
+    bridged.run(firewall.change, TABLE, [published(at=at)])
     with closing(containers[0].run(listener)) as server:
         outside.run(reach, "203.0.113.1")
         assert containers[0].run(peer_seen, server) == "203.0.113.2"
@@ -315,7 +317,7 @@ def test_a_published_port_from_outside(
 def test_a_published_port_from_the_host(
     containers: list[Namespace], bridged: Namespace, address: str, seen: str
 ) -> None:
-    bridged.run(firewall.publish, TABLE, [published()])
+    bridged.run(firewall.change, TABLE, [published()])
     with closing(containers[0].run(listener)) as server:
         bridged.run(reach, address)
         assert containers[0].run(peer_seen, server) == seen
@@ -323,8 +325,8 @@ def test_a_published_port_from_the_host(
 
 @pytest.mark.parametrize("who", [0, 1], ids=["itself", "another"])
 def test_a_published_port_from_containers(containers: list[Namespace], bridged: Namespace, who: int) -> None:
-    bridged.run(firewall.publish, TABLE, [published()])
-    bridged.run(link.allow_hairpin, "c2")
+    bridged.run(firewall.change, TABLE, [published()])
+    bridged.run(link.allow_hairpin, ["c2"])
     with closing(containers[0].run(listener)) as server:
         containers[who].run(reach, "172.30.0.1")
         containers[0].run(peer_seen, server)
@@ -333,7 +335,7 @@ def test_a_published_port_from_containers(containers: list[Namespace], bridged: 
 def test_a_port_on_localhost_only_is_not_there_for_others(
     containers: list[Namespace], bridged: Namespace, outside: Namespace
 ) -> None:
-    bridged.run(firewall.publish, TABLE, [published(at="127.0.0.1")])
+    bridged.run(firewall.change, TABLE, [published(at="127.0.0.1")])
     with closing(containers[0].run(listener)) as server:
         bridged.run(reach, "127.0.0.1")
         containers[0].run(peer_seen, server)
@@ -344,7 +346,7 @@ def test_a_port_on_localhost_only_is_not_there_for_others(
 def test_datagrams_are_published_apart(
     containers: list[Namespace], bridged: Namespace, outside: Namespace
 ) -> None:
-    bridged.run(firewall.publish, TABLE, [published(protocol="udp")])
+    bridged.run(firewall.change, TABLE, [published(protocol="udp")])
 
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -361,7 +363,7 @@ def test_a_port_that_is_taken_back(
     containers: list[Namespace], bridged: Namespace, outside: Namespace
 ) -> None:
     ports = [published(), published(at="203.0.113.1")]
-    bridged.run(firewall.publish, TABLE, ports)
+    bridged.run(firewall.change, TABLE, ports)
     bridged.run(firewall.unpublish, TABLE, ports[:1])
     for _ in range(2):
         bridged.run(firewall.unpublish, TABLE, ports)
@@ -372,7 +374,7 @@ def test_a_port_that_is_taken_back(
 def test_ports_survive_a_table_written_anew(
     containers: list[Namespace], bridged: Namespace, outside: Namespace
 ) -> None:
-    networks = [firewall.FirewallNetwork(bridge=BRIDGE, subnet=SUBNET)]
+    networks = [firewall.FirewallNetwork(bridges=(BRIDGE,), masquerade=(SUBNET,))]
     bridged.run(firewall.install, TABLE, networks, [published()])
     with closing(containers[0].run(listener)) as server:
         outside.run(reach, "203.0.113.1")

@@ -33,7 +33,12 @@ from proa.schema.network import (
     NetworkCreateResponse,
     NetworkDisconnectRequest,
 )
-from proa.schema.prune import ContainersPruneReport, ImagesPruneReport, VolumesPruneReport
+from proa.schema.prune import (
+    ContainersPruneReport,
+    ImagesPruneReport,
+    NetworksPruneReport,
+    VolumesPruneReport,
+)
 from proa.schema.registry import AuthResponse, Credentials, DistributionInspect, SearchResult
 from proa.schema.stats import ContainerStatsResponse
 from proa.schema.stream import AttachOptions, LogsOptions, LogStream

@@ -126,5 +126,6 @@ def _check_mode(wish: NetworkWish, record: NetworkRecord) -> None:
         raise InvalidParameter("container cannot be disconnected from host network or connected to it")
     if wish.mode == "none" or record.name == "none":
         raise InvalidParameter(
-            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+            "container cannot be connected to multiple networks with one of the networks in private (none) "
+            "mode"
         )

@@ -111,7 +111,7 @@ DEFAULT_POOLS: tuple[tuple[str, int], ...] = (
 
 
 def ula_pool(seed: bytes) -> tuple[str, int]:
-    """The IPv6 pool of a host without one: a unique local /48 that stays the same for a seed of five bytes."""
+    """The IPv6 pool of a host without one: a unique local /48, the same for one seed of five bytes."""
     if len(seed) != 5:
         raise ValueError("a global id has 40 bits")
     return str(Subnet(int.from_bytes(b"\xfd" + seed, "big") << 80, 48, IPV6)), 64

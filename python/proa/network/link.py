@@ -51,6 +51,9 @@ _RT_TABLE_LOCAL = 255
 _RTN_UNICAST = 1
 _FAMILY = {IPV4: socket.AF_INET, IPV6: socket.AF_INET6}
 
+_BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+"""There only where the kernel can let bridged frames pass the firewall."""
+
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE_BODY = struct.Struct("=BBBBBBBBI")
@@ -217,9 +220,11 @@ def _remove(netlink: Netlink, index: int, name: str) -> None:
 def allow_hairpin(interfaces: Iterable[str]) -> None:
     """Let the bridge send a frame back where it came from: a container that calls its own published port.
 
-    Needed only where br_netfilter translates inside the bridge (dockerd loads it), and set only for
-    containers that publish: their broadcasts come back to them, too. Raises OSError.
+    Needed only where br_netfilter translates inside the bridge (dockerd loads it): then and only then it is
+    set, for containers that publish, since their broadcasts come back to them, too. Raises OSError.
     """
+    if not os.path.exists(_BRIDGE_NETFILTER):
+        return
     with Netlink(ROUTE) as netlink:
         for interface in interfaces:
             index = socket.if_nametoindex(interface)

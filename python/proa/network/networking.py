@@ -5,7 +5,7 @@ One `Networking` per daemon. Its state belongs to the loop thread; what blocks r
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 
@@ -445,6 +445,8 @@ class Networking:
         taken = {sandbox.key for sandbox in self._sandboxes.values()}
         left = set(prepared) - taken
         for network in self._catalogue:
+            if network.record.builtin and not network.up:
+                continue  # its subnet is not settled
             left -= await network.pool.keeper_changed(left)
         for key in left:
             try:
@@ -452,7 +454,7 @@ class Networking:
             except ProaError as exc:
                 _log.debug("release of network namespace %x: %s", key, exc)
 
-    def _soon(self, work: "asyncio.Coroutine[None, None, None]") -> None:
+    def _soon(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -192,7 +192,7 @@ class Pool:
         try:
             interface = await self._keeper.prepare(key, offer.wire)
         except BaseException as exc:
-            # When cancelled the keeper may make it all the same: its key tells, and the next Welcome lists it.
+            # When cancelled the keeper may make it all the same; the next Welcome lists its key.
             self._source.free_endpoint(offer.endpoint)
             if isinstance(exc, OSError):
                 raise System(f"prepare a network namespace: {exc}") from exc

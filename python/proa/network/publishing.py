@@ -4,7 +4,6 @@ A port belongs to the endpoint that has the default route of its family, since w
 way. When networks come and go, it moves.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -88,7 +87,7 @@ class Publishing:
         from proa.network import link
 
         ours = [e.host_interface for e in sandbox.endpoints if e.host_interface]
-        if ours and os.path.exists(BRIDGE_NETFILTER):
+        if ours:
             await self._blocking(link.allow_hairpin, ours)
         rules = self._rules(sandbox)
         old = [rule for rule in instead_of if rule not in rules]
@@ -142,7 +141,3 @@ class Publishing:
                 bits=IPV6 if six else IPV4,
             )
         ]
-
-
-BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-"""There only where the kernel lets bridged frames pass the firewall."""

@@ -1,7 +1,7 @@
 """Bridges of one network: the kernel gives a bridge 1,024 ports, so a larger network has several.
 
-The first bridge is the hub: it has the gateway's addresses, and every further one (a shard) is joined to it by
-a veth pair. To the containers it is one link: names, ARP and broadcasts pass.
+The first bridge is the hub: it has the gateway's addresses, and every further one (a shard) is joined to it
+by a veth pair. To the containers it is one link: names, ARP and broadcasts pass.
 
 Source: BR_PORT_BITS in the kernel's net/bridge/br_private.h; moby#44973.
 """

@@ -95,8 +95,11 @@ class TestDockerPy:
         client.volumes.get("data").remove()
         client.volumes.prune()
         assert client.networks.get("bridge").name == "bridge"
-        with pytest.raises(docker.errors.APIError, match="not implemented"):
-            client.networks.create("mine")
+        mine = client.networks.create("mine", labels={"a": "b"})
+        mine.connect("one", aliases=["alias"], ipv4_address="10.0.0.9")
+        mine.disconnect("one", force=True)
+        mine.remove()
+        assert client.networks.prune() == {"NetworksDeleted": ["mine"]}
 
 
 class TestAiodocker:

@@ -134,7 +134,7 @@ class FakeNetworks:
     def __init__(self) -> None:
         self.connected: dict[str, Sandbox] = {}
 
-    async def connect(self, container_id: str, wish: NetworkWish) -> Sandbox:
+    async def connect(self, container_id: str, wish: NetworkWish, name: str = "") -> Sandbox:
         endpoint = Endpoint(id="e" * 64, network_id="n" * 64, network_name="bridge", address="10.0.0.2")
         sandbox = Sandbox(id="s", mode=wish.mode, plan_network=NoNetwork(), endpoints=(endpoint,))
         self.connected[container_id] = sandbox
@@ -142,6 +142,9 @@ class FakeNetworks:
 
     async def disconnect(self, container_id: str) -> None:
         self.connected.pop(container_id, None)
+
+    async def renamed(self, container_id: str, wish: NetworkWish, name: str) -> Sandbox | None:
+        return None
 
     def adopt(self, container_id: str, sandbox: Sandbox) -> None:
         self.connected[container_id] = sandbox

@@ -21,7 +21,11 @@ def wish(container_port: int, **options: object) -> PortWish:
     ("binding", "expected"),
     [
         (PortBinding(host_port="8080"), wish(80, first=8080, last=8080)),
-        (PortBinding(host_ip="0.0.0.0", host_port="8080"), wish(80, first=8080, last=8080)),
+        (
+            PortBinding(host_ip="0.0.0.0", host_port="8080"),
+            wish(80, host_address="0.0.0.0", first=8080, last=8080),
+        ),
+        (PortBinding(host_ip="[FD00::1]"), wish(80, host_address="fd00::1")),
         (
             PortBinding(host_ip="127.0.0.1", host_port="8000-8010"),
             wish(80, host_address="127.0.0.1", first=8000, last=8010),
@@ -38,9 +42,9 @@ def test_a_port_without_a_binding_gets_any() -> None:
     assert ports(HostConfig(port_bindings={"80": None})) == (wish(80),)
 
 
-def test_both_families_are_published_once() -> None:
+def test_each_family_has_its_own() -> None:
     both = [PortBinding(host_ip="0.0.0.0", host_port="80"), PortBinding(host_ip="::", host_port="80")]
-    assert ports(HostConfig(port_bindings={"80/tcp": both})) == (wish(80, first=80, last=80),)
+    assert [w.host_address for w in ports(HostConfig(port_bindings={"80/tcp": both}))] == ["0.0.0.0", "::"]
 
 
 def test_all_exposed_ports() -> None:

@@ -11,7 +11,7 @@ from proa.engine.resolve.namespaces import subordinate_ids
 from proa.errors import Conflict, InvalidParameter, NotImplemented_
 from proa.schema.config import DaemonConfig
 from proa.schema.container import DeviceMapping, DeviceRequest, HostConfig, LogConfig, RestartPolicy
-from proa.schema.network import EndpointIPAMConfig, EndpointSettings, NetworkingConfig, PortBinding
+from proa.schema.network import EndpointIPAMConfig, EndpointSettings, NetworkingConfig
 from proa.schema.plan import ContainerNamespace, Dev, Device, HostNamespace, NewNamespace, NoNetwork
 
 DEFAULT = 0xA80425FB
@@ -234,11 +234,6 @@ def test_what_is_refused(options: dict[str, object], text: str) -> None:
             r"could not select device driver .*\[\[gpu\]\]",
         ),
         ({"storage_opt": {"size": "1G"}}, "--storage-opt is supported only"),
-        (
-            {"port_bindings": {"80/tcp": [PortBinding(host_ip="fd00::1")]}},
-            "publishing on the IPv6 address fd00::1 is not supported yet",
-        ),
-        ({"links": ["a:b"]}, "links are not supported yet"),
     ],
 )
 def test_what_is_not_there_yet(options: dict[str, object], text: str) -> None:
@@ -336,9 +331,9 @@ def test_conflicts(host_config: HostConfig, config: dict[str, object], text: str
         resolved(host_config, within=within, **config)
 
 
-def test_a_network_that_is_not_there() -> None:
-    with pytest.raises(InvalidParameter, match=r"^network mine not found$"):
-        with_host(network_mode="mine")
+def test_a_network_that_is_not_there_is_looked_for_at_start() -> None:
+    (asked,) = with_host(network_mode="mine").network.endpoints
+    assert asked.network == "mine"
 
 
 def test_a_fixed_address_is_for_networks_of_ones_own() -> None:

@@ -1,47 +1,25 @@
 """Connecting and disconnecting, without a bridge of the host."""
 
 import socket
-from pathlib import Path
 
 import msgspec
 import pytest
+from fake_host import Host, opened
 from fake_keeper import FakeKeeper
 
 from proa.errors import NotFound, System
 from proa.metadata import Metadata
-from proa.network import SCHEMA, Networking, NetworkWish, PortWish, networking
-from proa.network.ipam import Subnet
-from proa.schema.config import DaemonConfig
+from proa.network import (
+    EndpointWish,
+    NetworkWish,
+    PortWish,
+    firewall,
+)
 from proa.schema.network import PortBinding
 from proa.schema.plan import ContainerNamespace, HostNamespace, NoNetwork, PreparedNetwork
 
-BRIDGE = NetworkWish(mode="bridge", networks=("bridge",), hostname="box")
-
-
-@pytest.fixture
-def database(tmp_path: Path):
-    return Metadata(tmp_path / "db", {"network": SCHEMA})
-
-
-@pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The calls that would have changed the host."""
-    calls: list[object] = []
-
-    def bring_up(config: DaemonConfig, remembered: object, sandboxes: object) -> tuple[int, Subnet]:
-        calls.append(remembered)
-        subnet = Subnet.parse("172.30.0.0/16")
-        return subnet.first + 1, subnet
-
-    monkeypatch.setattr(networking, "_bring_up", bring_up)
-    monkeypatch.setattr(networking, "tear_down", calls.append)
-    monkeypatch.setattr(networking, "_publish", lambda table, sandbox: calls.append(sandbox.ports))
-    monkeypatch.setattr(networking, "_unpublish", lambda table, sandbox: calls.append(()))
-    return calls
-
-
-def opened(database: Metadata, keeper: FakeKeeper, **config: object) -> Networking:
-    return Networking(DaemonConfig(exec_root="/tmp/x", **config), database, keeper)  # type: ignore[arg-type]
+DEFAULT = (EndpointWish(network="bridge"),)
+BRIDGE = NetworkWish(mode="bridge", endpoints=DEFAULT, hostname="box")
 
 
 async def test_modes_without_an_interface(database: Metadata) -> None:
@@ -57,32 +35,32 @@ async def test_modes_without_an_interface(database: Metadata) -> None:
     await network.close()
 
 
-async def test_a_bridge_endpoint_and_what_inspect_shows(database: Metadata, host: list[object]) -> None:
+async def test_a_bridge_endpoint_and_what_inspect_shows(database: Metadata, host: Host) -> None:
     keeper = FakeKeeper()
     network = opened(database, keeper, network_pool_size=2)
     sandbox = await network.connect("c1", BRIDGE)
     (endpoint,) = sandbox.endpoints
-    assert sandbox.plan_network == PreparedNetwork(endpoint.key)
-    assert endpoint.key in keeper.prepared
+    assert sandbox.plan_network == PreparedNetwork(sandbox.key)
+    assert sandbox.key in keeper.prepared
     shown = sandbox.settings(["80/tcp", "53"])
     assert (shown.ip_address, shown.gateway, shown.ip_prefix_len) == (endpoint.address, "172.30.0.1", 16)
     assert shown.ports == {"80/tcp": None, "53/tcp": None}
     assert shown.networks is not None
     assert shown.networks["bridge"] == endpoint.settings()
-    assert list(network.endpoints("bridge")) == ["c1"]
+    assert list(network.endpoints(endpoint.network_id)) == ["c1"]
     await network.disconnect("c1")
     await network.disconnect("c1")
-    assert network.endpoints("bridge") == {}
+    assert network.endpoints(endpoint.network_id) == {}
     await network.remove()
     assert keeper.prepared == {}
-    assert isinstance(host[-1], DaemonConfig)
+    assert host.calls[-1][0] == "tear_down"
 
 
-async def test_the_next_daemon_remembers_and_holds_what_runs(database: Metadata, host: list[object]) -> None:
+async def test_the_next_daemon_remembers_and_holds_what_runs(database: Metadata, host: Host) -> None:
     keeper = FakeKeeper()
     first = opened(database, keeper, network_pool_size=2)
     sandbox = await first.connect("c1", BRIDGE)
-    keeper.start(sandbox.endpoints[0].key)
+    keeper.start(sandbox.key)
     ids = {n.name: n.id for n in first.networks}
     await first.close()
     second = opened(database, keeper, network_pool_size=2)
@@ -90,43 +68,37 @@ async def test_the_next_daemon_remembers_and_holds_what_runs(database: Metadata,
     second.adopt("c1", sandbox)
     await second.keeper_changed(list(keeper.prepared))
     await second.start()
-    assert host[-1] == ("172.30.0.0/16", "172.30.0.1")
+    assert host.remembered[-1] == "172.30.0.0/16"
     others = [(await second.connect(f"x{n}", BRIDGE)).address for n in range(5)]
     assert sandbox.address not in others
     assert len(set(others)) == 5
     await second.close()
 
 
-async def test_a_key_that_a_start_is_about_to_take_stays(database: Metadata, host: list[object]) -> None:
+async def test_a_key_that_a_start_is_about_to_take_stays(database: Metadata, host: Host) -> None:
     keeper = FakeKeeper()
     network = opened(database, keeper, network_pool_size=2)
     sandbox = await network.connect("c1", BRIDGE)
     await network.keeper_changed(list(keeper.prepared))
     assert (await network.connect("c2", BRIDGE)).address != sandbox.address
-    assert sandbox.endpoints[0].key not in keeper.released
+    assert sandbox.key not in keeper.released
     await network.close()
 
 
-async def test_a_host_that_refuses_is_told_and_tried_again(
-    database: Metadata, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attempts = []
-
-    def refuse(config: DaemonConfig, remembered: object, sandboxes: object) -> tuple[int, Subnet]:
-        attempts.append(1)
-        raise PermissionError(1, "create bridge proa0: Operation not permitted")
-
-    monkeypatch.setattr(networking, "_bring_up", refuse)
+async def test_a_host_that_refuses_is_told_and_tried_again(database: Metadata, host: Host) -> None:
+    host.refusal = PermissionError(1, "create bridge proa0: Operation not permitted")
     network = opened(database, FakeKeeper())
     for count in (1, 2):
         with pytest.raises(System, match=r"default bridge .*Operation not permitted"):
             await network.connect("c1", BRIDGE)
-        assert len(attempts) == count
+        assert len(host.remembered) == count + 1, "once at the daemon's start"
     assert (await network.connect("c2", NetworkWish(mode="none"))).mode == "none"
+    host.refusal = None
+    assert (await network.connect("c1", BRIDGE)).address
     await network.close()
 
 
-async def test_no_default_bridge_at_all(database: Metadata) -> None:
+async def test_no_default_bridge_at_all(database: Metadata, host: Host) -> None:
     network = opened(database, FakeKeeper(), bridge="none")
     with pytest.raises(NotFound, match="network bridge not found"):
         await network.connect("c1", BRIDGE)
@@ -154,10 +126,10 @@ def free_port() -> int:
 
 
 def publishing(*ports: PortWish) -> NetworkWish:
-    return NetworkWish(mode="bridge", networks=("bridge",), hostname="box", ports=ports)
+    return NetworkWish(mode="bridge", endpoints=DEFAULT, hostname="box", ports=ports)
 
 
-async def test_ports_are_held_shown_and_given_back(database: Metadata, host: list[object]) -> None:
+async def test_ports_are_held_shown_and_given_back(database: Metadata, host: Host) -> None:
     network = opened(database, FakeKeeper(), network_pool_size=2)
     number = free_port()
     wish = publishing(
@@ -172,7 +144,7 @@ async def test_ports_are_held_shown_and_given_back(database: Metadata, host: lis
     (random,) = shown["53/udp"] or ()
     assert random.host_ip == "0.0.0.0"
     assert int(random.host_port) >= 1024
-    assert host[-1] == sandbox.ports
+    assert host.targets() == {port.host_port: sandbox.address for port in sandbox.ports}
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", number))
     with pytest.raises(System, match=f"Bind for 127.0.0.1:{number} failed: port is already allocated"):
@@ -183,7 +155,7 @@ async def test_ports_are_held_shown_and_given_back(database: Metadata, host: lis
     await network.close()
 
 
-async def test_a_port_of_a_program_of_the_host(database: Metadata, host: list[object]) -> None:
+async def test_a_port_of_a_program_of_the_host(database: Metadata, host: Host) -> None:
     network = opened(database, FakeKeeper(), network_pool_size=2)
     with socket.socket() as program:
         program.bind(("127.0.0.1", 0))
@@ -202,18 +174,19 @@ async def test_a_port_of_a_program_of_the_host(database: Metadata, host: list[ob
 
 
 async def test_a_firewall_that_refuses_leaves_no_port_held(
-    database: Metadata, host: list[object], monkeypatch: pytest.MonkeyPatch
+    database: Metadata, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(table: str, sandbox: object) -> None:
-        raise OSError(2, "change nft set publish: No such file or directory")
+    def refuse(table: str, add: object, remove: object = ()) -> None:
+        raise OSError(12, "change nft set publish: Cannot allocate memory")
 
-    network = opened(database, FakeKeeper(), network_pool_size=2)
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=2)
     number = free_port()
     wish = publishing(
         PortWish(protocol="tcp", container_port=80, host_address="127.0.0.1", first=number, last=number)
     )
     with monkeypatch.context() as patched:
-        patched.setattr(networking, "_publish", refuse)
+        patched.setattr(firewall, "change", refuse)
         with pytest.raises(System, match="change nft set publish"):
             await network.connect("c1", wish)
     assert (await network.connect("c2", wish)).ports
@@ -221,7 +194,24 @@ async def test_a_firewall_that_refuses_leaves_no_port_held(
     await network.close()
 
 
-async def test_the_next_daemon_holds_the_ports_again(database: Metadata, host: list[object]) -> None:
+async def test_a_table_that_was_flushed_is_written_again_before_the_port(
+    database: Metadata, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = opened(database, FakeKeeper(), network_pool_size=2)
+    await network.start()
+    host.calls.clear()
+
+    def missing(table: str, add: object, remove: object = ()) -> None:
+        raise OSError(2, "change nft set publish: No such file or directory")
+
+    monkeypatch.setattr(firewall, "change", missing)
+    await network.connect("c1", publishing(PortWish(protocol="tcp", container_port=80)))
+    assert ("install",) in host.calls
+    await network.disconnect("c1")
+    await network.close()
+
+
+async def test_the_next_daemon_holds_the_ports_again(database: Metadata, host: Host) -> None:
     first = opened(database, FakeKeeper(), network_pool_size=2)
     number = free_port()
     wish = publishing(

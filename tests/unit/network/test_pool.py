@@ -6,14 +6,37 @@ import pytest
 from fake_keeper import FakeKeeper
 
 from proa.errors import Unavailable
-from proa.network.ipam import Addresses, Subnet, parse_address, to_text
+from proa.network.network import Network
 from proa.network.pool import MAXIMUM, Pool
+from proa.network.records import NetworkRecord, SubnetRecord
+from proa.network.sandbox import Endpoint
+from proa.schema.config import DaemonConfig
 
 
-def pool(keeper: FakeKeeper, *, size: int = 4, bridge: str = "b0", subnet: str = "10.0.0.0/24") -> Pool:
-    gateway = parse_address("10.0.0.1")
-    addresses = Addresses(Subnet.parse(subnet), (gateway,))
-    return Pool(keeper, addresses, bridge=bridge, gateway=gateway, mtu=1500, size=size)
+class NoHost:
+    """No side of a host is needed to prepare."""
+
+    async def raise_up(self, network: Network) -> NetworkRecord:
+        raise AssertionError
+
+    async def add_shard(self, network: Network) -> None:
+        raise AssertionError
+
+
+def network(
+    keeper: FakeKeeper, *, size: int = 4, bridge: str = "b0", subnet: str = "10.0.0.0/24", six: str = ""
+) -> Network:
+    subnets = [SubnetRecord(subnet=subnet, gateway="10.0.0.1")]
+    if six:
+        subnets.append(SubnetRecord(subnet=six, gateway=f"{six.partition('/')[0]}1"))
+    record = NetworkRecord(id="a" * 64, name="bridge", driver="bridge", subnets=tuple(subnets))
+    made = Network(record, DaemonConfig(bridge=bridge, network_pool_size=size), keeper, NoHost())
+    made._standing.add(bridge)
+    return made
+
+
+def pool(keeper: FakeKeeper, **kind: object) -> Pool:
+    return network(keeper, **kind).pool  # type: ignore[arg-type]
 
 
 async def until(condition) -> None:
@@ -32,8 +55,8 @@ async def test_it_fills_and_hands_out_what_is_ready() -> None:
     await until(lambda: len(made) == 4)
     keeper.open.clear()
     taken = await made.take()
-    assert to_text(taken.address) == "10.0.0.2"
-    assert taken.mac == "02:42:0a:00:00:02"
+    assert taken.endpoint.address == "10.0.0.2"
+    assert taken.endpoint.mac == "02:42:0a:00:00:02"
     endpoint = keeper.prepared[taken.key]
     assert (endpoint.bridge, endpoint.addresses, endpoint.gateways) == ("b0", ("10.0.0.2/24",), ("10.0.0.1",))
     assert endpoint.mac == bytes.fromhex("02420a000002")
@@ -43,7 +66,7 @@ async def test_it_fills_and_hands_out_what_is_ready() -> None:
 async def test_where_none_is_ready_one_is_made_and_the_pool_grows() -> None:
     made = pool(FakeKeeper(), size=2)
     taken = await made.take()
-    assert to_text(taken.address) in ("10.0.0.2", "10.0.0.3")
+    assert taken.endpoint.address in ("10.0.0.2", "10.0.0.3")
     assert made.size == 4
     await until(lambda: len(made) == 4)
     await made.close()
@@ -65,17 +88,7 @@ async def test_it_grows_to_a_bound_and_shrinks_back() -> None:
 async def test_many_at_once_get_one_each() -> None:
     made = pool(FakeKeeper())
     taken = await asyncio.gather(*(made.take() for _ in range(20)))
-    assert len({t.key for t in taken}) == len({t.address for t in taken}) == 20
-    await made.close()
-
-
-async def test_an_address_comes_free_when_it_is_given_back() -> None:
-    keeper = FakeKeeper()
-    made = pool(keeper, size=0, subnet="10.0.0.0/30")
-    taken = await made.take()
-    await made.give_back(taken.key)
-    assert keeper.released == [taken.key]
-    assert (await made.take()).address == taken.address
+    assert len({t.key for t in taken}) == len({t.endpoint.address for t in taken}) == 20
     await made.close()
 
 
@@ -87,7 +100,7 @@ async def test_a_keeper_that_is_down_costs_no_address() -> None:
         with pytest.raises(Unavailable):
             await made.take()
     keeper.down = False
-    assert to_text((await made.take()).address) == "10.0.0.2"
+    assert (await made.take()).endpoint.address == "10.0.0.2"
     await made.close()
 
 
@@ -109,38 +122,49 @@ async def test_a_new_daemon_takes_over_what_the_old_one_prepared() -> None:
     old.fill()
     await until(lambda: len(old) == 4)
     await old.close()
-    new = pool(keeper)
-    new.hold(parse_address("10.0.0.2"))  # a running container's: it is not the pool's to give
-    await new.keeper_changed(set(keeper.prepared))
+    later = network(keeper)
+    # A running container's: it is not the pool's to give.
+    later.hold_endpoint(Endpoint(id="e", network_id="a" * 64, network_name="bridge", address="10.0.0.2"))
+    new = later.pool
+    assert len(await new.keeper_changed(set(keeper.prepared))) == 3
     await until(lambda: len(new) == 4)
-    addresses = [to_text((await new.take()).address) for _ in range(4)]
+    addresses = [(await new.take()).endpoint.address for _ in range(4)]
     assert addresses == ["10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
     await new.close()
 
 
-async def test_what_was_prepared_for_another_bridge_is_dropped() -> None:
+async def test_what_was_prepared_for_another_bridge_is_not_taken_over() -> None:
     keeper = FakeKeeper()
     old = pool(keeper, bridge="other")
     old.fill()
     await until(lambda: len(old) == 4)
     await old.close()
-    stale = set(keeper.prepared)
     new = pool(keeper)
-    await new.keeper_changed(stale)
-    assert set(keeper.released) == stale
+    assert await new.keeper_changed(set(keeper.prepared)) == set()
     await new.close()
 
 
-async def test_a_hardware_address_of_ones_own_is_made_for_it() -> None:
+async def test_endpoints_with_ipv6_are_ready_too_and_end_with_their_daemon() -> None:
     keeper = FakeKeeper()
-    made = pool(keeper)
-    taken = await made.take("02:00:00:00:00:09")
-    assert keeper.prepared[taken.key].mac == bytes.fromhex("020000000009")
-    later = pool(keeper)
-    await later.keeper_changed({taken.key})
-    assert taken.key in keeper.released
+    made = pool(keeper, six="fd00::/64")
+    made.fill()
+    await until(lambda: len(made) == 4)
+    taken = await made.take()
+    assert (taken.endpoint.address, taken.endpoint.ipv6) == ("10.0.0.2", "fd00::2")
+    assert keeper.prepared[taken.key].addresses == ("10.0.0.2/24", "fd00::2/64")
+    assert await pool(keeper, six="fd00::/64").keeper_changed(set(keeper.prepared)) == set()
     await made.close()
-    await later.close()
+
+
+async def test_a_pool_that_is_not_eager_fills_once_it_is_used() -> None:
+    keeper = FakeKeeper()
+    source = network(keeper)
+    made = Pool(keeper, source, size=3, eager=False)
+    made.fill()
+    assert made.size == 0
+    await made.take()
+    await until(lambda: len(made) == 3)
+    await made.close()
 
 
 async def test_closing_with_release_leaves_nothing_at_the_keeper() -> None:
@@ -148,6 +172,5 @@ async def test_closing_with_release_leaves_nothing_at_the_keeper() -> None:
     made = pool(keeper)
     made.fill()
     await until(lambda: len(made) == 4)
-    made.give_back_soon((await made.take()).key)
     await made.close(release=True)
     assert keeper.prepared == {}
