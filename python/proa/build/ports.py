@@ -1,0 +1,126 @@
+"""What builds need of the rest of the engine: layers, commands, files, contexts, and who watches."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from proa.build import graph
+from proa.build.dockerfile.source import Location
+from proa.errors import ProaError
+from proa.schema.plan import Overlay
+
+
+class StepFailed(ProaError):
+    """A command ended with an exit code that is not 0."""
+
+    def __init__(self, command: Sequence[str], code: int) -> None:
+        super().__init__(f'process "{" ".join(command)}" did not complete successfully: exit code: {code}')
+        self.command = tuple(command)
+        self.code = code
+
+
+class VertexFailed(ProaError):
+    """A step could not be done: `__cause__` says why; vertex and place are the step's."""
+
+    def __init__(self, text: str, vertex: int, location: Location | None) -> None:
+        super().__init__(text)
+        self.vertex = vertex
+        self.location = location
+
+
+class Measured(Struct, frozen=True):
+    """A layer's tar, without having been written anywhere."""
+
+    diff_id: str
+    size: int
+    inodes: int
+
+
+class Layers(Protocol):
+    """Snapshots as a build sees them; directories are those of overlayfs, top first."""
+
+    def of_image(self, image_id: str) -> list[tuple[str, str]]:
+        """(chain id, directory) of an image's layers, base first. Raises NotFound."""
+        ...
+
+    def of_chain(self, chain_id: str) -> list[tuple[str, str]] | None:
+        """The same of a chain id; None where it is not there."""
+        ...
+
+    def begin(self, lower: Sequence[str]) -> Overlay:
+        """A new writable layer over others, to be committed or discarded."""
+        ...
+
+    async def measure(self, overlay: Overlay) -> Measured:
+        """Pack the writable layer for its digest."""
+        ...
+
+    def commit(self, overlay: Overlay, chain_id: str, parent: str, measured: Measured) -> str:
+        """Make it known, within a transaction; returns the directory that is known by that id from now on.
+
+        That is another one where equal content was there already: then the layer is the caller's to discard.
+        """
+        ...
+
+    async def discard(self, overlay: Overlay) -> None:
+        """Remove a layer that was not committed, whatever is in it."""
+        ...
+
+
+class Output(Protocol):
+    """Where a command's output goes: stream 1 or 2."""
+
+    def __call__(self, stream: int, data: bytes) -> None: ...
+
+
+class Mounted(Struct, frozen=True):
+    """A mount of a step with the directories of the input it is of (top first), if it is of one."""
+
+    mount: graph.StepMount
+    lower: tuple[str, ...] = ()
+
+
+class Work(Protocol):
+    """What steps do: each call changes one writable layer and returns when nothing of it runs any more."""
+
+    async def run(
+        self,
+        rootfs: Overlay,
+        step: graph.Run,
+        mounts: Sequence[Mounted],
+        proxy: Sequence[str],
+        output: Output,
+    ) -> None:
+        """Run a command. Raises StepFailed, StartFailed."""
+        ...
+
+    async def copy(
+        self, rootfs: Overlay, step: graph.Copy, inputs: Sequence[tuple[str, ...]], output: Output
+    ) -> None:
+        """Copy files; `inputs` are the directories of `Vertex.inputs`. Raises NotFound, InvalidParameter."""
+        ...
+
+    async def make_directory(self, rootfs: Overlay, step: graph.Directory) -> None:
+        """Make a directory."""
+        ...
+
+    async def fill(self, rootfs: Overlay, step: graph.ContextRoot) -> None:
+        """Copy a whole context."""
+        ...
+
+    async def identify(self, operation: graph.Operation) -> tuple[str, ...]:
+        """Digests of everything outside the graph that an operation reads: contexts, URLs, repositories.
+
+        Content and what of the metadata reaches the image, never times. Raises NotFound for a missing file.
+        """
+        ...
+
+
+class Watcher(Protocol):
+    """Who is told how a build goes; by vertex number."""
+
+    def started(self, vertex: int) -> None: ...
+    def cached(self, vertex: int) -> None: ...
+    def output(self, vertex: int, stream: int, data: bytes) -> None: ...
+    def finished(self, vertex: int, error: str | None) -> None: ...

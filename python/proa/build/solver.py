@@ -1,0 +1,321 @@
+"""The solver: does what a graph asks for, as much at once as the graph allows, and nothing twice.
+
+Keys come first, from the graph and the content it reads alone, so that a step that was done before needs no
+look at anything below it. Steps of equal key are one piece of work, whichever builds want them; it ends when
+nobody wants it any more. A finished step's layer is measured for its digest beside the steps that follow;
+once it is known it belongs to the cache, whatever becomes of the build.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from hashlib import sha256
+from typing import Any, Protocol
+
+from proa.build import graph
+from proa.build.cache import Cache, Identity, identify
+from proa.build.flights import Flight, Flights
+from proa.build.ports import Layers, Measured, Mounted, Output, VertexFailed, Watcher, Work
+from proa.errors import ProaError
+from proa.schema.plan import Overlay
+
+
+class Transactions(Protocol):
+    """The metadata store's transactions."""
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+
+
+class Layer:
+    """One layer of a result; its identity may be known later than its files."""
+
+    def __init__(self, parent: "Layer | None", directory: str, chain_id: str = "", diff_id: str = "") -> None:
+        self.parent = parent
+        self.directory = directory
+        self.chain_id = chain_id
+        self.diff_id = diff_id
+        self.settling: asyncio.Task[None] | None = None
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """Of the whole stack, top first."""
+        found = []
+        layer: Layer | None = self
+        while layer is not None:
+            found.append(layer.directory)
+            layer = layer.parent
+        return tuple(found)
+
+    async def settled(self) -> None:
+        """Wait until chain id and diff_id are known. Raises what prevented it."""
+        if self.settling is not None:
+            await asyncio.shield(self.settling)
+
+
+Result = Layer | None
+"""The top layer; None for an empty file system."""
+
+
+class Solver:
+    """One for the daemon."""
+
+    def __init__(
+        self, *, layers: Layers, cache: Cache, transactions: Transactions, spawn: Callable[..., Any]
+    ) -> None:
+        """`spawn(coroutine, name)` starts background work that the daemon's end waits for."""
+        self.layers = layers
+        self._cache = cache
+        self._transactions = transactions
+        self._spawn = spawn
+        self.flights: Flights[Layer] = Flights()
+        self._running = 0
+        self._duplicates: list[Overlay] = []
+
+    @asynccontextmanager
+    async def solve(self, wanted: graph.Graph, work: Work, watcher: Watcher) -> AsyncIterator["Solution"]:
+        """Do all that the outcome needs; its files stay while the context lasts.
+
+        Raises VertexFailed; then what was begun has ended.
+        """
+        self._running += 1
+        try:
+            yield await _Solving(self, wanted, work, watcher).run()
+        finally:
+            self._running -= 1
+            if not self._running:
+                await asyncio.shield(asyncio.ensure_future(self._discard_duplicates()))
+
+    def knows(self, key: str) -> bool:
+        """Whether a step was done before."""
+        entry = self._cache.find(key)
+        return entry is not None and self.layers.of_chain(entry.chain_id) is not None
+
+    def find(self, key: str, parent: Result) -> Layer | None:
+        """The layer of a step that was done before, on top of `parent`."""
+        entry = self._cache.find(key)
+        found = self.layers.of_chain(entry.chain_id) if entry else None
+        if entry is None or found is None:
+            return None
+        *_, (chain_id, directory) = found
+        return Layer(parent, directory, chain_id)
+
+    async def make(
+        self,
+        parent: Result,
+        identity: Identity,
+        description: str,
+        change: Callable[[Overlay], Coroutine[Any, Any, None]],
+    ) -> Layer:
+        """Have a new layer changed, and go on; its digest is found in the background."""
+        overlay = self.layers.begin(parent.directories if parent else ())
+        try:
+            await change(overlay)
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self.layers.discard(overlay)))
+            raise
+        layer = Layer(parent, overlay.upper)
+        layer.settling = self._spawn(
+            self._settle(layer, overlay, identity, description), f"layer {description}"
+        )
+        return layer
+
+    async def _settle(self, layer: Layer, overlay: Overlay, identity: Identity, description: str) -> None:
+        """Measure it, and make it known under its chain id and its key."""
+        kept = False
+        try:
+            measured = await self.layers.measure(overlay)
+            if layer.parent is not None:
+                await layer.parent.settled()
+            below = layer.parent.chain_id if layer.parent else ""
+            kept = self._record(layer, overlay, identity, description, below, measured)
+        finally:
+            if not kept:
+                # Steps of builds under way may stand on it.
+                self._duplicates.append(overlay)
+                if not self._running:
+                    await self._discard_duplicates()
+
+    async def _discard_duplicates(self) -> None:
+        duplicates, self._duplicates = self._duplicates, []
+        for overlay in duplicates:
+            await self.layers.discard(overlay)
+
+    def _record(
+        self,
+        layer: Layer,
+        overlay: Overlay,
+        identity: Identity,
+        description: str,
+        below: str,
+        measured: Measured,
+    ) -> bool:
+        chain_id = chain(below, measured.diff_id)
+        with self._transactions.transaction():
+            directory = self.layers.commit(overlay, chain_id, below, measured)
+            self._cache.record(identity, chain_id, description)
+        layer.chain_id, layer.diff_id = chain_id, measured.diff_id
+        return directory == overlay.upper
+
+
+class Solution:
+    """What a solved graph came to."""
+
+    def __init__(self, wanted: graph.Graph, results: Mapping[int, Result]) -> None:
+        self.graph = wanted
+        self._results = results
+
+    def result(self, vertex: int) -> Result:
+        """The file system that a vertex made."""
+        return self._results[vertex]
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """The outcome's file system, top first."""
+        top = self.result(self.graph.outcome.vertex)
+        return top.directories if top else ()
+
+    async def layers(self) -> list[Layer]:
+        """The outcome's layers, base first, all settled."""
+        found = []
+        layer = self.result(self.graph.outcome.vertex)
+        while layer is not None:
+            await layer.settled()
+            found.append(layer)
+            layer = layer.parent
+        return found[::-1]
+
+
+class _Solving:
+    """One graph on its way. Vertices are tasks; the first that fails ends the others."""
+
+    def __init__(self, solver: Solver, wanted: graph.Graph, work: Work, watcher: Watcher) -> None:
+        self._solver = solver
+        self._vertices = wanted.vertices
+        self._graph = wanted
+        self._work = work
+        self._watcher = watcher
+        self._identities: dict[int, asyncio.Task[Identity]] = {}
+        self._results: dict[int, asyncio.Task[Result]] = {}
+        self._group = asyncio.TaskGroup()
+
+    async def run(self) -> Solution:
+        try:
+            async with self._group:
+                self._result(self._graph.outcome.vertex)
+                for step in self._graph.outcome.steps:
+                    if step.vertex is not None:
+                        self._result(step.vertex)
+        except BaseExceptionGroup as group:
+            raise first_failure(group) from None
+        return Solution(self._graph, {number: task.result() for number, task in self._results.items()})
+
+    def _identity(self, number: int) -> "asyncio.Task[Identity]":
+        if number not in self._identities:
+            self._identities[number] = self._group.create_task(self._identify(number))
+        return self._identities[number]
+
+    def _result(self, number: int) -> "asyncio.Task[Result]":
+        if number not in self._results:
+            self._results[number] = self._group.create_task(self._solve(number))
+        return self._results[number]
+
+    async def _identify(self, number: int) -> Identity:
+        vertex = self._vertices[number]
+        with self._named(number):
+            pending = [self._identity(each) for each in vertex.inputs]
+            inputs = [await each for each in pending]
+            reads = await self._work.identify(vertex.operation)
+        return identify(vertex.operation, [each.key for each in inputs], reads)
+
+    async def _solve(self, number: int) -> Result:
+        vertex = self._vertices[number]
+        match vertex.operation:
+            case graph.Scratch():
+                return None
+            case graph.Image(id=image_id):
+                with self._named(number):
+                    return self._image(number, image_id)
+        identity = await self._identity(number)
+        if vertex.ignore_cache or not self._solver.knows(identity.key):
+            for each in vertex.inputs:
+                self._result(each)
+        parent = await self._result(vertex.inputs[0]) if vertex.inputs else None
+        if not vertex.ignore_cache:
+            found = self._solver.find(identity.key, parent)
+            if found is not None:
+                self._watcher.cached(number)
+                return found
+        return await self._fly(number, vertex, identity, parent)
+
+    def _image(self, number: int, image_id: str) -> Result:
+        layer: Result = None
+        for chain_id, directory in self._solver.layers.of_image(image_id):
+            layer = Layer(layer, directory, chain_id)
+        self._watcher.started(number)
+        self._watcher.finished(number, None)
+        return layer
+
+    async def _fly(self, number: int, vertex: graph.Vertex, identity: Identity, parent: Result) -> Layer:
+        """Do the step, or share it with whoever does it already."""
+        pending = [self._result(each) for each in vertex.inputs]
+        inputs = [await each for each in pending]
+
+        async def step(flight: "Flight[Layer]") -> Layer:
+            def change(overlay: Overlay) -> Coroutine[Any, Any, None]:
+                return self._change(overlay, vertex, inputs, flight.tell)
+
+            return await self._solver.make(parent, identity, vertex.title, change)
+
+        self._watcher.started(number)
+        try:
+            layer = await self._solver.flights.join(
+                identity.key, step, lambda stream, data: self._watcher.output(number, stream, data)
+            )
+        except BaseException as exc:
+            self._watcher.finished(
+                number, "canceled" if isinstance(exc, asyncio.CancelledError) else str(exc)
+            )
+            if isinstance(exc, ProaError):
+                raise VertexFailed(str(exc), number, vertex.location) from exc
+            raise
+        self._watcher.finished(number, None)
+        return layer
+
+    async def _change(
+        self, overlay: Overlay, vertex: graph.Vertex, inputs: Sequence[Result], output: Output
+    ) -> None:
+        directories = [each.directories if each else () for each in inputs]
+        match vertex.operation:
+            case graph.Run() as run:
+                mounts = [
+                    Mounted(mount, directories[mount.input] if mount.input is not None else ())
+                    for mount in run.mounts
+                ]
+                await self._work.run(overlay, run, mounts, vertex.proxy, output)
+            case graph.Copy() as copy:
+                await self._work.copy(overlay, copy, directories, output)
+            case graph.Directory() as directory:
+                await self._work.make_directory(overlay, directory)
+            case graph.ContextRoot() as root:
+                await self._work.fill(overlay, root)
+
+    @contextmanager
+    def _named(self, number: int) -> Iterator[None]:
+        """An error inside is this vertex's."""
+        try:
+            yield
+        except VertexFailed:
+            raise
+        except ProaError as exc:
+            raise VertexFailed(str(exc), number, self._vertices[number].location) from exc
+
+
+def first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended the others; the cause, not what it cancelled."""
+    first = group.exceptions[0]
+    return first_failure(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def chain(below: str, diff_id: str) -> str:
+    """The chain id of a layer on top of another. Source: OCI image specification, config.md."""
+    return "sha256:" + sha256(f"{below} {diff_id}".encode()).hexdigest() if below else diff_id

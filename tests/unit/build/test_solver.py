@@ -1,0 +1,328 @@
+"""The solver: order, sharing, the cache, failures, and what is left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proa.build import cache, graph
+from proa.build.cache import Cache
+from proa.build.dockerfile.source import Location
+from proa.build.ports import Measured, Mounted, Output, StepFailed, VertexFailed
+from proa.build.solver import Solution, Solver, chain
+from proa.errors import NotFound
+from proa.metadata import Metadata
+from proa.schema.image import ImageConfig
+from proa.schema.oci import Platform
+from proa.schema.plan import Overlay
+
+BASE = "sha256:base"
+
+
+class FakeLayers:
+    """Layers without files: a layer is the text of what was done to it."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[str, str]] = {BASE: ("", "base")}
+        self.open: dict[str, str] = {}
+        self.discarded: list[str] = []
+        self.numbers = iter(range(100))
+
+    def of_image(self, image_id: str) -> list[tuple[str, str]]:
+        found = self.of_chain(image_id)
+        if found is None:
+            raise NotFound(f"No such image: {image_id}")
+        return found
+
+    def of_chain(self, chain_id: str) -> list[tuple[str, str]] | None:
+        found = []
+        while chain_id:
+            if chain_id not in self.known:
+                return None
+            parent, directory = self.known[chain_id]
+            found.append((chain_id, directory))
+            chain_id = parent
+        return found[::-1]
+
+    def begin(self, lower: Sequence[str]) -> Overlay:
+        upper = f"u{next(self.numbers)}"
+        self.open[upper] = ""
+        return Overlay(lower=tuple(lower), upper=upper, work="w")
+
+    async def measure(self, overlay: Overlay) -> Measured:
+        return Measured(f"sha256:{self.open[overlay.upper]}", 1, 1)
+
+    def commit(self, overlay: Overlay, chain_id: str, parent: str, measured: Measured) -> str:
+        return self.known.setdefault(chain_id, (parent, overlay.upper))[1]
+
+    async def discard(self, overlay: Overlay) -> None:
+        del self.open[overlay.upper]
+        self.discarded.append(overlay.upper)
+
+
+class FakeWork:
+    """Steps that say what they did; `gates` hold one up, by its command."""
+
+    def __init__(self, layers: FakeLayers) -> None:
+        self.layers = layers
+        self.done: list[str] = []
+        self.content = "content"
+        self.gates: dict[str, asyncio.Event] = {}
+        self.begun: asyncio.Queue[str] = asyncio.Queue()
+
+    async def run(
+        self,
+        rootfs: Overlay,
+        step: graph.Run,
+        mounts: Sequence[Mounted],
+        proxy: Sequence[str],
+        output: Output,
+    ) -> None:
+        (command,) = step.arguments
+        self.begun.put_nowait(command)
+        if command in self.gates:
+            await self.gates[command].wait()
+        if command == "fail":
+            raise StepFailed(step.arguments, 3)
+        output(1, command.encode())
+        self.done.append(command)
+        self.layers.open[rootfs.upper] = command.partition(" ")[0]
+
+    async def copy(
+        self, rootfs: Overlay, step: graph.Copy, inputs: Sequence[tuple[str, ...]], output: Output
+    ) -> None:
+        self.done.append(f"copy {inputs}")
+        self.layers.open[rootfs.upper] = f"copy-{self.content}"
+
+    async def make_directory(self, rootfs: Overlay, step: graph.Directory) -> None:
+        self.done.append(f"mkdir {step.path}")
+
+    async def fill(self, rootfs: Overlay, step: graph.ContextRoot) -> None:
+        self.done.append("fill")
+
+    async def identify(self, operation: graph.Operation) -> tuple[str, ...]:
+        return (self.content,) if isinstance(operation, graph.Copy) else ()
+
+
+class Events:
+    """What a watcher was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def started(self, vertex: int) -> None:
+        self.told.append(("started", vertex))
+
+    def cached(self, vertex: int) -> None:
+        self.told.append(("cached", vertex))
+
+    def output(self, vertex: int, stream: int, data: bytes) -> None:
+        self.told.append(("output", vertex, data))
+
+    def finished(self, vertex: int, error: str | None) -> None:
+        self.told.append(("finished", vertex, error))
+
+
+class World:
+    """A solver and its fakes."""
+
+    def __init__(self, root: Path) -> None:
+        self.layers = FakeLayers()
+        self.work = FakeWork(self.layers)
+        self.metadata = Metadata(root / "db", {"build": cache.SCHEMA})
+        self.cache = Cache(self.metadata)
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.solver = Solver(
+            layers=self.layers, cache=self.cache, transactions=self.metadata, spawn=self.spawn
+        )
+
+    def spawn(self, coroutine: Any, name: str) -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(coroutine)
+        self.tasks.append(task)
+        return task
+
+    async def settle(self) -> None:
+        await asyncio.gather(*self.tasks)
+
+    async def build(self, *vertices: graph.Vertex, events: Events | None = None) -> list[str]:
+        """Solve for the last vertex; the layers' directories, base first."""
+        async with self.solving(*vertices, events=events) as solution:
+            found = [layer.directory for layer in await solution.layers()]
+        await self.settle()
+        return found
+
+    @asynccontextmanager
+    async def solving(self, *vertices: graph.Vertex, events: Events | None = None) -> AsyncIterator[Solution]:
+        async with self.solver.solve(wanted(vertices), self.work, events or Events()) as solution:
+            yield solution
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    yield world
+    await world.metadata.close()
+
+
+def wanted(vertices: Sequence[graph.Vertex]) -> graph.Graph:
+    outcome = graph.Outcome(
+        vertex=len(vertices) - 1,
+        base=None,
+        config=ImageConfig(),
+        author="",
+        platform=Platform(),
+        steps=(),
+    )
+    return graph.Graph(vertices=tuple(vertices), outcome=outcome)
+
+
+def image() -> graph.Vertex:
+    return graph.Vertex(operation=graph.Image(reference="a", id=BASE, diff_ids=("sha256:base",)))
+
+
+def run(command: str, *inputs: int, **more: Any) -> graph.Vertex:
+    operation = graph.Run(arguments=(command,), environment=(), directory="/", user="")
+    return graph.Vertex(operation=operation, inputs=inputs, title=command, **more)
+
+
+def copy(*inputs: int) -> graph.Vertex:
+    sources = (graph.FromInput(input=1, paths=("/x",)),)
+    return graph.Vertex(operation=graph.Copy(sources=sources, target="/"), inputs=inputs, title="copy")
+
+
+async def test_steps_stand_on_each_other(world: World) -> None:
+    events = Events()
+    layers = await world.build(image(), run("one", 0), run("two", 1), events=events)
+    assert layers == ["base", "u0", "u1"]
+    assert world.work.done == ["one", "two"]
+    assert events.told == [
+        ("started", 0), ("finished", 0, None),
+        ("started", 1), ("output", 1, b"one"), ("finished", 1, None),
+        ("started", 2), ("output", 2, b"two"), ("finished", 2, None),
+    ]  # fmt: skip
+    one = chain(BASE, "sha256:one")
+    assert world.layers.of_chain(chain(one, "sha256:two")) == [
+        (BASE, "base"), (one, "u0"), (chain(one, "sha256:two"), "u1"),
+    ]  # fmt: skip
+
+
+async def test_what_was_done_before_is_not_done_again(world: World) -> None:
+    await world.build(image(), run("one", 0), run("two", 1))
+    events = Events()
+    layers = await world.build(image(), run("one", 0), run("three", 1), events=events)
+    assert layers == ["base", "u0", "u2"]
+    assert world.work.done == ["one", "two", "three"]
+    assert ("cached", 1) in events.told
+
+
+async def test_a_base_of_another_name_changes_nothing(world: World) -> None:
+    await world.build(image(), run("one", 0))
+    other = graph.Vertex(operation=graph.Image(reference="b", id=BASE, diff_ids=("sha256:base",)))
+    await world.build(other, run("one", 0))
+    assert world.work.done == ["one"]
+
+
+async def test_changed_content_is_read_again(world: World) -> None:
+    vertices = (image(), run("one", 0), copy(0, 1))
+    await world.build(*vertices)
+    await world.build(*vertices)
+    world.work.content = "other"
+    await world.build(*vertices)
+    assert world.work.done == ["one", "copy [('base',), ('u0', 'base')]", "copy [('base',), ('u0', 'base')]"]
+
+
+async def test_the_cache_may_be_ignored(world: World) -> None:
+    await world.build(image(), run("one", 0))
+    layers = await world.build(image(), run("one", 0, ignore_cache=True))
+    assert world.work.done == ["one", "one"]
+    # The same content: the layer there was is the one that stays.
+    assert world.layers.discarded == ["u1"]
+    assert layers == ["base", "u1"]
+    assert set(world.layers.open) == {"u0"}
+
+
+async def test_independent_steps_go_on_at_once(world: World) -> None:
+    world.work.gates = {"left": asyncio.Event(), "right": asyncio.Event()}
+    building = asyncio.ensure_future(world.build(image(), run("left", 0), run("right", 0), copy(1, 2)))
+    assert {await world.work.begun.get(), await world.work.begun.get()} == {"left", "right"}
+    for gate in world.work.gates.values():
+        gate.set()
+    assert (await building)[0] == "base"
+
+
+async def test_two_builds_share_a_step(world: World) -> None:
+    world.work.gates = {"one": asyncio.Event()}
+    events = Events()
+    first = asyncio.ensure_future(world.build(image(), run("one", 0)))
+    await world.work.begun.get()
+    second = asyncio.ensure_future(world.build(image(), run("one", 0), run("two", 1), events=events))
+    while ("started", 1) not in events.told:
+        await asyncio.sleep(0)
+    world.work.gates["one"].set()
+    assert [await first, await second] == [["base", "u0"], ["base", "u0", "u1"]]
+    assert world.work.done == ["one", "two"]
+    assert ("output", 1, b"one") in events.told
+
+
+async def test_a_shared_step_outlives_one_of_its_builds(world: World) -> None:
+    world.work.gates = {"one": asyncio.Event()}
+    first = asyncio.ensure_future(world.build(image(), run("one", 0)))
+    await world.work.begun.get()
+    events = Events()
+    second = asyncio.ensure_future(world.build(image(), run("one", 0), events=events))
+    while ("started", 1) not in events.told:
+        await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    world.work.gates["one"].set()
+    assert await second == ["base", "u0"]
+
+
+async def test_a_cancelled_build_leaves_nothing(world: World) -> None:
+    world.work.gates = {"one": asyncio.Event()}
+    building = asyncio.ensure_future(world.build(image(), run("one", 0)))
+    await world.work.begun.get()
+    building.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await building
+    assert world.layers.open == {}
+    assert world.layers.discarded == ["u0"]
+    assert world.cache.all() == []
+
+
+async def test_a_failure_names_its_step_and_ends_the_others(world: World) -> None:
+    world.work.gates = {"slow": asyncio.Event()}
+    events = Events()
+    failing = run("fail", 0, location=Location(7, 7))
+    with pytest.raises(VertexFailed) as caught:
+        await world.build(image(), run("slow", 0), failing, copy(1, 2), events=events)
+    assert (caught.value.vertex, caught.value.location) == (2, Location(7, 7))
+    assert str(caught.value) == 'process "fail" did not complete successfully: exit code: 3'
+    assert ("finished", 1, "canceled") in events.told
+    assert world.layers.open == {}
+
+
+async def test_an_image_that_is_gone_is_named(world: World) -> None:
+    missing = graph.Vertex(
+        operation=graph.Image(reference="a", id="sha256:no", diff_ids=()), location=Location(1, 1)
+    )
+    with pytest.raises(VertexFailed, match="No such image"):
+        await world.build(missing, run("one", 0))
+
+
+async def test_a_layer_that_was_collected_is_made_again(world: World) -> None:
+    await world.build(image(), run("one", 0))
+    del world.layers.known[chain(BASE, "sha256:one")]
+    await world.build(image(), run("one", 0))
+    assert world.work.done == ["one", "one"]
+
+
+async def test_a_miss_is_explained(world: World) -> None:
+    await world.build(image(), run("one", 0))
+    same = cache.identify(run("one", 0).operation, ["other"], [])
+    assert world.cache.explain("one", same) == "changed: input 0"
+    assert world.cache.explain("two", same) == "no step like this was done before"
