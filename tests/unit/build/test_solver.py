@@ -112,9 +112,12 @@ class Events:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.stepping = asyncio.Event()
 
     def started(self, vertex: int) -> None:
         self.told.append(("started", vertex))
+        if vertex:
+            self.stepping.set()
 
     def cached(self, vertex: int) -> None:
         self.told.append(("cached", vertex))
@@ -259,8 +262,7 @@ async def test_two_builds_share_a_step(world: World) -> None:
     first = asyncio.ensure_future(world.build(image(), run("one", 0)))
     await world.work.begun.get()
     second = asyncio.ensure_future(world.build(image(), run("one", 0), run("two", 1), events=events))
-    while ("started", 1) not in events.told:
-        await asyncio.sleep(0)
+    await events.stepping.wait()
     world.work.gates["one"].set()
     assert [await first, await second] == [["base", "u0"], ["base", "u0", "u1"]]
     assert world.work.done == ["one", "two"]
@@ -273,8 +275,7 @@ async def test_a_shared_step_outlives_one_of_its_builds(world: World) -> None:
     await world.work.begun.get()
     events = Events()
     second = asyncio.ensure_future(world.build(image(), run("one", 0), events=events))
-    while ("started", 1) not in events.told:
-        await asyncio.sleep(0)
+    await events.stepping.wait()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
