@@ -411,6 +411,8 @@ cdef class Connection:
         while self._buffer.startswith(b"\r\n"):    # RFC 9112 2.2: empty lines before a request
             del self._buffer[:2]
             self._scanned = 0
+        if self._buffer and self._buffer[0] < 0x20:    # a TLS client, which waits for an answer to its hello
+            raise HttpError(400, "client sent an HTTPS request to an HTTP server")
         end = self._buffer.find(b"\r\n\r\n", self._scanned)
         if end < 0:
             if len(self._buffer) > self._service.limits.head_bytes:

@@ -3,7 +3,8 @@
 What does the work is made at the first call, with its imports.
 """
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,12 @@ class Registry:
     manifest, schema 1), System (a digest that is not the one asked for).
     """
 
-    def __init__(self, settings: RegistrySettings) -> None:
+    def __init__(
+        self, settings: RegistrySettings, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        """`pause(seconds)` is what lies between two attempts."""
         self._settings = settings
+        self._pause = pause
         self._clients: _Clients | None = None
 
     def reload(self, settings: RegistrySettings) -> None:
@@ -155,7 +160,7 @@ class Registry:
     @property
     def _made(self) -> "_Clients":
         if self._clients is None:
-            self._clients = _Clients(self._settings)
+            self._clients = _Clients(self._settings, self._pause)
         return self._clients
 
     def _drop(self) -> None:
@@ -167,7 +172,7 @@ class Registry:
 class _Clients:
     """The parts behind the methods, over one set of settings."""
 
-    def __init__(self, settings: RegistrySettings) -> None:
+    def __init__(self, settings: RegistrySettings, pause: Callable[[float], Awaitable[None]]) -> None:
         from proa.registry.account import Account
         from proa.registry.download import Download
         from proa.registry.exchange import Exchange
@@ -179,7 +184,7 @@ class _Clients:
         def registry_of(domain: str) -> "Host":
             return hosts_of(domain, settings)[-1]
 
-        self.exchange: Exchange = Exchange(Pool(read_proxies(settings.proxies)))
+        self.exchange: Exchange = Exchange(Pool(read_proxies(settings.proxies)), pause)
         self.download: Download = Download(
             self.exchange, lambda domain, insecure: hosts_of(domain, settings, insecure=insecure)
         )

@@ -236,21 +236,8 @@ class Exchange:
 
     async def _sent(self, host: Host, call: Call, target: Target, headers: Headers) -> Answer:
         """Send it over a kept connection or a new one. Raises Broken, NoConnection."""
-        own = target.origin in (host.origin, _as_plain(host.origin))
-        route = Route(target.origin, host.tls if own else host.tls.without_client())
-        try:
-            connection, used = await self._pool.take(route)
-        except NoConnection as exc:
-            self._plain.discard(host.origin)
-            if not (own and host.plain_http and target.origin.scheme == "https"):
-                raise
-            plain = Route(_as_plain(target.origin), TLSSettings())
-            try:
-                connection, used = await self._pool.take(plain)
-            except NoConnection:
-                raise exc from None
-            self._plain.add(target.origin)
-            route, target = plain, Target(plain.origin, target.path)
+        connection, used, route = await self._connected(host, target.origin)
+        target = Target(route.origin, target.path)
         try:
             response = await self._round_trip(connection, route, call, target, headers)
         except Broken:
@@ -260,6 +247,27 @@ class Exchange:
             connection, _ = await self._pool.take(route, fresh=True)
             response = await self._round_trip(connection, route, call, target, headers)
         return Answer(response, target)
+
+    async def _connected(self, host: Host, origin: Origin) -> tuple[Connection, bool, Route]:
+        """A connection, whether it was used before, and what it is: plain HTTP where TLS is not spoken."""
+        own = origin in (host.origin, _as_plain(host.origin))
+        plain = Route(_as_plain(origin), TLSSettings())
+        if origin.scheme == "http":
+            route = Route(origin, TLSSettings())
+        else:
+            route = Route(origin, host.tls if own else host.tls.without_client())
+        try:
+            return *await self._pool.take(route), route
+        except NoConnection as exc:
+            self._plain.discard(host.origin)
+            if not (own and host.plain_http and origin.scheme == "https"):
+                raise
+            try:
+                connection, used = await self._pool.take(plain)
+            except NoConnection:
+                raise exc from None
+            self._plain.add(origin)
+            return connection, used, plain
 
     async def _round_trip(
         self, connection: Connection, route: Route, call: Call, target: Target, headers: Headers
