@@ -411,7 +411,7 @@ cdef class Connection:
         while self._buffer.startswith(b"\r\n"):    # RFC 9112 2.2: empty lines before a request
             del self._buffer[:2]
             self._scanned = 0
-        if self._buffer and self._buffer[0] < 0x20:    # a TLS client, which waits for an answer to its hello
+        if self._buffer and self._buffer[0] == 0x16:    # a TLS handshake, whose client waits for an answer
             raise HttpError(400, "client sent an HTTPS request to an HTTP server")
         end = self._buffer.find(b"\r\n\r\n", self._scanned)
         if end < 0:

@@ -151,6 +151,7 @@ async def test_http_1_0_closes_and_streams_without_chunks(connect: Connect) -> N
         (b"POST /_ping HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n", 400),
         (b"POST /_ping HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", 400),
         (b"GET /_ping HTTP/1.1\r\nHost: p\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"\x16\x03\x01\x02\x00\x01", 400),  # a TLS client waits for an answer to its hello
     ],
 )
 async def test_malformed_requests_are_refused_and_cut(connect: Connect, data: bytes, status: int) -> None:
