@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::hierarchy::{write_at, Parent};
+use super::hierarchy::{open_at, Parent};
 use crate::error::{Error, Result};
 use crate::plan::DeviceRule;
 use crate::sys::bpf::{self, Instruction};
@@ -56,10 +56,17 @@ pub(super) fn restrict(
 }
 
 fn write_v1(parent: &Parent, index: usize, name: &str, rules: &[DeviceRule]) -> Result<()> {
+    // Nearly all lines go to one file: it stays open for them.
+    let mut last: Option<(&'static str, OwnedFd)> = None;
     for (file, line) in lines(rules)? {
         let relative = format!("{name}/{file}");
-        write_at(parent.directory(index)?, &relative, &line)
-            .map_err(|e| Error::os(format!("write {line} to"), parent.shown(index, &relative), e))?;
+        let failed = |e| Error::os(format!("write {line} to"), parent.shown(index, &relative), e);
+        let fd = match last.take() {
+            Some((open, fd)) if open == file => fd,
+            _ => open_at(parent.directory(index)?, &relative).map_err(failed)?,
+        };
+        rustix::io::write(&fd, line.as_bytes()).map_err(failed)?;
+        last = Some((file, fd));
     }
     Ok(())
 }

@@ -381,8 +381,12 @@ pub(super) fn inherit_cpuset(parent: BorrowedFd<'_>, child: BorrowedFd<'_>, show
 
 /// Write a whole value in one call, as the kernel's files want it.
 pub(super) fn write_at(directory: BorrowedFd<'_>, file: &str, value: &str) -> rustix::io::Result<()> {
-    let fd = openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&fd, value.as_bytes()).map(drop)
+    rustix::io::write(open_at(directory, file)?, value.as_bytes()).map(drop)
+}
+
+/// Open a file to write to; a write is a whole value each, wherever the one before ended.
+pub(super) fn open_at(directory: BorrowedFd<'_>, file: &str) -> rustix::io::Result<OwnedFd> {
+    openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Read a whole file; the kernel's are short.
