@@ -116,12 +116,12 @@ def images(parsed: Parsed) -> int:
     wanted = query(all=parsed.flag("all") or None, filters=filters(parsed, **more))
     found = client(parsed.options).call("GET", f"/images/json{wanted}") or []
     with_digest = digests or "{{.Digest}}" in form.source
-    rows = [row for image in found for row in _rows(image, with_digest, digests)]
+    rows = [row for image in found for row in rows_of(image, with_digest, digests)]
     show(render(rows, form, fields(not parsed.flag("no-trunc")), HEADERS))
     return 0
 
 
-def _rows(image: "dict[str, Any]", with_digest: bool, digests: bool) -> "list[dict[str, Any]]":
+def rows_of(image: "dict[str, Any]", with_digest: bool, digests: bool) -> "list[dict[str, Any]]":
     """A row for every name that the image has."""
     tags: dict[str, list[str]] = {}
     known: dict[str, list[str]] = {}

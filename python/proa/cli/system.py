@@ -1,4 +1,4 @@
-"""`version`, `info`, `events` and `system df`: the daemon itself.
+"""`version`, `info` and `events`: the daemon itself.
 
 Source: the Docker Engine API, v1.51; the observed output of docker 28.
 """

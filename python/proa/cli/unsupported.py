@@ -5,8 +5,6 @@ from proa.cli.flags import PROGRAM, Command, Parsed
 
 NAMES = {
     "build": "Build an image from a Dockerfile",
-    "cp": "Copy files/folders between a container and the local filesystem",
-    "system df": "Show docker disk usage",
 }
 
 
