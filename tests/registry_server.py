@@ -5,6 +5,7 @@ import http.client
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,14 +21,15 @@ log: {{level: error, accesslog: {{disabled: false}}}}
 storage:
   filesystem: {{rootdirectory: {root}/data}}
   delete: {{enabled: true}}
-http: {{addr: "127.0.0.1:{port}"}}
+http: {{addr: "127.0.0.1:{port}"{http}}}
 """
 
 
 class RegistryServer:
     """One registry; `host` is its name in references."""
 
-    def __init__(self, root: Path, more: str = "") -> None:
+    def __init__(self, root: Path, more: str = "", tls: str = "") -> None:
+        """`more` is YAML of the configuration's top level, `tls` what is below http.tls, in braces."""
         if not shutil.which("docker-registry"):
             pytest.skip("needs Debian's docker-registry")
         self.root = root
@@ -36,7 +38,10 @@ class RegistryServer:
             self.port = free.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         root.mkdir(parents=True, exist_ok=True)
-        (root / "config.yml").write_text(_CONFIG.format(root=root, port=self.port) + more)
+        (root / "config.yml").write_text(
+            _CONFIG.format(root=root, port=self.port, http=f", tls: {tls}" if tls else "") + more
+        )
+        self._tls = tls
         self._log = (root / "log").open("wb")
         command = ["docker-registry", "serve", str(root / "config.yml")]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
@@ -44,7 +49,7 @@ class RegistryServer:
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """One GET: status, headers in lower case, body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = self._connection()
         try:
             connection.request(
                 "GET", path, headers={key.replace("_", "-"): text for key, text in headers.items()}
@@ -78,11 +83,16 @@ class RegistryServer:
         peers.end(self._process)
         self._log.close()
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self._tls:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        anyone = ssl._create_unverified_context()
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=anyone)
+
     def _wait(self) -> None:
         deadline = time.monotonic() + 30
         while True:
-            with contextlib.suppress(OSError):
-                self.get("/v2/")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 10):
                 return
             assert self._process.poll() is None, (self.root / "log").read_text()
             assert time.monotonic() < deadline
@@ -90,9 +100,9 @@ class RegistryServer:
 
 
 @contextlib.contextmanager
-def registry_server(root: Path, more: str = "") -> Iterator[RegistryServer]:
+def registry_server(root: Path, more: str = "", tls: str = "") -> Iterator[RegistryServer]:
     """A registry that ends with the block."""
-    server = RegistryServer(root, more)
+    server = RegistryServer(root, more, tls)
     try:
         yield server
     finally:

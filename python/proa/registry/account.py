@@ -58,7 +58,7 @@ class Account:
             route = Route(url.origin, host.tls)
             token = await self._exchange.authority.login(route, credentials)
             answer = await self._exchange.call(host, Call(method="GET", path="/", credentials=credentials))
-        except (Unauthorized, Refusal) as exc:
+        except Refusal as exc:
             raise Unauthorized(f'Get "{url}": {exc}') from exc
         await answer.response.discard()
         if answer.status != 200:
@@ -80,7 +80,10 @@ class Account:
         else:
             host = msgspec.structs.replace(self._host_of(domain), prefix="/v1")
         path = f"/search?{urlencode({'q': rest, 'n': limit})}"
-        answer = await self._exchange.call(host, Call(method="GET", path=path, credentials=credentials))
+        try:
+            answer = await self._exchange.call(host, Call(method="GET", path=path, credentials=credentials))
+        except Refusal as exc:
+            raise general(exc) from exc
         if answer.status != 200:
             await answer.response.discard()
             raise _search_failure(answer.status)
@@ -143,4 +146,4 @@ def _split_term(term: str) -> tuple[str, str]:
 
 def _search_failure(status: int) -> ProaError:
     text = f"Unexpected status code {status}"
-    return Unauthorized(text) if status == 401 else Unavailable(text) if status >= 500 else System(text)
+    return Unavailable(text) if status >= 500 else System(text)

@@ -21,10 +21,10 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Struct
 
-from proa.errors import InvalidParameter, Unauthorized, Unavailable
+from proa.errors import InvalidParameter, Unavailable
 from proa.registry.challenge import Challenge
 from proa.registry.connection import Broken
-from proa.registry.failures import failure
+from proa.registry.failures import Refusal, refusal
 from proa.registry.origin import Origin, Target, parse_url
 from proa.registry.pool import Route
 from proa.registry.response import Response, TooLarge
@@ -98,7 +98,7 @@ class Authority:
     ) -> str | None:
         """The Authorization header that a request to the registry carries, None for none (yet).
 
-        Raises Unauthorized in the token server's words, Unavailable.
+        Raises Refusal in the token server's words, Unavailable.
         """
         if credentials is not None and credentials.registry_token:
             return f"Bearer {credentials.registry_token}"
@@ -119,7 +119,7 @@ class Authority:
     async def login(self, registry: Route, credentials: Credentials) -> Token | None:
         """A token of no scope, with a refresh token where the server gives them; None for Basic.
 
-        Raises Unauthorized.
+        Raises Refusal.
         """
         challenge = self._challenges.get(registry.origin)
         if challenge is None or challenge.scheme == "basic":
@@ -173,7 +173,7 @@ class Authority:
                 response = await self._ask(registry, "POST", target, headers, body)
         data = await self._body(response)
         if response.status != 200:
-            raise failure(response, data)
+            raise refusal(response, data)
         return self._read(data)
 
     async def _body(self, response: Response) -> bytes:
@@ -186,10 +186,10 @@ class Authority:
         try:
             answer = _decode(body)
         except msgspec.DecodeError as exc:
-            raise Unauthorized(f"unable to decode token response: {exc}") from exc
+            raise Refusal(f"unable to decode token response: {exc}", "", 401) from exc
         text = answer.token or answer.access_token or ""
         if not text or not text.isascii() or not text.isprintable() or " " in text:
-            raise Unauthorized("authorization server did not include a token in the response")
+            raise Refusal("authorization server did not include a token in the response", "", 401)
         lifetime = max(answer.expires_in or LIFETIME_MIN, LIFETIME_MIN)
         return Token(
             text=text,
@@ -247,9 +247,9 @@ def _realm(origin: Origin, challenge: Challenge) -> Target:
     try:
         realm = parse_url(challenge.get("realm"))
     except InvalidParameter as exc:
-        raise Unauthorized(f"invalid token realm of {origin}: {exc}") from exc
+        raise Refusal(f"invalid token realm of {origin}: {exc}", "", 401) from exc
     if origin.scheme == "https" and realm.origin.scheme != "https":
-        raise Unauthorized(f"token realm {realm.origin} of {origin} is not https")
+        raise Refusal(f"token realm {realm.origin} of {origin} is not https", "", 401)
     return realm
 
 

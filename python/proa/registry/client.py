@@ -25,9 +25,9 @@ class Registry:
     reads tries the mirrors in order, then the registry itself; one that writes goes to the registry.
     Temporary failures (429, 5xx, lost connections) are tried again inside, a bounded number of times.
 
-    All raise classes of proa.errors: NotFound (no such manifest, pull access denied), Unauthorized,
-    Forbidden, Unavailable (unreachable, timed out, Interrupted), InvalidParameter (a malformed or ambiguous
-    manifest, schema 1), System (a digest that is not the one asked for).
+    All raise classes of proa.errors: NotFound (no such manifest, pull access denied), Forbidden, Unavailable
+    (unreachable, timed out, Interrupted), InvalidParameter (a malformed or ambiguous manifest, schema 1),
+    System (credentials missing or refused, a digest that is not the one asked for); `check` Unauthorized.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """What registries answer when they refuse, as errors of proa in Docker's words.
 
-    failure(response, body)         the general error of an answer that is no success
-    pull_failure(error, reference)  the same for a pull: what is missing and what is denied becomes NotFound
+    refusal(response, body)           what an answer that is no success says
+    general(refusal)                  that as an error which leaves the room
+    pull_failure(refusal, reference)  the same for a pull: what is missing and what is denied is NotFound
 
 Source: distribution-spec 1.1 (Error Codes); distribution registry/api/errcode; moby distribution/errors.go.
 """
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from proa.errors import Forbidden, InvalidParameter, NotFound, ProaError, System, Unauthorized, Unavailable
+from proa.errors import Forbidden, InvalidParameter, NotFound, ProaError, System, Unavailable
 from proa.registry.challenge import parse_challenges
 from proa.registry.response import Response
 from proa.schema.reference import Reference
@@ -60,16 +61,13 @@ def refusal(response: Response, body: bytes) -> Refusal:
     return Refusal(f"{code}: {message}" if code else message, code, status)
 
 
-def failure(response: Response, body: bytes) -> ProaError:
-    """The same as an error that may leave the room."""
-    return general(refusal(response, body))
-
-
 def general(found: Refusal) -> ProaError:
-    """By cause; the text is the registry's."""
+    """By cause; the text is the registry's.
+
+    A registry's 401 is System, as in dockerd: a client takes the daemon's own 401 for a question, and the
+    docker CLI then waits at its standard input for a login, even where nobody can give one.
+    """
     text = str(found)
-    if found.code == "unauthorized" or found.status == 401:
-        return Unauthorized(text)
     if found.code == "denied" or found.status == 403:
         return Forbidden(text)
     if found.status == 404:
