@@ -159,6 +159,26 @@ class Snapshots:
             draft.chmod(0o755)  # The root directory's mode, where the layer says nothing of it.
             return draft
 
+    def begin(self, lower: Sequence[str]) -> Overlay:
+        """A draft that is written through an overlay over `lower` (top layer first), as builds do.
+
+        Volatile: whoever fails starts again. `finish` it before it is recorded.
+        """
+        stack = (*lower, self._base)
+        with _translated("snapshots"):
+            while True:
+                with suppress(FileExistsError):
+                    directory = f"{self._root}/{_DRAFT}{secrets.token_hex(4)}"
+                    os.mkdir(directory, 0o700)
+                    break
+            os.mkdir(f"{directory}/work", 0o700)
+            self._make_upper(f"{directory}/fs", os.stat(stack[0]))
+        return Overlay(lower=stack, upper=f"{directory}/fs", work=f"{directory}/work", volatile=True)
+
+    def finish(self, overlay: Overlay) -> None:
+        """Nothing writes to the draft any more; blocks."""
+        _remove_tree(Path(overlay.work))
+
     def record(self, draft: Path, chain_id: str, parent: str, *, size: int, inodes: int) -> bool:
         """Commit a draft. False where the chain id is there already: the draft is the caller's to discard.
 

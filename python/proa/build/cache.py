@@ -22,6 +22,7 @@ SCHEMA: Final = (
     CREATE TABLE build_cache (
         key TEXT PRIMARY KEY,
         chain_id TEXT NOT NULL,
+        diff_id TEXT NOT NULL,
         description TEXT NOT NULL,
         created_ns INTEGER NOT NULL,
         used_ns INTEGER NOT NULL,
@@ -53,6 +54,7 @@ class Entry(Struct, frozen=True):
 
     key: str
     chain_id: str
+    diff_id: str
     description: str
     created_ns: int
     used_ns: int
@@ -82,7 +84,8 @@ class Cache:
     def find(self, key: str) -> Entry | None:
         """The layer of a step that was done before; counts as a use."""
         rows = self._database.query(
-            "SELECT key, chain_id, description, created_ns, used_ns, uses FROM build_cache WHERE key = ?",
+            "SELECT key, chain_id, diff_id, description, created_ns, used_ns, uses"
+            " FROM build_cache WHERE key = ?",
             (key,),
         )
         return Entry(*rows[0]) if rows else None
@@ -95,12 +98,12 @@ class Cache:
                 "UPDATE build_cache SET used_ns = ?, uses = uses + 1 WHERE key = ?", (now, key)
             )
 
-    def record(self, identity: Identity, chain_id: str, description: str) -> None:
+    def record(self, identity: Identity, chain_id: str, diff_id: str, description: str) -> None:
         """Keep a layer; belongs into the transaction that makes it known."""
         now = time.time_ns()
         self._database.execute(
-            "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?, ?, 0, ?)",
-            (identity.key, chain_id, description, now, now, msgspec.json.encode(identity.parts)),
+            "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
+            (identity.key, chain_id, diff_id, description, now, now, msgspec.json.encode(identity.parts)),
         )
 
     def forget(self, keys: Iterable[str]) -> None:
@@ -113,7 +116,7 @@ class Cache:
         return [
             Entry(*row)
             for row in self._database.query(
-                "SELECT key, chain_id, description, created_ns, used_ns, uses FROM build_cache "
+                "SELECT key, chain_id, diff_id, description, created_ns, used_ns, uses FROM build_cache "
                 "ORDER BY used_ns DESC, key"
             )
         ]

@@ -97,7 +97,7 @@ class Solver:
         if entry is None or found is None:
             return None
         *_, (chain_id, directory) = found
-        return Layer(parent, directory, chain_id)
+        return Layer(parent, directory, chain_id, entry.diff_id)
 
     async def make(
         self,
@@ -152,7 +152,7 @@ class Solver:
         chain_id = chain(below, measured.diff_id)
         with self._transactions.transaction():
             directory = self.layers.commit(overlay, chain_id, below, measured)
-            self._cache.record(identity, chain_id, description)
+            self._cache.record(identity, chain_id, measured.diff_id, description)
         layer.chain_id, layer.diff_id = chain_id, measured.diff_id
         return directory == overlay.upper
 

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from proa.engine.images.blobs import Blobs
 from proa.engine.images.compression import Compressor
 from proa.engine.images.progress import Progress, streamed
 from proa.engine.images.store import ImageRecord, ImageStore, StoredManifest
@@ -82,6 +83,7 @@ class Pusher:
         self._events = events
         self._executor = executor
         self._compressor = Compressor(store, executor)
+        self._blobs = Blobs(store, executor)
 
     def push(
         self, reference: Reference, platform: str, credentials: Credentials | None
@@ -131,6 +133,7 @@ class Pusher:
         kept = self._store.manifest(record.id)
         if kept is not None:
             return kept
+        await self._blobs.ensure(record)
         layers = []
         for layer in record.content:
             digest = await self._compressor.compressed(layer.digest)

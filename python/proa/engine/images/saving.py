@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from proa.content import Content, digest_of
+from proa.engine.images.blobs import Blobs
 from proa.engine.images.store import ImageRecord, ImageStore, is_id_of
 from proa.errors import InvalidParameter, System
 from proa.schema import oci
@@ -77,14 +78,13 @@ class Saver:
     def __init__(self, store: ImageStore, executor: Executor | None) -> None:
         self._store = store
         self._executor = executor
+        self._blobs = Blobs(store, executor)
 
     async def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
         """The archive's bytes; every error that can be known comes before the first of them."""
         images = select(self._store, refs)
-        content = self._store.content
         for image in images:
-            for layer in image.record.content:
-                content.size(layer.digest)
+            await self._blobs.ensure(image.record)
         return self._archive(images)
 
     async def _archive(self, images: Sequence[Selected]) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ long as the work that holds it, since no such work survives the process.
 
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
@@ -191,6 +191,7 @@ class ImageStore:
         self._names: dict[str, str] = {}
         self._busy = 0
         self._leases: list[Lease] = []
+        self._keepers: list[Callable[[], Iterable[str]]] = []
         self._read()
 
     # ---- reads ----------------------------------------------------------------------------------
@@ -378,6 +379,10 @@ class ImageStore:
         finally:
             self._leases.remove(lease)
 
+    def keep(self, chain_ids: Callable[[], Iterable[str]]) -> None:
+        """Ask this at every collection for more layers that are needed, with all below them."""
+        self._keepers.append(chain_ids)
+
     def collect(self) -> tuple[list[str], list[Path], list[Path]]:
         """Forget what no image, container, lease or load needs.
 
@@ -399,6 +404,8 @@ class ImageStore:
         roots = set[str]().union(*(lease.chain_ids for lease in self._leases))
         for table in ("image_layers", "image_users"):
             roots.update(id_ for (id_,) in self.database.query(f"SELECT DISTINCT chain_id FROM {table}"))
+        for keeper in self._keepers:
+            roots.update(keeper())
         needed = set()
         for chain_id in roots:
             while chain_id and chain_id not in needed:

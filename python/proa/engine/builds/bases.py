@@ -1,0 +1,53 @@
+"""Images that builds stand on: from the store, or pulled first. Implements proa.build.planning.Bases."""
+
+from collections.abc import Callable
+
+from proa.build.planning import Base
+from proa.build.platforms import shown
+from proa.engine.images import Images
+from proa.engine.images.store import ImageRecord
+from proa.engine.platforms import suits
+from proa.errors import NotFound
+from proa.schema.oci import Platform
+from proa.schema.reference import parse_reference
+from proa.schema.registry import Credentials
+
+
+class BuildBases:
+    """For one build: its credentials, and whether it wants to look for newer ones."""
+
+    def __init__(
+        self,
+        images: Images,
+        credentials: Callable[[str], Credentials | None],
+        *,
+        always_pull: bool,
+        progress: Callable[[str, bytes], None],
+    ) -> None:
+        """`credentials` by registry domain; `progress(reference, line)` of a pull."""
+        self._images = images
+        self._credentials = credentials
+        self._always_pull = always_pull
+        self._progress = progress
+
+    async def resolve(self, reference: str, platform: Platform) -> Base:
+        """Raises NotFound and what a pull raises."""
+        record = self._here(reference, platform)
+        if record is None or self._always_pull:
+            await self._pull(reference, platform)
+            record = self._images.resolve(reference)
+        return Base(reference=reference, id=record.id, file=record.file)
+
+    def _here(self, reference: str, platform: Platform) -> ImageRecord | None:
+        try:
+            record = self._images.resolve(reference)
+        except NotFound:
+            return None
+        there = suits(record, platform.os, platform.architecture, platform.variant)
+        return record if there else None
+
+    async def _pull(self, reference: str, platform: Platform) -> None:
+        name = parse_reference(reference)
+        credentials = self._credentials(name.domain)
+        async for line in await self._images.pull(reference, "", shown(platform), credentials):
+            self._progress(reference, line)

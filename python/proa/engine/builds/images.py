@@ -1,0 +1,97 @@
+"""What a build comes to as an image: its configuration, its history, its layers, its names."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from proa.build import graph
+from proa.build.solver import Layer as BuildLayer
+from proa.build.solver import Solution
+from proa.engine.durations import rfc3339
+from proa.engine.images.importing import config_document
+from proa.engine.images.store import ImageRecord, ImageStore, Layer, decode_image_file
+from proa.engine.ports import EventSink
+from proa.schema.reference import Digest, Reference
+
+COMMENT = "buildkit.dockerfile.v0"
+
+
+class BuiltImages:
+    """Makes images of solutions."""
+
+    def __init__(self, store: ImageStore, events: EventSink) -> None:
+        self._store = store
+        self._events = events
+
+    async def make(
+        self,
+        solution: Solution,
+        names: Sequence[Reference],
+        labels: Mapping[str, str],
+        created_ns: int | None,
+    ) -> ImageRecord:
+        """The image of a solution, known and named. `created_ns` is SOURCE_DATE_EPOCH's, None for now."""
+        outcome = solution.graph.outcome
+        built = await solution.layers()
+        layers = self._layers(built)
+        blob = msgspec.json.encode(document(outcome, layers, labels, created_ns))
+        with self._store.database.transaction():
+            record = self._store.add(blob, decode_image_file(blob), layers)
+            for name in names:
+                self._store.write_name(name, record.id)
+        self._store.publish(record)
+        self._store.snapshots.sync_later()
+        for name in names:
+            self._store.publish_name(name, record.id)
+            self._events.emit("image", "tag", record.id, {"name": name.familiar})
+        return record
+
+    def _layers(self, built: Sequence[BuildLayer]) -> list[Layer]:
+        """Base first; those of images have the blobs that they have there."""
+        layers = []
+        for layer in built:
+            known = self._known(layer.chain_id)
+            diff_id = Digest(layer.diff_id) if known is None else known.diff_id
+            layers.append(Layer(known.digest if known else diff_id, diff_id, Digest(layer.chain_id)))
+        return layers
+
+    def _known(self, chain_id: str) -> Layer | None:
+        rows = self._store.database.query(
+            "SELECT digest, diff_id FROM image_layers WHERE chain_id = ? LIMIT 1", (chain_id,)
+        )
+        return Layer(Digest(rows[0][0]), Digest(rows[0][1]), Digest(chain_id)) if rows else None
+
+
+def document(
+    outcome: graph.Outcome, layers: Sequence[Layer], labels: Mapping[str, str], created_ns: int | None
+) -> dict[str, Any]:
+    """The config blob. The history has one step with a layer for each layer."""
+    now = rfc3339(time.time_ns() if created_ns is None else created_ns)
+    config = outcome.config
+    if labels:
+        config = replace(config, labels={**(config.labels or {}), **labels})
+    steps = [
+        {
+            "created": now,
+            "created_by": step.created_by,
+            "comment": COMMENT,
+            **({"empty_layer": True} if step.vertex is None else {}),
+        }
+        for step in outcome.steps
+    ]
+    found: dict[str, Any] = {
+        "architecture": outcome.platform.architecture,
+        "config": config_document(config),
+        "created": now,
+        "history": [*msgspec.to_builtins(outcome.base_history), *steps],
+        "os": outcome.platform.os,
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
+    }
+    if outcome.author:
+        found["author"] = outcome.author
+    if outcome.platform.variant:
+        found["variant"] = outcome.platform.variant
+    return found
