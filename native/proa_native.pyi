@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Self, final
 
 __all__ = [
+    "ByteFeed",
     "ContainerFiles",
     "LayerUnpacker",
     "LogReader",
@@ -139,11 +140,33 @@ class UnpackedLayer:
     def usage(self) -> tuple[int, int]:
         """(apparent bytes, inodes) of what was unpacked, as `disk_usage` counts; 0 where it was packed."""
 
-def unpack_layer(source_fd: int, target: str, *, overlay: bool = True, copy_fd: int = -1) -> UnpackedLayer:
+@final
+class ByteFeed:
+    """Bytes on their way from the loop to a native call in another thread, about a MiB of them at most.
+
+    One call reads it (`unpack_layer`, `split_archive`); when that ends, however, so does the feed.
+    """
+
+    def __new__(cls) -> Self: ...
+    def try_write(self, chunk: bytes) -> bool:
+        """False where there is no room: try again when `fileno` is readable. Raises BrokenPipeError at its end."""
+
+    def fileno(self) -> int:
+        """An eventfd, readable when there may be room again or the reader has ended."""
+
+    def end(self) -> None:
+        """No more will come."""
+
+    def close(self) -> None:
+        """It was given up: a reader that waits fails. Idempotent."""
+
+def unpack_layer(
+    source: int | ByteFeed, target: str, *, overlay: bool = True, copy_fd: int = -1
+) -> UnpackedLayer:
     """Unpack a layer (gzip, zstd or plain tar, told apart by content) into the empty directory `target`.
 
     One pass, interpreter released: digest, decompress, diff_id, unpack. With `overlay`, whiteouts become
-    overlayfs's (0/0 device, trusted.overlay.opaque); without, they are applied. The fd stays the
+    overlayfs's (0/0 device, trusted.overlay.opaque); without, they are applied. An fd stays the
     caller's, may be a pipe, and is read to its end; its bytes as they came are written to `copy_fd`, too.
     Raises ValueError for a malformed archive, OSError as the kernel had it (ENOSPC); the target is left for
     the caller to remove.
@@ -184,13 +207,18 @@ class LayerUnpacker:
         """Stop; blocks for the piece at hand. What is on disk stays. Idempotent, and nothing after finish."""
 
 def split_archive(
-    source_fd: int, directory: str, found: Callable[[bytes, str, bytes, int, int], object]
-) -> str:
+    source: int | ByteFeed,
+    directory: str,
+    begin: Callable[[bytes], str | None],
+    found: Callable[[bytes, str, bytes, int, int, UnpackedLayer | Exception | None], object],
+) -> None:
     """Split the outer archive of `docker load` (gzip, zstd or plain) into files called by number.
 
-    `found(path, kind, link, number, size)` is called for each member as soon as it is complete, in this
-    thread; `kind` is file, symlink or hardlink. What it raises ends the pass. Names are only reported,
-    never used as paths. Returns the archive's digest. Raises as `unpack_layer`.
+    Both are called in this thread, in the archive's order, and what they raise ends the pass. `begin(path)`, of a
+    file that begins as a layer does, gives the empty directory that it is unpacked into in the same pass, or None.
+    `found(path, kind, link, number, size, layer)`, of each member that is complete; `kind` is file, symlink or
+    hardlink, `layer` what unpacking it gave or raised. Names are only reported, never used as paths. Raises as
+    `unpack_layer`.
     """
 
 def pack_layer(

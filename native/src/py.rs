@@ -308,7 +308,7 @@ mod proa_native {
     #[pymodule_export]
     use super::layers::{
         compress_layer, disk_usage, inherit_directories, pack_layer, remove_tree, split_archive,
-        sync_file_system, unpack_layer, LayerUnpacker, UnpackedLayer,
+        sync_file_system, unpack_layer, ByteFeed, LayerUnpacker, UnpackedLayer,
     };
 
     #[pymodule_export]

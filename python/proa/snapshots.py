@@ -14,11 +14,12 @@ directories of a stack must fit into one mount option on kernels before 6.5.
 A layer is unpacked into a draft, whatever lies below it, in parallel with its parents; the draft is recorded
 under its chain id in the transaction that makes the image known.
 
-Power loss: no layer waits for the disk while it is unpacked. A snapshot is recorded with the id of the kernel's
-boot; after the transaction one sync of the file system, in the background and for all that was recorded
-meanwhile, takes that mark away (`sync_later`). What still bears the mark of another boot at the start was
-recorded by a kernel that went before the sync ended: it may have holes, and `doubtful` has it unpacked again
-from its blob, which is synced before it is recorded. A daemon that dies costs no more than that sync.
+Power loss: no layer waits for the disk while it is unpacked. A snapshot is recorded with the id of the
+kernel's boot; after the transaction one sync of the file system, in the background and for all that was
+recorded meanwhile, takes that mark away (`sync_later`). What still bears the mark of another boot at the
+start was recorded by a kernel that went before the sync ended: it may have holes, and `doubtful` has it
+unpacked again from its blob, which is synced before it is recorded. A daemon that dies costs no more than
+that sync.
 
 Words: committed, active, prepare, key, parent as in containerd's core/snapshots. Source of the overlay form:
 Documentation/filesystems/overlayfs.rst.

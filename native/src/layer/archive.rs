@@ -1,16 +1,23 @@
-//! Takes the outer archive of `docker load` apart: each regular file in it becomes a file of its own.
+//! Takes the outer archive of `docker load` apart: each regular file in it becomes a file of its own, and what may be
+//! a layer is unpacked in the same pass.
 //!
+//! ```text
+//! outer archive --> tar --> file NUMBER
+//!                      `--> LayerUnpacker, where the file begins as a layer does and `begin` gives a directory
+//! ```
 //! Names in the archive are only reported, never used as paths: the files are called by number.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
 
+use super::feed::LayerUnpacker;
 use super::limits::Limits;
 use super::source::Input;
-use super::stream::{self, Digests, Stream};
-use super::tar::{Entry, Kind, Reader};
+use super::stream::{self, Stream};
+use super::tar::{Entry, Kind, Reader, BLOCK};
 use super::tree::{failed, open_root};
+use super::Layer;
 use crate::error::Result;
 
 /// What a member is.
@@ -25,7 +32,7 @@ pub enum MemberKind {
 }
 
 /// One member of the outer archive, complete on disk.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Member {
     pub path: Vec<u8>,
     pub kind: MemberKind,
@@ -33,18 +40,29 @@ pub struct Member {
     /// Name of its file in the directory.
     pub number: u64,
     pub size: u64,
+    /// What unpacking it gave, where `begin` had it unpacked. A failure is only the member's.
+    pub layer: Option<Result<Layer>>,
 }
 
-/// Split the archive from `source` (gzip, zstd or plain) into files `0`, `1`, ... of `directory`. `found` is
-/// called for each member as soon as it is complete; its error ends the pass.
-pub fn split_archive(
-    source: impl AsFd,
+/// Who is told of the members, in the order they come; an error of either ends the pass.
+pub trait Members {
+    /// A file begins that may be a layer: the empty directory to unpack it into, if it is to be.
+    fn begin(&mut self, path: &[u8]) -> Result<Option<String>>;
+    /// A member is complete.
+    fn found(&mut self, member: Member) -> Result<()>;
+}
+
+/// Split the archive from `source` (gzip, zstd or plain) into files `0`, `1`, ... of `directory`.
+pub fn split_archive<'a>(
+    source: impl Into<Input<'a>>,
     directory: &str,
     limits: &Limits,
-    mut found: impl FnMut(Member) -> Result<()>,
-) -> Result<Digests> {
+    members: &mut impl Members,
+) -> Result<()> {
+    let input = source.into();
+    let _held = input.held();
     let directory = open_root(directory)?;
-    let ((), digests) = stream::run(Input::Fd(source.as_fd()), None, limits, |stream| {
+    stream::run_unhashed(input, limits, |stream| {
         let mut reader = Reader::new(stream, limits);
         let mut number = 0;
         while let Some(entry) = reader.next()? {
@@ -54,30 +72,54 @@ pub fn split_archive(
                 Kind::Hardlink => MemberKind::Hardlink,
                 Kind::Directory | Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => continue,
             };
-            let size = match kind {
-                MemberKind::File => take(&directory, number, &entry, reader.stream)?,
-                MemberKind::Symlink | MemberKind::Hardlink => 0,
+            let (size, layer) = match kind {
+                MemberKind::File => take(&directory, number, &entry, reader.stream, limits, members)?,
+                MemberKind::Symlink | MemberKind::Hardlink => (0, None),
             };
-            found(Member { path: entry.path, kind, link: entry.link, number, size })?;
+            members.found(Member { path: entry.path, kind, link: entry.link, number, size, layer })?;
             number += 1;
         }
         Ok(())
-    })?;
-    Ok(digests)
+    })
 }
 
-fn take(directory: &OwnedFd, number: u64, entry: &Entry, stream: &mut Stream) -> Result<u64> {
+/// One regular file, to disk and maybe to an unpacker: its size, and what became of the unpacking.
+fn take(
+    directory: &OwnedFd,
+    number: u64,
+    entry: &Entry,
+    stream: &mut Stream,
+    limits: &Limits,
+    members: &mut impl Members,
+) -> Result<(u64, Option<Result<Layer>>)> {
     let name = number.to_string();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, name.as_str(), flags, Mode::from_raw_mode(0o600))
         .map_err(|errno| failed("create", name.as_bytes(), errno))?;
-    let Some(sparse) = &entry.sparse else {
-        stream.write_to(&file, 0, entry.stored, &entry.path)?;
-        return Ok(entry.stored);
-    };
-    for extent in &sparse.extents {
-        stream.write_to(&file, extent.offset, extent.length, &entry.path)?;
+    if let Some(sparse) = &entry.sparse {
+        for extent in &sparse.extents {
+            stream.write_to(&file, extent.offset, extent.length, &entry.path)?;
+        }
+        rustix::fs::ftruncate(&file, sparse.size).map_err(|errno| failed("truncate", &entry.path, errno))?;
+        return Ok((sparse.size, None));
     }
-    rustix::fs::ftruncate(&file, sparse.size).map_err(|errno| failed("truncate", &entry.path, errno))?;
-    Ok(sparse.size)
+    let mut head = vec![0; BLOCK.min(usize::try_from(entry.stored).unwrap_or(BLOCK))];
+    stream.read_exact(&mut head)?;
+    let target = if begins_as_layer(&head) { members.begin(&entry.path)? } else { None };
+    let unpacker = target.map(|target| LayerUnpacker::new(&target, true, None, *limits)).transpose()?;
+    // A failure comes up again at the end.
+    let unpack = |bytes: &[u8]| drop(unpacker.as_ref().map(|unpacker| unpacker.write(bytes)));
+    unpack(&head);
+    stream::write_at(&file, &head, 0, &entry.path)?;
+    let start = head.len() as u64;
+    stream.write_to_both(&file, start, entry.stored - start, &entry.path, unpack)?;
+    Ok((entry.stored, unpacker.map(|unpacker| unpacker.finish())))
+}
+
+/// gzip, zstd or tar, by its first bytes; an empty layer is all zeros.
+fn begins_as_layer(head: &[u8]) -> bool {
+    head.starts_with(b"\x1f\x8b")
+        || head.starts_with(b"\x28\xb5\x2f\xfd")
+        || head.get(257..262) == Some(b"ustar")
+        || (head.len() == BLOCK && head.iter().all(|byte| *byte == 0))
 }

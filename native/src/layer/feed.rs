@@ -42,7 +42,7 @@ struct State {
     starved: bool,
 }
 
-/// The queue.
+/// The queue: one thread takes, others give.
 #[derive(Debug)]
 pub struct Feed {
     state: Mutex<State>,
@@ -51,7 +51,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let room = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| Error::os("create", "eventfd", errno))?;
         Ok(Self { state: Mutex::default(), changed: Condvar::new(), room })
@@ -63,7 +63,7 @@ impl Feed {
     }
 
     /// The next piece; `None` at the end. Waits.
-    pub fn take(&self) -> Result<Option<Piece>> {
+    pub(super) fn take(&self) -> Result<Option<Piece>> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -94,7 +94,7 @@ impl Feed {
     }
 
     /// Put a copy of `bytes` in if there is room: `None` where there is none, false as `put`.
-    fn try_put(&self, bytes: &[u8]) -> Option<bool> {
+    pub fn try_put(&self, bytes: &[u8]) -> Option<bool> {
         let mut state = self.lock();
         if !state.closed && state.bytes > 0 && state.bytes + bytes.len() > QUEUE {
             state.starved = true;
@@ -118,19 +118,25 @@ impl Feed {
         true
     }
 
-    fn end(&self) {
+    /// No more will come.
+    pub fn end(&self) {
         self.lock().ended = true;
         self.changed.notify_all();
     }
 
     /// Nothing more is read, nothing more is taken in; whoever waits is woken.
-    fn close(&self) {
+    pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         state.pieces.clear();
         state.bytes = 0;
         self.changed.notify_all();
         self.signal();
+    }
+
+    /// An eventfd, readable when a `try_put` that was turned away may be tried again.
+    pub fn room(&self) -> BorrowedFd<'_> {
+        self.room.as_fd()
     }
 
     fn signal(&self) {
@@ -162,11 +168,7 @@ impl LayerUnpacker {
         let source = Arc::clone(&feed);
         let thread = std::thread::Builder::new()
             .name("proa-layer".into())
-            .spawn(move || {
-                // Closes however this ends, a panic included: a writer must never wait for nobody.
-                let _closed = CloseAtEnd(&source);
-                unpack_input(Input::Feed(&source), root, overlay, copy.as_ref(), &limits)
-            })
+            .spawn(move || unpack_input(Input::Feed(&source), root, overlay, copy.as_ref(), &limits))
             .map_err(|error| Error::os("start a thread for", "layer", error))?;
         Ok(Self { feed, outcome: Mutex::new(Outcome::Running(thread)) })
     }
@@ -190,7 +192,7 @@ impl LayerUnpacker {
 
     /// An eventfd, readable when a `try_write` that was turned away may be tried again.
     pub fn room(&self) -> BorrowedFd<'_> {
-        self.feed.room.as_fd()
+        self.feed.room()
     }
 
     /// Hand over the first `size` bytes of a file, which is where the copy goes or a twin of it: they are not
@@ -266,7 +268,10 @@ impl Drop for LayerUnpacker {
     }
 }
 
-struct CloseAtEnd<'a>(&'a Feed);
+/// Whoever reads a feed holds this, so that it is closed however that ends, a panic included: a writer must never
+/// wait for nobody.
+#[derive(Debug)]
+pub(super) struct CloseAtEnd<'a>(pub &'a Feed);
 
 impl Drop for CloseAtEnd<'_> {
     fn drop(&mut self) {

@@ -33,20 +33,20 @@ mod whiteout;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-pub use archive::{split_archive, Member, MemberKind};
+pub use archive::{split_archive, Member, MemberKind, Members};
 pub use changes::{changes, Change, ChangeKind};
 pub use encode::{compress_layer, PackCompression};
-pub use feed::LayerUnpacker;
+pub use feed::{Feed, LayerUnpacker};
 pub use files::{Files, PathStat, Place, Wish};
 pub use limits::Limits;
 pub use pack::pack_layer;
+pub use source::Input;
 pub use stream::Digests;
 pub use tree::{disk_usage, inherit_directories, remove_tree, sync_file_system};
 
 use crate::error::Result;
-use source::Input;
 
 /// What one pass over a layer found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,15 +64,15 @@ pub struct Layer {
 /// Unpack a layer from `source`, read to its end, into the directory `target`. With `overlay` whiteouts take
 /// overlayfs's form; without, they are applied to what is in `target`. The bytes as read go to `copy` too.
 /// On failure what was written stays for the caller to remove.
-pub fn unpack_layer(
-    source: impl AsFd,
+pub fn unpack_layer<'a>(
+    source: impl Into<Input<'a>>,
     target: &str,
     overlay: bool,
     copy: Option<&OwnedFd>,
     limits: &Limits,
 ) -> Result<Layer> {
     let root = tree::open_root(target)?;
-    unpack_input(Input::Fd(source.as_fd()), root, overlay, copy, limits)
+    unpack_input(source.into(), root, overlay, copy, limits)
 }
 
 fn unpack_input(
@@ -82,6 +82,7 @@ fn unpack_input(
     copy: Option<&OwnedFd>,
     limits: &Limits,
 ) -> Result<Layer> {
+    let _held = input.held();
     let ((entries, usage, implied), digests) = stream::run(input, copy, limits, |stream| {
         let mut unpacker = unpack::Unpacker::new(root, limits, overlay);
         unpacker.archive(stream)?;

@@ -1,11 +1,11 @@
 //! The compressed side of the pipeline: where bytes come from, their digest, their copy, and what decompresses them.
 
 use std::io::{self, BufRead, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use sha2::{Digest as _, Sha256};
 
-use super::feed::{Feed, Piece};
+use super::feed::{CloseAtEnd, Feed, Piece};
 use super::stream::{digest_text, CHUNK};
 use crate::error::{Error, Result};
 
@@ -16,6 +16,22 @@ pub enum Input<'a> {
     Fd(BorrowedFd<'a>),
     /// Given piece by piece from another thread.
     Feed(&'a Feed),
+}
+
+impl<'a> Input<'a> {
+    /// For whoever reads it: a feed is closed when this goes.
+    pub(super) fn held(self) -> Option<CloseAtEnd<'a>> {
+        match self {
+            Self::Fd(_) => None,
+            Self::Feed(feed) => Some(CloseAtEnd(feed)),
+        }
+    }
+}
+
+impl<'a, T: AsFd> From<&'a T> for Input<'a> {
+    fn from(fd: &'a T) -> Self {
+        Self::Fd(fd.as_fd())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +45,8 @@ pub(super) enum Compression {
 pub(super) struct Source<'a> {
     input: Input<'a>,
     copy: Option<&'a OwnedFd>,
-    hash: Sha256,
+    /// None where nobody asks for the digest.
+    hash: Option<Sha256>,
     pub size: u64,
     buffer: Vec<u8>,
     start: usize,
@@ -38,12 +55,21 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    pub fn new(input: Input<'a>, copy: Option<&'a OwnedFd>) -> Self {
+    pub fn new(input: Input<'a>, copy: Option<&'a OwnedFd>, hashing: bool) -> Self {
         let buffer = match input {
             Input::Fd(_) => vec![0; CHUNK],
             Input::Feed(_) => Vec::new(),
         };
-        Self { input, copy, hash: Sha256::new(), size: 0, buffer, start: 0, end: 0, failure: None }
+        Self {
+            input,
+            copy,
+            hash: hashing.then(Sha256::new),
+            size: 0,
+            buffer,
+            start: 0,
+            end: 0,
+            failure: None,
+        }
     }
 
     /// One read into the free part of the buffer, or the next piece; false at the end.
@@ -65,7 +91,9 @@ impl<'a> Source<'a> {
             },
         };
         let fresh = &self.buffer[self.end..self.end + count];
-        self.hash.update(fresh);
+        if let Some(hash) = &mut self.hash {
+            hash.update(fresh);
+        }
         if let Some(copy) = self.copy.filter(|_| !copied) {
             write_all(copy, fresh)?;
         }
@@ -97,9 +125,9 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// `sha256:...` of all that was read.
+    /// `sha256:...` of all that was read; empty where it was not to be hashed.
     pub fn digest(self) -> String {
-        digest_text(self.hash)
+        self.hash.map(digest_text).unwrap_or_default()
     }
 }
 

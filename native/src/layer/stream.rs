@@ -106,23 +106,30 @@ impl Stream {
     }
 
     /// Move `length` bytes to `offset` of a file called `name`.
-    pub fn write_to(&mut self, file: &OwnedFd, mut offset: u64, length: u64, name: &[u8]) -> Result<()> {
-        let mut left = length;
-        while left > 0 {
+    pub fn write_to(&mut self, file: &OwnedFd, offset: u64, length: u64, name: &[u8]) -> Result<()> {
+        self.write_to_both(file, offset, length, name, |_| {})
+    }
+
+    /// The same, and show each piece to `other` as well.
+    pub fn write_to_both(
+        &mut self,
+        file: &OwnedFd,
+        mut offset: u64,
+        length: u64,
+        name: &[u8],
+        mut other: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let end = offset.saturating_add(length);
+        while offset < end {
             let available = self.fill();
             if available.is_empty() {
                 return Err(truncated());
             }
-            let step = available.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            match rustix::io::pwrite(file, &available[..step], offset) {
-                Ok(count) => {
-                    self.consume(count);
-                    offset += count as u64;
-                    left -= count as u64;
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(Error::os("write", String::from_utf8_lossy(name), errno)),
-            }
+            let step = available.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
+            other(&available[..step]);
+            write_at(file, &available[..step], offset, name)?;
+            self.consume(step);
+            offset += step as u64;
         }
         Ok(())
     }
@@ -139,6 +146,21 @@ impl Stream {
     }
 }
 
+/// Write all of `bytes` at `offset` of a file called `name`.
+pub(super) fn write_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64, name: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(file, bytes, offset) {
+            Ok(count) => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::os("write", String::from_utf8_lossy(name), errno)),
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn truncated() -> Error {
     Error::Invalid("malformed archive: unexpected end".into())
 }
@@ -153,7 +175,24 @@ pub fn run<T>(
     limits: &Limits,
     consume: impl FnOnce(&mut Stream) -> Result<T>,
 ) -> Result<(T, Digests)> {
-    let mut source = Source::new(input, copy);
+    pass(Source::new(input, copy, true), true, limits, consume)
+}
+
+/// The same where nobody asks what the digests are.
+pub fn run_unhashed<T>(
+    input: Input<'_>,
+    limits: &Limits,
+    consume: impl FnOnce(&mut Stream) -> Result<T>,
+) -> Result<T> {
+    Ok(pass(Source::new(input, None, false), false, limits, consume)?.0)
+}
+
+fn pass<T>(
+    mut source: Source<'_>,
+    hashing: bool,
+    limits: &Limits,
+    consume: impl FnOnce(&mut Stream) -> Result<T>,
+) -> Result<(T, Digests)> {
     let compression = source.compression()?;
     let (chunk_sender, chunks) = sync_channel(DEPTH);
     let (spare, spare_receiver) = sync_channel(2 * DEPTH + 3);
@@ -163,7 +202,7 @@ pub fn run<T>(
         let producer = start("proa-inflate")
             .spawn_scoped(scope, move || produce(source, compression, limits, &chunk_sender, &spare_receiver))
             .map_err(failed)?;
-        let (chunks, hasher) = if compression == Compression::None {
+        let (chunks, hasher) = if compression == Compression::None || !hashing {
             (chunks, None)
         } else {
             let (sender, known) = sync_channel(DEPTH);

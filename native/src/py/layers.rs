@@ -45,19 +45,83 @@ pub(super) fn duplicate(fd: i32) -> Result<OwnedFd> {
     rustix::process::pidfd_getfd(own, fd, rustix::process::PidfdGetfdFlags::empty()).map_err(failed)
 }
 
+/// Bytes on their way to a native call in another thread.
+#[pyclass(frozen)]
+#[derive(Debug)]
+pub struct ByteFeed(layer::Feed);
+
+#[pymethods]
+impl ByteFeed {
+    #[new]
+    fn new() -> PyResult<Self> {
+        Ok(Self(layer::Feed::new()?))
+    }
+
+    fn try_write(&self, py: Python<'_>, chunk: &[u8]) -> PyResult<bool> {
+        match py.detach(|| self.0.try_put(chunk)) {
+            Some(true) => Ok(true),
+            None => Ok(false),
+            Some(false) => Err(Error::os("write to", "feed", rustix::io::Errno::PIPE).into()),
+        }
+    }
+
+    fn fileno(&self) -> i32 {
+        self.0.room().as_raw_fd()
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// Where a call reads from: the caller's fd, by number, or a feed.
+#[derive(FromPyObject)]
+pub enum Source<'py> {
+    Feed(Bound<'py, ByteFeed>),
+    Fd(i32),
+}
+
+impl Source<'_> {
+    fn open(&self) -> Result<Opened<'_>> {
+        Ok(match self {
+            Self::Feed(feed) => Opened::Feed(&feed.get().0),
+            Self::Fd(fd) => Opened::Fd(duplicate(*fd)?),
+        })
+    }
+}
+
+/// A [`Source`] without the interpreter.
+enum Opened<'a> {
+    Feed(&'a layer::Feed),
+    Fd(OwnedFd),
+}
+
+impl Opened<'_> {
+    fn input(&self) -> layer::Input<'_> {
+        match self {
+            Self::Feed(feed) => layer::Input::Feed(feed),
+            Self::Fd(fd) => fd.into(),
+        }
+    }
+}
+
 #[pyfunction]
-#[pyo3(signature = (source_fd, target, *, overlay = true, copy_fd = -1), text_signature = "(source_fd, target, *, overlay=True, copy_fd=-1)")]
+#[pyo3(signature = (source, target, *, overlay = true, copy_fd = -1), text_signature = "(source, target, *, overlay=True, copy_fd=-1)")]
 pub fn unpack_layer(
     py: Python<'_>,
-    source_fd: i32,
+    source: Source<'_>,
     target: &str,
     overlay: bool,
     copy_fd: i32,
 ) -> PyResult<UnpackedLayer> {
-    let source = duplicate(source_fd)?;
+    let source = source.open()?;
     let copy = if copy_fd < 0 { None } else { Some(duplicate(copy_fd)?) };
     let limits = layer::Limits::DEFAULT;
-    let found = py.detach(|| layer::unpack_layer(&source, target, overlay, copy.as_ref(), &limits))?;
+    let found = py.detach(|| layer::unpack_layer(source.input(), target, overlay, copy.as_ref(), &limits))?;
     Ok(found.into())
 }
 
@@ -128,37 +192,61 @@ pub fn compress_layer(py: Python<'_>, source_fd: i32, target_fd: i32) -> PyResul
     Ok(layer::Layer { digests, entries: 0, implied: Vec::new(), usage: (0, 0) }.into())
 }
 
+/// Tells Python of an archive's members. What it raises ends the pass and is kept.
+struct Members {
+    begin: Py<PyAny>,
+    found: Py<PyAny>,
+    raised: Option<PyErr>,
+}
+
+impl Members {
+    fn call<T>(&mut self, call: impl FnOnce(Python<'_>, &Self) -> PyResult<T>) -> Result<T> {
+        Python::attach(|py| call(py, self)).map_err(|error| {
+            self.raised = Some(error);
+            Error::Invalid("the caller gave up".into())
+        })
+    }
+}
+
+impl layer::Members for Members {
+    fn begin(&mut self, path: &[u8]) -> Result<Option<String>> {
+        self.call(|py, told| told.begin.call1(py, (PyBytes::new(py, path),))?.extract(py))
+    }
+
+    fn found(&mut self, member: layer::Member) -> Result<()> {
+        let kind = match member.kind {
+            layer::MemberKind::File => "file",
+            layer::MemberKind::Symlink => "symlink",
+            layer::MemberKind::Hardlink => "hardlink",
+        };
+        self.call(|py, told| {
+            let layer = match member.layer {
+                None => py.None(),
+                Some(Ok(layer)) => Py::new(py, UnpackedLayer::from(layer))?.into_any(),
+                Some(Err(error)) => PyErr::from(error).into_value(py).into_any(),
+            };
+            let path = PyBytes::new(py, &member.path);
+            let link = PyBytes::new(py, &member.link);
+            told.found.call1(py, (path, kind, link, member.number, member.size, layer)).map(drop)
+        })
+    }
+}
+
 #[pyfunction]
 pub fn split_archive(
     py: Python<'_>,
-    source_fd: i32,
+    source: Source<'_>,
     directory: &str,
-    found: &Bound<'_, PyAny>,
-) -> PyResult<String> {
-    let source = duplicate(source_fd)?;
-    let found = found.clone().unbind();
-    let mut raised = None;
-    let split = py.detach(|| {
-        layer::split_archive(&source, directory, &layer::Limits::DEFAULT, |member| {
-            let kind = match member.kind {
-                layer::MemberKind::File => "file",
-                layer::MemberKind::Symlink => "symlink",
-                layer::MemberKind::Hardlink => "hardlink",
-            };
-            Python::attach(|py| {
-                let path = PyBytes::new(py, &member.path);
-                let link = PyBytes::new(py, &member.link);
-                found.call1(py, (path, kind, link, member.number, member.size)).map(drop)
-            })
-            .map_err(|error| {
-                raised = Some(error);
-                Error::Invalid("the caller gave up".into())
-            })
-        })
-    });
-    match (raised, split) {
-        (Some(error), _) => Err(error),
-        (None, split) => Ok(split?.digest),
+    begin: Py<PyAny>,
+    found: Py<PyAny>,
+) -> PyResult<()> {
+    let source = source.open()?;
+    let mut members = Members { begin, found, raised: None };
+    let split =
+        py.detach(|| layer::split_archive(source.input(), directory, &layer::Limits::DEFAULT, &mut members));
+    match members.raised {
+        Some(error) => Err(error),
+        None => Ok(split?),
     }
 }
 

@@ -57,7 +57,7 @@ impl Files {
                 directories: BTreeMap::new(),
             };
             let limits = Limits::DEFAULT;
-            stream::run(Input::Fd(source), None, &limits, |stream| receiver.archive(stream, &limits))
+            stream::run_unhashed(Input::Fd(source), &limits, |stream| receiver.archive(stream, &limits))
                 .map(drop)
         })
     }

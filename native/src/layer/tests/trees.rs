@@ -59,33 +59,91 @@ fn trees_go_whatever_is_in_them() {
     remove_tree(root).expect("missing is no error");
 }
 
+/// What it was told, and a directory for each layer that begins.
+struct Told {
+    root: PathBuf,
+    found: Vec<Member>,
+}
+
+impl Members for Told {
+    fn begin(&mut self, path: &[u8]) -> Result<Option<String>> {
+        if path.starts_with(b"known/") {
+            return Ok(None);
+        }
+        let target = self.root.join(format!("layer{}", self.found.len()));
+        fs::create_dir(&target).expect("mkdir");
+        Ok(Some(target.to_str().expect("utf-8").to_owned()))
+    }
+
+    fn found(&mut self, member: Member) -> Result<()> {
+        self.found.push(member);
+        Ok(())
+    }
+}
+
+fn split(place: &Place, archive: &[u8]) -> Result<Vec<Member>> {
+    let mut file = tempfile::tempfile().expect("tempfile");
+    file.write_all(archive).expect("write");
+    file.rewind().expect("seek");
+    let mut told = Told { root: place.root.clone(), found: Vec::new() };
+    split_archive(&file, place.root.to_str().expect("utf-8"), &Limits::DEFAULT, &mut told)?;
+    Ok(told.found)
+}
+
 #[test]
 fn an_outer_archive_is_split_by_number() {
     let place = Place::new();
-    let mut file = tempfile::tempfile().expect("tempfile");
     let archive = Archive::default()
         .dir("blobs/")
         .file("../../evil", "first")
         .symlink("x/layer.tar", "../y/layer.tar")
         .file("manifest.json", "[]")
+        .file("empty", "")
         .end();
-    file.write_all(&gzip(&archive)).expect("write");
-    file.rewind().expect("seek");
-    let mut members = Vec::new();
-    split_archive(&file, place.root.to_str().expect("utf-8"), &Limits::DEFAULT, |member| {
-        members.push((String::from_utf8_lossy(&member.path).into_owned(), member.kind, member.number));
-        Ok(())
-    })
-    .expect("split");
+    let found = split(&place, &gzip(&archive)).expect("split");
+    let told: Vec<_> = found
+        .iter()
+        .map(|member| (String::from_utf8_lossy(&member.path).into_owned(), member.kind, member.number))
+        .collect();
     assert_eq!(
-        members,
+        told,
         [
             ("../../evil".to_owned(), MemberKind::File, 0),
             ("x/layer.tar".to_owned(), MemberKind::Symlink, 1),
             ("manifest.json".to_owned(), MemberKind::File, 2),
+            ("empty".to_owned(), MemberKind::File, 3),
         ]
     );
+    assert!(found.iter().all(|member| member.layer.is_none()));
     assert_eq!(fs::read_to_string(place.at("0")).expect("read"), "first");
     assert_eq!(fs::read_to_string(place.at("2")).expect("read"), "[]");
+    place.assert_contained();
+}
+
+#[test]
+fn layers_are_unpacked_while_the_outer_archive_is_split() {
+    let place = Place::new();
+    let layer = Archive::default().file("a", &"content".repeat(200_000)).end();
+    let broken = Archive::default().file("../../outside/secret", "evil").end();
+    let archive = Archive::default()
+        .entry("a/layer.tar", b'0', &layer, "")
+        .entry("b/layer.tar", b'0', &gzip(&layer), "")
+        .entry("c/layer.tar", b'0', &broken, "")
+        .entry("known/layer.tar", b'0', &layer, "")
+        .file("manifest.json", "[]")
+        .end();
+    let found = split(&place, &archive).expect("split");
+    let plain = Place::new().unpack(&layer).expect("unpack");
+    let packed = Place::new().unpack(&gzip(&layer)).expect("unpack");
+    let layers: Vec<_> = found.into_iter().map(|member| member.layer).collect();
+    assert!(matches!(&layers[0], Some(Ok(layer)) if *layer == plain));
+    assert!(matches!(&layers[1], Some(Ok(layer)) if *layer == packed));
+    assert!(matches!(&layers[2], Some(Err(Error::Invalid(text))) if text.contains("outside of the root")));
+    assert!(layers[3].is_none());
+    assert!(layers[4].is_none());
+    assert_eq!(fs::read(place.at("0")).expect("read"), layer);
+    assert_eq!(fs::read(place.at("1")).expect("read"), gzip(&layer));
+    assert_eq!(fs::read(place.at("2")).expect("read"), broken);
+    assert_eq!(fs::metadata(place.at("layer1/a")).expect("stat").len(), 1_400_000);
     place.assert_contained();
 }

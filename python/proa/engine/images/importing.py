@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import proa_native
 
 from proa.engine.images.changes import apply_changes
 from proa.engine.images.intake import Intake, Unpacked, unpack_from
@@ -47,10 +48,10 @@ class Importer:
         async with Intake(self._store, self._executor) as intake:
             blob, draft = intake.scratch / "layer", intake.draft()
 
-            def unpack(fd: int) -> Unpacked:
+            def unpack(feed: proa_native.ByteFeed) -> Unpacked:
                 with blob.open("xb", buffering=0) as copy:
                     os.fchmod(copy.fileno(), 0o600)
-                    return unpack_from(fd, blob, draft, copy_fd=copy.fileno())
+                    return unpack_from(feed, blob, draft, copy_fd=copy.fileno())
 
             layer = await intake.receive(body, unpack)
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,18 +1,16 @@
 """Layers and archives on their way in: request bodies to disk, layers to drafts, all of it undone on failure.
 
-An `Intake` is one load or import. Bytes go from the client's stream into a socket pair, whose other end the
-native core reads in the executor: nothing is held in memory and back-pressure is the kernel's. What was not
-committed when the intake ends is removed.
+An `Intake` is one load or import. Bytes go from the client's stream into a feed, whose other end the native
+core reads in the executor: about a MiB is held in memory. What was not committed when the intake ends is
+removed.
 """
 
 import asyncio
 import bz2
 import lzma
-import os
-import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -98,14 +96,28 @@ def unpack(blob: Path, draft: Path) -> Unpacked:
         return unpack_from(file.fileno(), blob, draft)
 
 
-def unpack_from(source: int, blob: Path, draft: Path, *, copy_fd: int = -1) -> Unpacked:
-    """Unpack from an fd; with `copy_fd` the bytes as read go there, too (the blob's file); blocks."""
-    try:
+def unpack_from(
+    source: "int | proa_native.ByteFeed", blob: Path, draft: Path, *, copy_fd: int = -1
+) -> Unpacked:
+    """Unpack from an fd or a feed; with `copy_fd` the bytes go there, too (the blob's file); blocks."""
+    with translated():
         layer = proa_native.unpack_layer(source, str(draft), copy_fd=copy_fd)
+    return unpacked(layer, blob, draft)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """What the native core says of an archive or a disk."""
+    try:
+        yield
     except ValueError as exc:
         raise InvalidParameter(str(exc)) from exc
     except OSError as exc:
         raise System(exc.strerror or str(exc)) from exc
+
+
+def unpacked(layer: proa_native.UnpackedLayer, blob: Path, draft: Path) -> Unpacked:
+    """What one pass over `blob` left in `draft`."""
     return Unpacked(
         digest=Digest(layer.digest),
         diff_id=Digest(layer.diff_id),
@@ -170,28 +182,25 @@ class Intake:
         """Unpack a blob into a draft of its own."""
         return self.run(unpack, blob, self.draft())
 
-    async def receive(self, body: AsyncIterator[bytes], consume: Callable[[int], _T]) -> _T:
-        """Feed a request body to `consume(fd)`, which runs in the executor and reads to the end."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            ours.setblocking(False)
-            job = self.run(consume, theirs.fileno())
-            feed = asyncio.ensure_future(self._feed(body, ours))
-            both: set[asyncio.Future[Any]] = {job, feed}
-            try:
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                if not job.done():
-                    await feed  # A failed client must not look like the archive's end.
-                    ours.shutdown(socket.SHUT_WR)
-                return await asyncio.shield(job)
-            finally:
-                feed.cancel()
-                # Also wakes a reader that waits for bytes that will never come.
-                with suppress(OSError):
-                    ours.shutdown(socket.SHUT_RDWR)
-                await asyncio.wait(both)
-                if not feed.cancelled():
-                    feed.exception()
+    async def receive(self, body: AsyncIterator[bytes], consume: Callable[[proa_native.ByteFeed], _T]) -> _T:
+        """Feed a request body to `consume(feed)`, which runs in the executor and reads to the end."""
+        feed = proa_native.ByteFeed()
+        job = self.run(consume, feed)
+        feeding = asyncio.ensure_future(self._feed(body, feed))
+        both: set[asyncio.Future[Any]] = {job, feeding}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not job.done():
+                await feeding  # A failed client must not look like the archive's end.
+                feed.end()
+            return await asyncio.shield(job)
+        finally:
+            feeding.cancel()
+            # Also wakes a reader that waits for bytes that will never come.
+            feed.close()
+            await asyncio.wait(both)
+            if not feeding.cancelled():
+                feeding.exception()
 
     async def commit(
         self,
@@ -247,23 +256,24 @@ class Intake:
         here = layer.blob.parent == self.scratch and layer.blob.exists()
         return here and self.store.content.find(layer.digest) is None
 
-    async def _feed(self, body: AsyncIterator[bytes], target: socket.socket) -> None:
+    async def _feed(self, body: AsyncIterator[bytes], feed: proa_native.ByteFeed) -> None:
         """Send the body on; xz and bzip2 are decompressed on the way, told by the first bytes."""
-        send = asyncio.get_running_loop().sock_sendall
         expand: _Expander | None = None
         first = True
-        async for chunk in body:
-            if first and chunk:
-                first = False
-                expand = _Expander.for_start(chunk)
-            if expand is None:
-                await send(target, chunk)
-                continue
-            await self.run(expand.give, chunk)
-            while plain := await self.run(expand.take):
-                await send(target, plain)
-        if expand is not None and not expand.complete:
-            raise InvalidParameter("malformed archive: unexpected end of the compressed stream")
+        # A reader that has ended says itself why.
+        with suppress(BrokenPipeError):
+            async for chunk in body:
+                if first and chunk:
+                    first = False
+                    expand = _Expander.for_start(chunk)
+                if expand is None:
+                    await _give(feed, chunk)
+                    continue
+                await self.run(expand.give, chunk)
+                while plain := await self.run(expand.take):
+                    await _give(feed, plain)
+            if expand is not None and not expand.complete:
+                raise InvalidParameter("malformed archive: unexpected end of the compressed stream")
 
     async def _undo(self) -> None:
         """Wait for what still runs, then remove the drafts that nothing was made of."""
@@ -276,7 +286,13 @@ class Intake:
             await self.store.snapshots.discard(draft)
 
 
-def first_bytes(path: Path, count: int = 512) -> bytes:
-    """The start of a file; blocks."""
-    with path.open("rb", buffering=0) as file:
-        return os.read(file.fileno(), count)
+async def _give(feed: proa_native.ByteFeed, chunk: bytes) -> None:
+    """Hand over a chunk; waits while there is no room for it."""
+    loop = asyncio.get_running_loop()
+    while not feed.try_write(chunk):
+        room = asyncio.Event()
+        loop.add_reader(feed.fileno(), room.set)
+        try:
+            await room.wait()
+        finally:
+            loop.remove_reader(feed.fileno())

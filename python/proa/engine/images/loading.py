@@ -1,8 +1,8 @@
 """docker load: Docker archives and OCI layouts, from a stream.
 
-The outer archive is split into numbered files as it arrives. Each that looks like a layer is unpacked at
-once, in parallel with the rest of the stream, before it is known what image it belongs to; manifests usually
-come last. What turns out to belong to nothing is dropped. Nothing is believed because of its name: blobs are
+The outer archive is split into numbered files as it arrives. Each that begins as a layer does is unpacked in
+the same pass, byte for byte as it comes, before it is known what image it belongs to; manifests usually come
+last. What turns out to belong to nothing is dropped. Nothing is believed because of its name: blobs are
 hashed, configs and manifests read from disk are checked against the digests that lead to them.
 
 Forms: manifest.json (Docker 1.10 and later, podman, skopeo, kaniko), with or without an OCI layout around it
@@ -11,7 +11,6 @@ Forms: manifest.json (Docker 1.10 and later, podman, skopeo, kaniko), with or wi
 Source: moby image/tarexport/load.go; OCI image specification, image-layout.md.
 """
 
-import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor
@@ -23,10 +22,10 @@ import proa_native
 from msgspec import Struct
 
 from proa.content import digest_of
-from proa.engine.images.intake import Intake, Unpacked, first_bytes
+from proa.engine.images.intake import Intake, Unpacked, translated, unpacked
 from proa.engine.images.store import ImageStore, Layer, chain_ids, decode_image_file, host_architecture
 from proa.engine.ports import EventSink
-from proa.errors import InvalidParameter, System
+from proa.errors import InvalidParameter
 from proa.schema.oci import (
     ANNOTATION_NAME,
     ANNOTATION_REF,
@@ -75,18 +74,29 @@ class Archive:
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._members: dict[str, Found] = {}
-        self._unpacking: dict[Path, asyncio.Future[Unpacked]] = {}
+        self._drafts: dict[str, Path] = {}
+        self._unpacked: dict[Path, Unpacked | Exception] = {}
         self._claimed: set[Path] = set()
 
-    async def take(self, found: Found) -> None:
-        """A member is complete on disk: begin to unpack it if it may be a layer that is not there."""
+    def begin(self, path: bytes) -> str | None:
+        """Where to unpack a member that may be a layer, if it is not there. In the core's thread."""
+        text = clean(path.decode(errors="surrogateescape"))
+        digest = _blob_digest(text)
+        if digest and self._intake.store.content.path(digest).exists():
+            return None
+        self._drafts[text] = draft = self._intake.draft()
+        return str(draft)
+
+    def take(self, found: Found, layer: "proa_native.UnpackedLayer | Exception | None") -> None:
+        """A member is complete on disk, and unpacked where it was to be. In the core's thread."""
+        if len(self._members) >= MEMBERS_MAX:
+            raise InvalidParameter(f"malformed archive: more than {MEMBERS_MAX} members")
         path = clean(found.path)
         self._members[path] = found
-        if found.kind != "file" or self._blob_known(path):
-            return
-        head = await self._intake.run(first_bytes, found.file)
-        if looks_like_layer(head):
-            self._unpacking[found.file] = self._intake.unpack(found.file)
+        if isinstance(layer, Exception):
+            self._unpacked[found.file] = layer
+        elif layer is not None:
+            self._unpacked[found.file] = unpacked(layer, found.file, self._drafts[path])
 
     def file(self, path: str) -> Path | None:
         """The file behind a path, links followed within the archive."""
@@ -127,26 +137,22 @@ class Archive:
             return await self._intake.unpack(store.content.path(known))
         if file is None:
             raise InvalidParameter(f"invalid archive: layer {path} is missing")
-        if file not in self._unpacking:
-            self._unpacking[file] = self._intake.unpack(file)
-        unpacked = await self._unpacking[file]
-        if unpacked.draft in self._claimed:
+        outcome = self._unpacked.get(file) or await self._intake.unpack(file)
+        if isinstance(outcome, Exception):
+            with translated():
+                raise outcome
+        if outcome.draft in self._claimed:
             # The same layer a second time, in this stack or another: a draft has one place only.
-            blob = store.content.path(unpacked.digest)
-            unpacked = await self._intake.unpack(file if file.exists() else blob)
-        self._claimed.add(unpacked.draft)
-        return unpacked
+            blob = store.content.path(outcome.digest)
+            outcome = await self._intake.unpack(file if file.exists() else blob)
+        self._unpacked[file] = outcome
+        self._claimed.add(outcome.draft)
+        return outcome
 
     def _blob_known(self, path: str) -> Digest | None:
         """The digest that an OCI layout's path claims, where the content store has that blob."""
-        directory, _, name = path.rpartition("/")
-        if directory != "blobs/sha256":
-            return None
-        try:
-            digest = parse_digest(f"sha256:{name}")
-        except InvalidParameter:
-            return None
-        return digest if self._intake.store.content.find(digest) else None
+        digest = _blob_digest(path)
+        return digest if digest and self._intake.store.content.find(digest) else None
 
 
 class Loader:
@@ -169,35 +175,23 @@ class Loader:
 
     async def _split(self, intake: Intake, archive: Archive, body: AsyncIterator[bytes]) -> None:
         """Receive the whole archive; members are taken while it comes."""
-        loop = asyncio.get_running_loop()
-        members: asyncio.Queue[Found | None] = asyncio.Queue()
 
-        def found(path: bytes, kind: str, link: bytes, number: int, size: int) -> None:
-            # Here and not where they are taken: the archive may be faster than we are.
-            if number >= MEMBERS_MAX:
-                raise InvalidParameter(f"malformed archive: more than {MEMBERS_MAX} members")
+        def found(
+            path: bytes,
+            kind: str,
+            link: bytes,
+            number: int,
+            _size: int,
+            layer: "proa_native.UnpackedLayer | Exception | None",
+        ) -> None:
             text = path.decode(errors="surrogateescape"), kind, link.decode(errors="surrogateescape")
-            loop.call_soon_threadsafe(members.put_nowait, Found(*text, intake.scratch / str(number)))
+            archive.take(Found(*text, intake.scratch / str(number)), layer)
 
-        def split(fd: int) -> None:
-            try:
-                proa_native.split_archive(fd, str(intake.scratch), found)
-            except ValueError as exc:
-                raise InvalidParameter(str(exc)) from exc
-            except OSError as exc:
-                raise System(exc.strerror or str(exc)) from exc
-            finally:
-                loop.call_soon_threadsafe(members.put_nowait, None)
+        def split(feed: proa_native.ByteFeed) -> None:
+            with translated():
+                proa_native.split_archive(feed, str(intake.scratch), archive.begin, found)
 
-        receiving = asyncio.ensure_future(intake.receive(body, split))
-        try:
-            while (member := await members.get()) is not None:
-                await archive.take(member)
-            await receiving
-        finally:
-            if not receiving.done():
-                receiving.cancel()
-                await asyncio.wait({receiving})
+        await intake.receive(body, split)
 
     async def _image(
         self, intake: Intake, archive: Archive, wanted: Wanted, *, quiet: bool
@@ -242,13 +236,15 @@ def clean(path: str) -> str:
     return posixpath.normpath("/" + path).lstrip("/")
 
 
-def looks_like_layer(head: bytes) -> bool:
-    """gzip, zstd or tar, by its first bytes; an empty layer is all zeros."""
-    return (
-        head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd"))
-        or head[257:262] == b"ustar"
-        or (len(head) == 512 and not any(head))
-    )
+def _blob_digest(path: str) -> Digest | None:
+    """The digest that a path in an OCI layout claims."""
+    directory, _, name = path.rpartition("/")
+    if directory != "blobs/sha256":
+        return None
+    try:
+        return parse_digest(f"sha256:{name}")
+    except InvalidParameter:
+        return None
 
 
 def stream(text: str) -> bytes:

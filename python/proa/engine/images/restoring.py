@@ -1,8 +1,8 @@
 """After a power loss: snapshots that never reached the disk are unpacked again from their blobs.
 
-Runs at the start, before the first request, and has nothing to do but then. An image whose blob did not survive
-either is forgotten, so that it is pulled again instead of running with holes; a container that stands on a
-layer without an image keeps what there is.
+Runs at the start, before the first request. An image whose blob did not survive either is forgotten, so that
+it is pulled again instead of running with holes; a container that stands on a layer without an image keeps
+what there is.
 """
 
 import asyncio
