@@ -334,3 +334,90 @@ def test_volumes(daemon: Instance, name: str) -> None:
     )
     assert f"{name}-data" in docker(daemon, "volume", "ls", "-q").split()
     docker(daemon, "volume", "rm", f"{name}-data")
+
+
+def test_cp_both_ways(daemon: Instance, name: str, tmp_path: Path) -> None:
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    (tmp_path / "tree/file").write_text("local")
+    (tmp_path / "tree/link").symlink_to("file")
+    docker(daemon, "run", "-d", "--name", name, "-v", f"{name}-v:/data", "busybox", "sleep", "100")
+    docker(daemon, "cp", str(tmp_path / "tree"), f"{name}:/data")
+    assert docker(daemon, "exec", name, "cat", "/data/tree/link") == "local"
+    docker(daemon, "cp", f"{tmp_path}/tree/.", f"{name}:/tmp")
+    assert "file" in docker(daemon, "exec", name, "ls", "/tmp")
+    docker(daemon, "cp", f"{name}:/data/tree", str(tmp_path / "back"))
+    assert (tmp_path / "back/link").read_text() == "local"
+    docker(daemon, "cp", "-L", f"{name}:/data/tree/link", str(tmp_path / "followed"))
+    assert not (tmp_path / "followed").is_symlink()
+    done = daemon.run("cp", f"{name}:/nope", str(tmp_path))
+    assert f"Could not find the file /nope in container {name}" in done.stderr
+    docker(daemon, "stop", "-t", "0", name)
+    docker(daemon, "cp", str(tmp_path / "tree/file"), f"{name}:/data/stopped")
+    docker(daemon, "start", name)
+    assert docker(daemon, "exec", name, "cat", "/data/stopped") == "local"
+
+
+def test_diff_export_commit(daemon: Instance, name: str, tmp_path: Path) -> None:
+    script = "echo x > /new; mkdir /dir; rm /bin/wc; echo >> /etc/passwd; rm -r /tmp; mkdir -m 1777 /tmp"
+    docker(daemon, "run", "--name", name, "busybox", "sh", "-c", script)
+    changes = docker(daemon, "diff", name).splitlines()
+    assert {"A /new", "A /dir", "D /bin/wc", "C /bin", "C /etc/passwd", "C /etc"} <= set(changes)
+    docker(daemon, "export", "-o", str(tmp_path / "out.tar"), name)
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        names = tar.getnames()
+    assert "new" in names
+    assert "bin/wc" not in names
+    docker(
+        daemon,
+        "commit",
+        "-a",
+        "me",
+        "-m",
+        "why",
+        "-c",
+        "ENV A=b",
+        "-c",
+        'CMD ["cat", "/new"]',
+        name,
+        "made:1",
+    )
+    found = json.loads(docker(daemon, "image", "inspect", "made:1"))[0]
+    assert (found["Author"], found["Comment"], found["Config"]["Cmd"]) == ("me", "why", ["cat", "/new"])
+    assert "A=b" in found["Config"]["Env"]
+    assert len(found["RootFS"]["Layers"]) == 2
+    assert docker(daemon, "run", "--rm", "made:1") == "x\n"
+    assert docker(daemon, "run", "--rm", "made:1", "sh", "-c", "test ! -e /bin/wc && echo gone") == "gone\n"
+    docker(daemon, "rmi", "made:1")
+
+
+def test_commit_pauses_and_goes_on(daemon: Instance, name: str) -> None:
+    docker(daemon, "run", "-d", "--name", name, "busybox", "sh", "-c", "echo 1 > /f; exec sleep 100")
+    since = f"{time.time():.9f}"
+    image = docker(daemon, "commit", name).strip()
+    until = f"{time.time():.9f}"
+    flags = ("--since", since, "--until", until, "-f", f"container={name}", "--format", "{{.Action}}")
+    assert docker(daemon, "events", *flags).split() == ["pause", "unpause", "commit"]
+    assert docker(daemon, "inspect", "-f", "{{.State.Status}}", name).strip() == "running"
+    assert docker(daemon, "run", "--rm", image, "cat", "/f") == "1\n"
+    docker(daemon, "rmi", image)
+
+
+def test_system_df_counts_layers_containers_and_volumes(daemon: Instance, name: str) -> None:
+    script = "echo logged; busybox dd if=/dev/zero of=/data/f bs=1000 count=5; echo 1234 > /f"
+    docker(daemon, "run", "--name", name, "-v", f"{name}-v:/data", "busybox", "sh", "-c", script)
+    found = {
+        row["Type"]: row
+        for row in map(json.loads, docker(daemon, "system", "df", "--format", "json").splitlines())
+    }
+    assert set(found) == {"Images", "Containers", "Local Volumes", "Build Cache"}
+    assert int(found["Containers"]["TotalCount"]) >= 1
+    listed = json.loads(docker(daemon, "system", "df", "-v", "--format", "json"))
+    volume = next(row for row in listed["Volumes"] if row["Name"] == f"{name}-v")
+    assert (volume["Links"], volume["Size"]) == ("1", "5kB")
+    image = next(row for row in listed["Images"] if row["Repository"] == "busybox")
+    assert int(image["Containers"]) >= 1
+    container = next(row for row in listed["Containers"] if row["Names"] == name)
+    assert container["Size"] != "5B"  # with its log
+    assert docker(daemon, "ps", "-as", "-f", f"name={name}", "--format", "{{.Size}}").startswith(
+        "5B (virtual"
+    )
