@@ -25,6 +25,7 @@ mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod plan;
+mod ports;
 mod prepare;
 pub mod process;
 #[cfg(feature = "python")]

@@ -44,6 +44,15 @@ class System(ProaError):
     """The host failed us: a full disk, a failed system call (500)."""
 
 
+class PortTaken(System):
+    """A program of the host has the port, or may not be denied it (500)."""
+
+    def __init__(self, message: str, port: str) -> None:
+        """`port` is `address:port/protocol`."""
+        super().__init__(message)
+        self.port = port
+
+
 class StartFailed(ProaError):
     """The container's process could not be started; the text carries step, path and errno.
 

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::boot;
 use super::connection::Connection;
 use super::poll::{Flags, Part, Source, Watched};
+use super::ports;
 use super::protocol::Reply;
 use super::record::{Asked, Confinement, Ended, Key, Phase, Record, Running, Status};
 use super::resolver;
@@ -63,6 +64,9 @@ pub struct State {
     /// Of the thread that answers for names; none of a keeper that had no such thread.
     #[serde(default)]
     resolver: resolver::State,
+    /// Published ports; none of a keeper that held none.
+    #[serde(default)]
+    ports: ports::State,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -225,7 +229,9 @@ impl Keeper {
         let mut lent = Lent::default();
         let names = self.resolver.stop();
         let resolver = resolver::State::of(&names, &mut lent);
-        let error = self.execute(&argv, asked, resolver, &mut lent);
+        let held = self.ports.stop();
+        let ports = ports::State::of(&held, &mut lent);
+        let error = self.execute(&argv, asked, (resolver, ports), &mut lent);
         for number in lent.numbers {
             if let Err(error) = close_on_exec(number) {
                 report!("close-on-exec of fd {number}: {error}");
@@ -233,6 +239,7 @@ impl Keeper {
         }
         boot::set_up_process();
         self.resolver.resume(names);
+        self.ports.resume(held);
         report!("hand over: {error}");
         self.refuse(asked, failure("hand_over", &error));
     }
@@ -241,10 +248,10 @@ impl Keeper {
         &mut self,
         argv: &[String],
         asked: Asked,
-        resolver: resolver::State,
+        threads: (resolver::State, ports::State),
         lent: &mut Lent,
     ) -> Error {
-        let state = self.state(asked, resolver, lent);
+        let state = self.state(asked, threads, lent);
         let memory = match to_memory(&state) {
             Ok(memory) => memory,
             Err(error) => return error,
@@ -270,7 +277,12 @@ impl Keeper {
         Error::os("execute", command_name(argv), error)
     }
 
-    fn state(&mut self, asked: Asked, resolver: resolver::State, lent: &mut Lent) -> State {
+    fn state(
+        &mut self,
+        asked: Asked,
+        (resolver, ports): (resolver::State, ports::State),
+        lent: &mut Lent,
+    ) -> State {
         if let Some(connection) = &mut self.connection {
             connection.flush();
         }
@@ -299,6 +311,7 @@ impl Keeper {
                 .collect(),
             cleanups,
             resolver,
+            ports,
         }
     }
 
@@ -323,6 +336,7 @@ impl Keeper {
             }
         }
         keeper.resolver.resume(state.resolver.adopt());
+        keeper.ports.resume(state.ports.adopt());
         if let Some((fd, seq)) = state.asked {
             if let Some(socket) = adopt(fd) {
                 Connection::new(socket, &keeper.poll).send(&Reply::Done { seq });

@@ -35,6 +35,7 @@ mod net_pool;
 mod networks;
 mod pipes;
 mod poll;
+mod ports;
 pub mod protocol;
 mod record;
 mod requests;

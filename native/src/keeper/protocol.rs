@@ -8,7 +8,7 @@
 //! | attach                | 1: client  | done / failed                   |
 //! | signal, resize, `close_stdin`, forget, acknowledge | | done / failed |
 //! | `net_prepare`, `net_attach` |        | `net_ready` / failed              |
-//! | `net_detach`            |            | done / failed                     |
+//! | `net_detach`, `ports_hold` |         | done / failed                     |
 //! | `net_release`           |            | done                            |
 //! | `dns_set`, `dns_drop`     |            | done / failed                   |
 //! | `hand_over`             |            | done, then the socket closes    |
@@ -118,6 +118,12 @@ pub enum Request {
         seq: u64,
         id: String,
     },
+    /// From now on container `id` holds these ports of the host, and no others.
+    PortsHold {
+        seq: u64,
+        id: String,
+        ports: Vec<HeldPort>,
+    },
     /// Re-execute as a newer keeper: `argv` is the command line to run; state and fds are kept.
     HandOver {
         seq: u64,
@@ -150,6 +156,18 @@ pub struct Attach {
     pub preface: ByteBuf,
     /// Input that was read from the client already.
     pub initial_input: ByteBuf,
+}
+
+/// A port of the host to hold.
+#[derive(Debug, Clone, Deserialize)]
+pub struct HeldPort {
+    /// `tcp`, `udp`, `sctp`.
+    pub protocol: String,
+    /// An address of the host; `0.0.0.0` and `::` for every one of a family.
+    pub address: String,
+    pub port: u16,
+    /// `172.17.0.2:80`: where what arrives is passed on; empty for nowhere.
+    pub target: String,
 }
 
 /// One network interface of a container.

@@ -64,6 +64,7 @@ impl Keeper {
                 self.resolver.drop(&id);
                 self.done(asked(self, seq));
             }
+            Request::PortsHold { seq, id, ports } => self.hold_ports(asked(self, seq), &id, ports),
             Request::HandOver { seq, argv } => self.hand_over(asked(self, seq), argv),
             Request::Shutdown { seq, kill } => self.shut_down(asked(self, seq), kill),
         }

@@ -13,6 +13,7 @@ use super::janitor::Janitor;
 use super::ledger::Ledger;
 use super::net_pool::NetPool;
 use super::poll::{Flags, Part, Poll, Source, Watched};
+use super::ports::Ports;
 use super::protocol::{Endpoint, Failure, Reply};
 use super::record::{Asked, Confinement, Phase, Table};
 use super::resolver::Resolver;
@@ -71,6 +72,7 @@ pub struct Keeper {
     pub(super) ledger: Ledger,
     pub(super) pool: NetPool,
     pub(super) resolver: Resolver,
+    pub(super) ports: Ports,
     pub(super) timers: Timers,
     pub(super) deferred: VecDeque<Deferred>,
     /// Cgroups that were busy when their removal was tried.
@@ -105,6 +107,7 @@ impl Keeper {
             table: Table::default(),
             pool: NetPool::new()?,
             resolver: Resolver::default(),
+            ports: Ports::default(),
             timers: Timers::default(),
             deferred: VecDeque::new(),
             janitor: Janitor::default(),

@@ -47,7 +47,9 @@ class Networking:
         self._host_files = host_files or HostFiles()
         self._defaults = DnsDefaults(servers=config.dns, options=config.dns_opts, search=config.dns_search)
         self._catalogue = Catalogue(config, database, keeper, executor)
-        self._publishing = Publishing(self._catalogue.wall, self._catalogue.blocking, self._catalogue.get)
+        self._publishing = Publishing(
+            self._catalogue.wall, keeper, self._catalogue.blocking, self._catalogue.get
+        )
         self._watch = Watch(config.firewall_table, self._catalogue.wall.flushed)
         self._sandboxes: dict[str, Sandbox] = {}
         self._keys: tuple[int, ...] = ()
@@ -140,7 +142,7 @@ class Networking:
         sandbox = self._sandboxes.pop(container_id, None)
         if sandbox is None or sandbox.mode != "bridge":
             return
-        if sandbox.ports and (stay := await self._publishing.unpublish(sandbox)):
+        if sandbox.ports and (stay := await self._publishing.unpublish(container_id, sandbox)):
             _log.warning("published ports stay: %s", stay)
         self._soon(self._give_back(container_id, sandbox))
 
@@ -178,7 +180,7 @@ class Networking:
             )
             endpoint = replace(endpoint, host_interface=host)
             joined = replace(sandbox, endpoints=(*sandbox.endpoints, endpoint))
-            joined = await self._publishing.moved(wish, sandbox, joined)
+            joined = await self._publishing.moved(container_id, wish, sandbox, joined)
             await self._names_changed(container_id, directory, wish, sandbox, joined)
             undo.pop_all()
         self._sandboxes[container_id] = joined
@@ -189,7 +191,7 @@ class Networking:
         sandbox = self._sandboxes[container_id]
         gone = next(e for e in sandbox.endpoints if e.network_id == network_id)
         left = replace(sandbox, endpoints=tuple(e for e in sandbox.endpoints if e is not gone))
-        left = await self._publishing.moved(wish, sandbox, left)
+        left = await self._publishing.moved(container_id, wish, sandbox, left)
         await self._keeper.detach_network(container_id, gone.interface, left.routes())
         self._sandboxes[container_id] = left
         network = self._catalogue.get(network_id)
@@ -310,9 +312,9 @@ class Networking:
         sandbox = await (self._pooled if plain else self._made)(container_id, wish, networks, name)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._give_back, container_id, sandbox)
-            published = await self._publishing.publish(wish, sandbox)
+            published = await self._publishing.publish(container_id, wish, sandbox)
             if published.ports:
-                undo.push_async_callback(self._publishing.unpublish, published)
+                undo.push_async_callback(self._publishing.unpublish, container_id, published)
             if naming.named(published):
                 await self._tell(container_id, wish, published, running=False)
             undo.pop_all()

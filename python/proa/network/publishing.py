@@ -4,84 +4,146 @@ A port belongs to the endpoint that has the default route of its family, since w
 way. When networks come and go, it moves.
 """
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from proa.errors import System, Unavailable
+from proa.errors import PortTaken, ProaError, System, Unavailable
 from proa.network.ipam import IPV4, IPV6, parse_any
 from proa.network.network import Network
-from proa.network.ports import EVERY, Ports, is_ipv6
-from proa.network.sandbox import Endpoint, NetworkWish, PortWish, PublishedPort, Sandbox
+from proa.network.ports import EVERY, Ports, is_ipv6, socket_name
+from proa.network.sandbox import Endpoint, Keeper, NetworkWish, PortWish, PublishedPort, Sandbox
 from proa.network.wall import Blocking, Wall
+from proa.schema.keeper import HeldPort
 
 if TYPE_CHECKING:
     from proa.network.firewall import Rule
 
 
+_log = logging.getLogger(__name__)
+
+Reserved = list[tuple[PortWish, tuple[PublishedPort, ...]]]
+
+
 class Publishing:
     """Publishes ports."""
 
-    def __init__(self, wall: Wall, blocking: Blocking, network: Callable[[str], Network | None]) -> None:
+    def __init__(
+        self, wall: Wall, keeper: Keeper, blocking: Blocking, network: Callable[[str], Network | None]
+    ) -> None:
         """`network` gives a network by id."""
         self._wall = wall
+        self._keeper = keeper
         self._blocking = blocking
         self._network = network
         self._ports = Ports()
 
     def adopt(self, sandbox: Sandbox) -> None:
-        """A container that runs since before this daemon."""
+        """A container that runs since before this daemon; the keeper has held its ports meanwhile."""
         self._ports.hold(sandbox.ports)
         self._wall.remember(self._rules(sandbox))
 
-    async def publish(self, wish: NetworkWish, sandbox: Sandbox) -> Sandbox:
+    async def publish(self, container_id: str, wish: NetworkWish, sandbox: Sandbox) -> Sandbox:
         """The sandbox with the wished ports held and translated, or none of it. Raises System."""
         endpoint = self._way_in(sandbox)
         if not wish.ports or endpoint is None:
             return sandbox
-        failed = (
-            f"driver failed programming external connectivity on endpoint {wish.hostname} ({endpoint.id}): "
-        )
-        if not self._wall.enabled:
-            raise System(failed + "the firewall is switched off")
-        try:
-            six = sandbox.gateway_endpoint(ipv6=True) is not None
-            ports = self._ports.take(self._bound(wish.ports, endpoint), ipv6=six)
-        except System as exc:
-            raise System(f"{failed}{exc}") from exc
-        published = replace(sandbox, ports=ports)
-        try:
-            await self._translate(published, ())
-        except BaseException as exc:
-            self._ports.give_back(ports)
-            if isinstance(exc, OSError):
-                raise System(f"{failed}{exc}") from exc
-            raise
+        async with AsyncExitStack() as undo:
+            try:
+                published = await self._hold(container_id, wish, sandbox, endpoint)
+                undo.push_async_callback(self._let_go, container_id, published)
+                await self._translate(published, ())
+            except (OSError, System) as exc:
+                raise System(
+                    f"driver failed programming external connectivity on endpoint {wish.hostname} "
+                    f"({endpoint.id}): {exc}"
+                ) from exc
+            undo.pop_all()
         return published
 
-    async def unpublish(self, sandbox: Sandbox) -> str:
+    async def unpublish(self, container_id: str, sandbox: Sandbox) -> str:
         """Give its ports back; returns why they stay translated, empty if they do not."""
         try:
             await self._wall.take_back(self._rules(sandbox))
         except (OSError, Unavailable) as exc:
             return str(exc)
         finally:
-            self._ports.give_back(sandbox.ports)
+            await self._let_go(container_id, sandbox)
         return ""
 
-    async def moved(self, wish: NetworkWish, old: Sandbox, new: Sandbox) -> Sandbox:
-        """A container's networks have changed: its ports go with its default route. Raises System."""
+    async def moved(self, container_id: str, wish: NetworkWish, old: Sandbox, new: Sandbox) -> Sandbox:
+        """A container's networks have changed: its ports go with its default route. Raises ProaError."""
         if not new.ports:
-            return await self.publish(wish, new)
+            return await self.publish(container_id, wish, new)
         if self._way_in(new) is None:
-            await self.unpublish(old)
+            await self.unpublish(container_id, old)
             return replace(new, ports=())
         try:
             await self._translate(new, self._rules(old))
         except OSError as exc:
             raise System(f"published ports: {exc}") from exc
+        await self._keeper.hold_ports(container_id, self._wires(new, new.ports))
         return new
+
+    async def _hold(
+        self, container_id: str, wish: NetworkWish, sandbox: Sandbox, endpoint: Endpoint
+    ) -> Sandbox:
+        """The sandbox with its ports, which the keeper holds; those of a range give way to the host's."""
+        reserved: Reserved = []
+        busy: dict[str, set[int]] = {"tcp": set(), "udp": set(), "sctp": set()}
+        try:
+            for asked in self._bound(wish.ports, endpoint):
+                reserved.append((asked, self._ports.take(asked)))
+            while True:
+                ports = tuple(port for _, some in reserved for port in some)
+                try:
+                    await self._keeper.hold_ports(container_id, self._wires(sandbox, ports))
+                except PortTaken as exc:
+                    self._give_way(reserved, busy, exc)
+                else:
+                    return replace(sandbox, ports=ports)
+        except BaseException:
+            self._ports.give_back(port for _, some in reserved for port in some)
+            raise
+
+    def _give_way(self, reserved: Reserved, busy: dict[str, set[int]], taken: PortTaken) -> None:
+        """Another number for the port that a program of the host has. Raises System where there is none."""
+        found = [i for i, (_, ports) in enumerate(reserved) if taken.port in map(socket_name, ports)]
+        if not found:
+            raise taken
+        index = found[0]
+        wish, ports = reserved[index]
+        if wish.first and wish.first == wish.last:
+            raise taken
+        self._ports.give_back(ports)
+        reserved[index] = (wish, ())
+        busy[wish.protocol].add(ports[0].host_port)
+        reserved[index] = (wish, self._ports.take(wish, busy[wish.protocol]))
+
+    async def _let_go(self, container_id: str, sandbox: Sandbox) -> None:
+        self._ports.give_back(sandbox.ports)
+        try:
+            await self._keeper.hold_ports(container_id, ())
+        except ProaError as exc:
+            _log.debug("ports of %s: %s", container_id, exc)
+
+    def _wires(self, sandbox: Sandbox, ports: Sequence[PublishedPort]) -> tuple[HeldPort, ...]:
+        """What the keeper holds, and where it passes on what the firewall does not translate."""
+        four, six = sandbox.gateway_endpoint(), sandbox.gateway_endpoint(ipv6=True)
+        targets = {False: four.address if four else "", True: f"[{six.ipv6}]" if six else ""}
+        return tuple(
+            HeldPort(
+                protocol=port.protocol,
+                address=port.host_address,
+                port=port.host_port,
+                target=f"{target}:{port.container_port}" if target else "",
+            )
+            for port in ports
+            for target in (targets[is_ipv6(port.host_address)] or targets[not is_ipv6(port.host_address)],)
+        )
 
     async def _translate(self, sandbox: Sandbox, instead_of: Sequence["Rule"]) -> None:
         from proa.network import link

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from proa.schema.keeper import DefaultRoute, DnsSandbox, KeeperEndpoint
+from proa.schema.keeper import DefaultRoute, DnsSandbox, HeldPort, KeeperEndpoint
 from proa.schema.network import EndpointIPAMConfig, EndpointSettings, NetworkSettings, PortBinding
 from proa.schema.plan import Network as PlanNetwork
 
@@ -32,6 +32,13 @@ class Keeper(Protocol):
 
     async def detach_network(self, id_: str, interface: str, routes: tuple[DefaultRoute, ...]) -> None:
         """Take an interface, by its name inside, from a running container. Raises ProaError."""
+        ...
+
+    async def hold_ports(self, id_: str, ports: tuple[HeldPort, ...]) -> None:
+        """From now on a container holds these ports of the host, and no others.
+
+        Raises PortTaken where a program of the host has one; then it holds what it held.
+        """
         ...
 
     async def serve_names(self, sandbox: DnsSandbox) -> None:

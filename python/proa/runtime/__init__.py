@@ -21,7 +21,7 @@ import msgspec
 import proa_native
 
 from proa.errors import NotFound, Unavailable
-from proa.runtime.failures import exec_failure, failure, start_failure
+from proa.runtime.failures import exec_failure, failure, port_failure, start_failure
 from proa.runtime.wire import Listener, Wire
 from proa.schema.keeper import (
     VERSION,
@@ -36,12 +36,14 @@ from proa.schema.keeper import (
     Forget,
     HandOver,
     Hello,
+    HeldPort,
     KeeperEndpoint,
     NetAttach,
     NetDetach,
     NetPrepare,
     NetReady,
     NetRelease,
+    PortsHold,
     Resize,
     Shutdown,
     Signal,
@@ -209,6 +211,13 @@ class Keeper:
             await self._connected.request(lambda seq: NetRelease(seq=seq, key=key), failure)
         except NotFound:
             log.debug("namespace %d was gone already", key)
+
+    async def hold_ports(self, id_: str, ports: tuple[HeldPort, ...]) -> None:
+        """From now on a container holds these ports of the host, and no others; not one on failure.
+
+        Raises PortTaken where a program of the host has one.
+        """
+        await self._connected.request(lambda seq: PortsHold(seq=seq, id=id_, ports=ports), port_failure)
 
     async def serve_names(self, sandbox: DnsSandbox) -> None:
         """Serve a container at 127.0.0.11, and let others on its networks find it. Idempotent.

@@ -9,7 +9,16 @@ Source: moby daemon/errors.go (translateContainerdStartErr), docker/cli command/
 import os
 from errno import EACCES, EISDIR, ENOENT, ENOTDIR
 
-from proa.errors import Conflict, InvalidParameter, NotFound, ProaError, StartFailed, System, Unavailable
+from proa.errors import (
+    Conflict,
+    InvalidParameter,
+    NotFound,
+    PortTaken,
+    ProaError,
+    StartFailed,
+    System,
+    Unavailable,
+)
 from proa.schema.keeper import Failure
 
 NOT_FOUND, NOT_INVOCABLE, FAILED = 127, 126, 128
@@ -31,6 +40,14 @@ def exec_failure(failure: Failure) -> ProaError:
 
 def failure(failure: Failure) -> ProaError:
     """Why any other request failed."""
+    return _refused(failure) or System(_told(failure))
+
+
+def port_failure(failure: Failure) -> ProaError:
+    """Why ports are not held."""
+    if failure.step == "ports" and failure.subject.startswith("bind "):
+        port = failure.subject.removeprefix("bind ")
+        return PortTaken(f"failed to bind host port for {port}: {errno_text(failure.errno)}", port)
     return _refused(failure) or System(_told(failure))
 
 

@@ -158,6 +158,25 @@ class NetRelease(Struct, frozen=True, kw_only=True, tag_field="type", tag="net_r
     key: int
 
 
+class HeldPort(Struct, frozen=True, kw_only=True):
+    """A port of the host to hold."""
+
+    protocol: str
+    address: str
+    """Of the host; `0.0.0.0` and `::` for every one of a family."""
+    port: int
+    target: str = ""
+    """`172.17.0.2:80`: where what arrives at the socket is passed on; empty for nowhere."""
+
+
+class PortsHold(Struct, frozen=True, kw_only=True, tag_field="type", tag="ports_hold"):
+    """From now on container `id` holds these ports of the host, and no others."""
+
+    seq: int
+    id: str
+    ports: tuple[HeldPort, ...]
+
+
 class DnsNetwork(Struct, frozen=True, kw_only=True):
     """One network that a container is on, and what it is called there."""
 
@@ -239,6 +258,7 @@ Request = (
     | NetAttach
     | NetDetach
     | NetRelease
+    | PortsHold
     | DnsSet
     | DnsDrop
     | HandOver

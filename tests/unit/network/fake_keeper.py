@@ -1,9 +1,10 @@
 """A keeper that prepares namespaces in memory, at the pace the test sets."""
 
 import asyncio
+import socket
 
-from proa.errors import Unavailable
-from proa.schema.keeper import DefaultRoute, DnsSandbox, KeeperEndpoint
+from proa.errors import PortTaken, Unavailable
+from proa.schema.keeper import DefaultRoute, DnsSandbox, HeldPort, KeeperEndpoint
 
 
 class FakeKeeper:
@@ -15,6 +16,7 @@ class FakeKeeper:
         self.released: list[int] = []
         self.attached: dict[tuple[str, str], KeeperEndpoint] = {}
         self.routes: dict[str, tuple[DefaultRoute, ...]] = {}
+        self.ports: dict[str, dict[HeldPort, socket.socket]] = {}
         self.names: dict[str, DnsSandbox] = {}
         self.open = asyncio.Event()
         self.open.set()
@@ -49,6 +51,42 @@ class FakeKeeper:
             raise Unavailable("the keeper is not there")
         self.attached.pop((id_, interface), None)
         self.routes[id_] = routes
+
+    async def hold_ports(self, id_: str, ports: tuple[HeldPort, ...]) -> None:
+        """Really bound, so that a program of the host is noticed."""
+        before = self.ports.pop(id_, {})
+        bound: dict[HeldPort, socket.socket] = {}
+        try:
+            for port in ports:
+                same = next(
+                    (old for old in before if old.port == port.port and old.address == port.address), None
+                )
+                bound[port] = before.pop(same) if same else self._bind(port)
+        except OSError as exc:
+            for made in bound.values():
+                made.close()
+            host = f"[{port.address}]" if ":" in port.address else port.address
+            name = f"{host}:{port.port}/{port.protocol}"
+            raise PortTaken(f"failed to bind host port for {name}: address already in use", name) from exc
+        finally:
+            for made in before.values():
+                made.close()
+        if bound:
+            self.ports[id_] = bound
+
+    def _bind(self, port: HeldPort) -> socket.socket:
+        family = socket.AF_INET6 if ":" in port.address else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM)
+        try:
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.bind((port.address, port.port))
+            if port.protocol == "tcp":
+                made.listen()
+        except OSError:
+            made.close()
+            raise
+        return made
 
     async def serve_names(self, sandbox: DnsSandbox) -> None:
         self.names[sandbox.id] = sandbox

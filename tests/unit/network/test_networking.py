@@ -130,7 +130,8 @@ def publishing(*ports: PortWish) -> NetworkWish:
 
 
 async def test_ports_are_held_shown_and_given_back(database: Metadata, host: Host) -> None:
-    network = opened(database, FakeKeeper(), network_pool_size=2)
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=2)
     number = free_port()
     wish = publishing(
         PortWish(protocol="tcp", container_port=80, host_address="127.0.0.1", first=number, last=number),
@@ -141,10 +142,12 @@ async def test_ports_are_held_shown_and_given_back(database: Metadata, host: Hos
     assert shown is not None
     assert shown["80/tcp"] == [PortBinding(host_ip="127.0.0.1", host_port=str(number))]
     assert shown["99/tcp"] is None
-    (random,) = shown["53/udp"] or ()
-    assert random.host_ip == "0.0.0.0"
-    assert int(random.host_port) >= 1024
+    random, six = shown["53/udp"] or ()
+    assert (random.host_ip, six.host_ip) == ("0.0.0.0", "::")
+    assert int(random.host_port) == int(six.host_port) >= 1024
     assert host.targets() == {port.host_port: sandbox.address for port in sandbox.ports}
+    (passed_on,) = {held.target for held in keeper.ports["c1"] if held.address == "::"}
+    assert passed_on == f"{sandbox.address}:53", "what comes by IPv6 is passed on to IPv4"
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", number))
     with pytest.raises(System, match=f"Bind for 127.0.0.1:{number} failed: port is already allocated"):
