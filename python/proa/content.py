@@ -178,10 +178,6 @@ class Content:
         with translated(f"content {digest}"):
             (self._partial / digest_hex(digest)).replace(self.path(digest))
 
-    def has_partial(self, digest: Digest) -> bool:
-        """Whether there is something to go on with, or to adopt."""
-        return (self._partial / digest_hex(digest)).exists()
-
     def expired(self, seconds: float = PARTIAL_SECONDS) -> list[Path]:
         """Put partials aside that nobody has written to for so long; returns what to remove."""
         aside = []

@@ -1,18 +1,15 @@
 """Archives both ways with a real dockerd: the same image comes back, whoever saved and whoever loaded it."""
 
-import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import peers
 import pytest
+from docker_rig import Docker, dockerd
 from image_archives import chunks
-from instance import require_root
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit/engine"))
 
@@ -26,65 +23,9 @@ CHANGES = (
 
 
 @pytest.fixture(scope="module")
-def docker() -> "Iterator[Docker]":
-    require_root()
-    if not shutil.which("dockerd"):
-        pytest.skip("no dockerd here")
-    root = Path(tempfile.mkdtemp(prefix="proa-docker-"))  # Short: its sockets lie below.
-    command = [
-        "dockerd",
-        "--data-root",
-        f"{root}/data",
-        "--exec-root",
-        f"{root}/exec",
-        "--pidfile",
-        f"{root}/pid",
-    ]
-    command += ["-H", f"unix://{root}/docker.sock", "--bridge=none", "--iptables=false", "--ip6tables=false"]
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        peers.wait_for_ping(f"{root}/docker.sock", process)
-        yield Docker(root)
-    finally:
-        peers.end(process)
-        shutil.rmtree(root)
-
-
-class Docker:
-    """The docker CLI on that daemon."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._environment = os.environ | {
-            "DOCKER_HOST": f"unix://{root}/docker.sock",
-            "DOCKER_CONFIG": f"{root}/config",
-        }
-
-    def __call__(self, *words: str, data: bytes = b"") -> bytes:
-        done = subprocess.run(
-            ["docker", *words], env=self._environment, input=data, capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def inspect(self, image: str) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self("image", "inspect", image))[0]
-        return found
-
-    def contents(self, image: str) -> list[str]:
-        """Every file of the image with owner, mode, links and type, as a container sees it.
-
-        But for what docker itself puts into a container's /etc.
-        """
-        find = "find / -xdev -mindepth 1 ! -path '/[.dps]*' ! -path '/etc' ! -path '/etc/[hmr]*'"
-        # A merged directory's count of links says where it was merged, not what is in it.
-        script = (
-            f"{find} ! -type d -exec stat -c '%n %u %g %a %h %F %s %Y' {{}} +;"
-            f"{find} -type d -exec stat -c '%n %u %g %a %F %Y' {{}} +"
-        )
-        listed = self("run", "--rm", "--network", "none", image, "/bin/busybox", "sh", "-c", script)
-        return sorted(listed.decode().splitlines())
+def docker() -> Iterator[Docker]:
+    with dockerd() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

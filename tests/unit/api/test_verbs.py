@@ -1,7 +1,9 @@
 """Each group of endpoints decodes its query and body, calls the engine, and encodes the answer."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from fake_engine import FakeEngine
@@ -18,6 +20,7 @@ from proa.errors import (
     Unauthorized,
     Unavailable,
 )
+from proa.schema.registry import Credentials
 
 Connect = Callable[[], RawClient]
 
@@ -55,6 +58,25 @@ async def test_life_of_a_container_over_one_connection(connect: Connect, engine:
     gone = await client.request("GET", f"/containers/{id}/json")
     assert gone.status == 404
     assert json.loads(gone.body) == {"message": f"No such container: {id}"}
+
+
+async def test_pulls_and_pushes_know_who_asks(connect: Connect, engine: FakeEngine) -> None:
+    client = connect()
+    header = b64encode(b'{"username":"u","password":"p"}').decode()
+    who = Credentials(username="u", password="p")
+    target = "/images/create?fromImage=host:5000/a&tag=1&platform=linux/arm64"
+    answer = await client.request("POST", target, None, f"X-Registry-Auth: {header}", "Content-Length: 0")
+    assert answer.status == 404
+    assert engine.images.calls[-1] == ("pull", "host:5000/a", "1", "linux/arm64", who)
+    platform = quote('{"os":"linux","architecture":"arm","variant":"v7"}')
+    target = f"/images/host:5000/a/push?tag=1&platform={platform}"
+    await client.request("POST", target, b"", f"X-Registry-Auth: {header}")
+    assert engine.images.calls[-1] == ("push", "host:5000/a", "1", "linux/arm/v7", who)
+    await client.request("POST", "/images/a/push", b"", "X-Registry-Auth: e30=")
+    assert engine.images.calls[-1] == ("push", "a", "", "", None)
+    for bad in ("/images/a/push?platform=linux", "/images/create?fromImage=a"):
+        answer = await client.request("POST", bad, b"", "X-Registry-Auth: !")
+        assert answer.status == 400
 
 
 async def test_wait_answers_with_its_head_before_the_exit(connect: Connect, engine: FakeEngine) -> None:

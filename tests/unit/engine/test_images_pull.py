@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_registry import FakeRegistry
-from image_archives import chunks, digest, docker_archive, tar
+from image_archives import chunks, digest, docker_archive, oci_archive, tar
 from images_rig import Rig, lines
 
 from proa.errors import InvalidParameter, NotFound, ProaError
@@ -185,6 +185,25 @@ async def test_what_is_there_of_a_blob_is_used(rig: Rig, registry: FakeRegistry)
         assert Path(rig.images.resolve("app:1").layers[0], "top").exists()
         await rig.images.remove("app:1", force=False, prune=True)
     assert registry.offsets == [(blob(TOP), 1), (blob(TOP), 1000)]
+
+
+async def test_a_prune_removes_what_a_broken_pull_left(rig: Rig, registry: FakeRegistry) -> None:
+    rig.root.joinpath(f"content/partial/{blob(TOP)[7:]}").write_bytes(bytes(1000))
+    assert (await rig.images.prune({})).space_reclaimed == 1000
+    assert rig.files() == set()
+
+
+async def test_a_load_of_what_a_broken_pull_left_half_of(rig: Rig, registry: FakeRegistry) -> None:
+    registry.put_image("app:1", [TOP])
+    whole = gzip.compress(TOP, mtime=0)
+    rig.root.joinpath(f"content/partial/{blob(TOP)[7:]}").write_bytes(whole[:1000])
+    await rig.load(chunks(oci_archive([TOP], "docker.io/library/app:1")))
+    (layer,) = rig.images.resolve("app:1").content
+    assert rig.content.path(layer.digest).read_bytes() == whole
+    # The same image by another way: it is here, and what it is called there is known now.
+    registry.put_image("other:1", [TOP])
+    assert (await rig.pull("other", "1"))[-1] == "Status: Downloaded newer image for other:1"
+    assert registry.asked[blob(TOP)] == 0
 
 
 async def test_a_partial_that_is_not_the_blob_costs_one_more_download(

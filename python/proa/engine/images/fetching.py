@@ -282,4 +282,5 @@ def _seal(ingest: Ingest, layer: Any, draft: Path) -> Unpacked:
         size=layer.usage[0],
         inodes=layer.usage[1],
         implied=tuple(layer.implied),
+        partial=True,
     )

@@ -88,6 +88,8 @@ class Unpacked(Struct, frozen=True, kw_only=True):
     inodes: int
     implied: tuple[bytes, ...]
     """Directories whose owner and mode are the lower layers' to say."""
+    partial: bool = False
+    """The blob is the content store's sealed ingest of its digest."""
 
 
 def unpack(blob: Path, draft: Path) -> Unpacked:
@@ -246,7 +248,7 @@ class Intake:
 
     def _record(self, layer: Unpacked, chain_id: str, parent: str) -> None:
         content = self.store.content
-        if content.find(layer.digest) is None and content.has_partial(layer.digest):
+        if layer.partial and content.find(layer.digest) is None:
             content.adopt(layer.digest)
         content.record(layer.digest, layer.blob_size, layer.diff_id)
         self.store.snapshots.record(layer.draft, chain_id, parent, size=layer.size, inodes=layer.inodes)

@@ -9,7 +9,7 @@ A tag that is here already costs one HEAD.
 Source: moby distribution/pull.go and pull_v2.go (the flow and the words).
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from functools import partial
 
@@ -33,8 +33,15 @@ class Puller:
     """Pulls images into the store."""
 
     def __init__(
-        self, store: ImageStore, registry: Registry, events: EventSink, executor: Executor | None
+        self,
+        store: ImageStore,
+        registry: Registry,
+        events: EventSink,
+        executor: Executor | None,
+        collect: Callable[[], None],
     ) -> None:
+        """`collect` has what no image needs removed: what was leased could not be."""
+        self._collect = collect
         self._store = store
         self._registry = registry
         self._events = events
@@ -83,7 +90,10 @@ class Puller:
             names.append(Reference(reference.domain, reference.path, reference.tag))
         before = self._store.named(names[-1])
         transfer = Transfer(self._store, self._registry, self._fetches, self._executor, request, progress)
-        record = await transfer.run(found, names)
+        try:
+            record = await transfer.run(found, names)
+        finally:
+            self._collect()
         progress.message(f"Digest: {top.digest}")
         self._warn_of_platform(request, record, progress)
         return before is None or before.id != record.id

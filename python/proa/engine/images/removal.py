@@ -62,7 +62,10 @@ class Remover:
         return items + await self._delete(record)
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> ImagesPruneReport:
-        """Delete images without a name, or with `dangling=false` all that no container is made from."""
+        """Delete images without a name, or with `dangling=false` all that no container is made from.
+
+        What broken downloads left goes, too.
+        """
         image_filters.check_keys(filters, image_filters.PRUNE_FILTERS)
         dangling = image_filters.boolean(filters, "dangling") is not False
         tests = image_filters.tests(self._store, filters)
@@ -77,14 +80,16 @@ class Remover:
                 continue
             items += self._untag(record, names)
             items += await self._delete(record)
-        reclaimed = before - self._blob_bytes()
+        partials = self._store.content.expired(seconds=0)
+        reclaimed = before - self._blob_bytes() + sum(path.stat().st_size for path in partials)
+        await self.collect(partials)
         self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
         return ImagesPruneReport(images_deleted=items or None, space_reclaimed=reclaimed)
 
     async def collect(self, garbage: Sequence[Path] = ()) -> list[str]:
         """Drop what nothing needs any more, and `garbage`; returns the chain ids that went, top first."""
         chains, drafts, files = self._store.collect()
-        files = [*garbage, *files]
+        files = [*garbage, *files, *self._store.content.expired()]
         loop = asyncio.get_running_loop()
         if files:
             await loop.run_in_executor(self._executor, remove_all, files)

@@ -96,10 +96,10 @@ class Transfer:
     async def run(self, found: Found, names: Sequence[Reference]) -> ImageRecord:
         """The image of a manifest, here and named; nothing has changed where it raises."""
         manifest = image_manifest(found)
+        kept = StoredManifest(found.descriptor.media_type, found.data)
         record = self._store.by_id(parse_digest(manifest.config.digest))
         if record is not None:
-            return self._named(record, names)
-        kept = StoredManifest(found.descriptor.media_type, found.data)
+            return self._named(record, names, manifest, kept)
         with self._store.lease() as lease:
             async with AsyncExitStack() as stack:
                 intake = await stack.enter_async_context(Intake(self._store, self._executor, leased=True))
@@ -109,9 +109,13 @@ class Transfer:
                 record, _ = await intake.commit(blob, file, layers, names, kept)
         return record
 
-    def _named(self, record: ImageRecord, names: Sequence[Reference]) -> ImageRecord:
-        """The image is here; its names may not be."""
+    def _named(
+        self, record: ImageRecord, names: Sequence[Reference], manifest: Manifest, kept: StoredManifest
+    ) -> ImageRecord:
+        """The image is here; its names may not be, and the manifest if it was loaded."""
         with self._store.database.transaction():
+            if [layer.digest for layer in manifest.layers] == [layer.digest for layer in record.content]:
+                self._store.keep_manifest(record.id, kept)
             for name in names:
                 self._store.write_name(name, record.id)
         for name in names:
@@ -199,7 +203,7 @@ class Transfer:
             return fetch.task.result()
         # The same layer above others: a draft has one place only.
         again = await intake.unpack(fetch.task.result().blob)
-        return msgspec.structs.replace(again, blob=fetch.task.result().blob)
+        return msgspec.structs.replace(again, partial=True)
 
 
 async def all_of(futures: Sequence["asyncio.Future[Any]"]) -> None:

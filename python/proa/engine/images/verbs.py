@@ -69,7 +69,7 @@ class Images:
         self._loader = Loader(self._store, events, executor)
         self._importer = Importer(self._store, events, executor)
         self._saver = Saver(self._store, executor)
-        self._puller = pulling.Puller(self._store, registry, events, executor)
+        self._puller = pulling.Puller(self._store, registry, events, executor, self._collect)
         self._pusher = pushing.Pusher(self._store, registry, events, executor)
         self.packing = Packing(self._store, events, executor)
         """For commits, which are the containers' as well."""
@@ -85,7 +85,7 @@ class Images:
 
     async def start(self) -> None:
         """Put away what a crash left, before the first request; it goes in its own time."""
-        garbage = [*self._store.content.sweep(), *self._store.content.expired()]
+        garbage = self._store.content.sweep()
         self._store.snapshots.sweep_committed()
         await self._restorer.restore()
         self._in_background(self._remover.collect(garbage))
@@ -120,7 +120,7 @@ class Images:
         The last container of a deleted image takes the image's layers with it.
         """
         if self._store.release(container_id):
-            self._in_background(self._remover.collect())
+            self._collect()
 
     def usage(self) -> tuple[int, list[ImageSummary]]:
         """(bytes of all layers, every image with what it shares and how many containers it has), for df."""
@@ -279,6 +279,9 @@ class Images:
         return self._pusher.push(_wanted(name, tag), platform, credentials)
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        self._in_background(self._remover.collect())
 
     def _in_background(self, collecting: Coroutine[Any, Any, object]) -> None:
         task = asyncio.ensure_future(collecting)
