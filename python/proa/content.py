@@ -35,6 +35,8 @@ from proa.schema.reference import Digest, digest_hex, parse_digest
 PARTIAL_SECONDS: Final = 24 * 3600
 """How long what a broken download left waits for the next one."""
 
+_STEP: Final = 1 << 20
+
 SCHEMA: Final = (
     """
     CREATE TABLE blobs (
@@ -80,6 +82,17 @@ class Ingest:
     def offset(self) -> int:
         """Bytes that are there: where a download goes on."""
         return os.fstat(self.fd).st_size
+
+    def kept(self) -> Iterator[bytes]:
+        """What is there already, from the start, in steps; blocks in the file system."""
+        position = 0
+        while True:
+            with translated(f"read {self.path}"):
+                chunk = os.pread(self.fd, _STEP, position)
+            if not chunk:
+                return
+            position += len(chunk)
+            yield chunk
 
     def write(self, chunk: bytes) -> None:
         """Append; blocks in the file system."""
