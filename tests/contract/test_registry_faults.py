@@ -501,6 +501,27 @@ async def test_a_mirror_that_lies_is_passed_over(
     await client.close()
 
 
+async def test_a_proxy_of_plain_http_is_told_the_whole_url(rig: Rig, server: ScriptedRegistry) -> None:
+    data = b'{"schemaVersion":2,"config":{"digest":"%s"},"layers":[]}' % WRONG.encode()
+    server.fault = every("GET http://mirror.example/v2/library/x/manifests/1", Reply(200, data))
+    proxy = server.url.replace("//", "//me:pw@")
+    client = rig.with_settings(mirrors=("http://mirror.example",), proxies={"http-proxy": proxy})
+    assert (await client.resolve(parse_reference("x:1"), ME)).data == data
+    assert server.seen[0].headers["host"] == "mirror.example"
+    assert server.seen[0].headers["proxy-authorization"] == "Basic bWU6cHc="
+    assert "authorization" not in server.seen[0].headers
+
+
+async def test_new_settings_do_not_end_what_is_under_way(rig: Rig, server: ScriptedRegistry) -> None:
+    server.blobs[digest(LAYER)] = LAYER
+    async with rig.client.blob(rig.ref(), descriptor(LAYER)) as chunks:
+        got = await anext(chunks)
+        rig.client.reload(RegistrySettings(certs_dirs=(), insecure=("reg.example",)))
+        got += b"".join([chunk async for chunk in chunks])
+    assert got == LAYER
+    assert await rig.blob(LAYER) == LAYER
+
+
 # ---- pushes --------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 TLS with an authority of its own, htpasswd, signed tokens, client certificates, a mirror of docker.io.
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -57,7 +58,7 @@ class Authority:
         """<name>.pem and <name>.key for 127.0.0.1."""
         self._request(name, "-subj", f"/CN={name}")
         extensions = self.root / f"{name}.ext"
-        extensions.write_text(f"subjectAltName=IP:127.0.0.1\nextendedKeyUsage={usage}\n")
+        extensions.write_text(f"subjectAltName=IP:127.0.0.1,DNS:reg.example\nextendedKeyUsage={usage}\n")
         request, made = self.root / f"{name}.pem", self.root / f"{name}.crt"
         ca, key = self.root / "ca.pem", self.root / "ca.key"
         openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", key, "-CAcreateserial", "-days", "2",
@@ -172,6 +173,42 @@ async def test_tls_and_a_login(guarded: RegistryServer, authority: Authority, tm
     )
     assert seen["Digest"] == digest(MANIFEST)
     await registry.close()
+
+
+async def test_through_a_proxy(guarded: RegistryServer, authority: Authority, tmp_path: Path) -> None:
+    """TLS to a name that only the proxy can reach."""
+    asked: list[str] = []
+    serving: list[asyncio.Task[None] | None] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.transport.abort()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
+        asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        there = await asyncio.open_connection("127.0.0.1", guarded.port)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
+
+    authority.trust(tmp_path, "reg.example:5000")
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    registry = client(tmp_path, proxies={"https-proxy": f"http://user:pw@127.0.0.1:{port}"})
+    ref = parse_reference("reg.example:5000/proxied:1")
+    assert await push(registry, ref, ME) == digest(MANIFEST)
+    assert await pulled(registry, ref, ME) == LAYER
+    await registry.close()
+    proxy.close()
+    await asyncio.gather(*(task for task in serving if task is not None))
+    request, *headers = asked[0].strip().split("\r\n")
+    assert request == "CONNECT reg.example:5000 HTTP/1.1"
+    assert "Proxy-Authorization: Basic dXNlcjpwdw==" in headers
+    assert not any(line.startswith("Authorization") for line in headers)
 
 
 async def test_an_authority_that_nobody_trusts(

@@ -78,9 +78,7 @@ class Authority:
         self._fetches: dict[tuple[object, ...], asyncio.Task[Token]] = {}
 
     def close(self) -> None:
-        """Forget tokens and challenges."""
-        for task in self._fetches.values():
-            task.cancel()
+        """Forget tokens and challenges; fetches under way end by themselves."""
         self._challenges.clear()
         self._tokens.clear()
 

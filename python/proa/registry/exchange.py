@@ -23,7 +23,7 @@ from proa.registry.connection import Broken, Connection
 from proa.registry.failures import BODY_MAX, Refusal, refusal
 from proa.registry.hosts import Host
 from proa.registry.origin import Origin, Target
-from proa.registry.pool import NoConnection, Pool, Route
+from proa.registry.pool import NoConnection, Pool, Route, TLSFailed
 from proa.registry.response import Response, TooLarge, receive
 from proa.registry.tls import TLSSettings
 from proa.schema.registry import Credentials
@@ -260,7 +260,8 @@ class Exchange:
             return *await self._pool.take(route), route
         except NoConnection as exc:
             self._plain.discard(host.origin)
-            if not (own and host.plain_http and origin.scheme == "https"):
+            may_be_plain = own and host.plain_http and origin.scheme == "https"
+            if not may_be_plain or isinstance(exc, TLSFailed):
                 raise
             try:
                 connection, used = await self._pool.take(plain)

@@ -1,7 +1,7 @@
 """Connections to registries: made, kept alive between requests, through TLS and proxies.
 
 A connection is shared only by requests to the same origin with the same TLS settings and proxy. Failures to
-connect are told apart: `NoConnection` where nothing answers, `NotTLS` where what answers talks plain HTTP.
+connect are told apart: `TLSFailed` where there is TLS that fails, `NoConnection` where there is none.
 """
 
 import asyncio
@@ -19,6 +19,8 @@ from proa.registry.tls import TLSSettings
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds for an address to answer, the handshake included."""
+INSECURE_HANDSHAKE_TIMEOUT: Final = 5.0
+"""Seconds for the answer to a TLS hello where plain HTTP is the other way: some servers wait for more."""
 IDLE_MAX: Final = 60.0
 """Seconds a connection is kept; registries close theirs after a minute or more."""
 IDLE_PER_ROUTE: Final = 8
@@ -28,8 +30,8 @@ class NoConnection(Exception):
     """Nothing can be reached there; the text is Go's, as clients know it from Docker."""
 
 
-class NotTLS(NoConnection):
-    """The peer answered a TLS handshake in something else, plain HTTP most likely."""
+class TLSFailed(NoConnection):
+    """The peer talks TLS, and one side does not trust the other."""
 
 
 class Route(Struct, frozen=True):
@@ -48,8 +50,7 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Close the idle ones; those in use close when their bodies end."""
-        self._proxies = Proxies()
+        """Close the idle ones; those in use are kept a while, as ever, where they are given back."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -123,9 +124,15 @@ async def _open(origin: Origin, route: Route | None) -> Connection:
     loop = asyncio.get_running_loop()
     context = route.tls.context() if route is not None and origin.scheme == "https" else None
     server_name = origin.host if context is not None else None
+    insecure = context is not None and route is not None and not route.tls.verify
     try:
         _, connection = await loop.create_connection(
-            Connection, origin.host, origin.port, ssl=context, server_hostname=server_name
+            Connection,
+            origin.host,
+            origin.port,
+            ssl=context,
+            server_hostname=server_name,
+            ssl_handshake_timeout=INSECURE_HANDSHAKE_TIMEOUT if insecure else None,
         )
     except OSError as exc:
         raise _no_connection(origin, exc) from exc
@@ -171,8 +178,8 @@ def _no_connection(origin: Origin, exc: OSError) -> NoConnection:
         return NoConnection(f"dial tcp: lookup {origin.host}: no such host")
     found = tls_failure(exc)
     if found is not None:
-        text, not_tls = found
-        return NotTLS(text) if not_tls else NoConnection(text)
+        text, talks_tls = found
+        return TLSFailed(text) if talks_tls else NoConnection(text)
     reason = (exc.strerror or str(exc) or type(exc).__name__).lower()
     if "multiple exceptions" in reason or reason.startswith("connect call failed"):
         reason = "connection refused"

@@ -71,14 +71,14 @@ class TLSSettings(Struct, frozen=True, kw_only=True):
 
 
 def tls_failure(exc: OSError) -> tuple[str, bool] | None:
-    """(the failure in Go's words, whether the peer talks no TLS at all); None where it is none of TLS."""
+    """(the failure in Go's words, whether the peer talks TLS at all); None where it is none of TLS."""
     import sys
 
     ssl = sys.modules.get("ssl")
     if ssl is None:
         return None
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"tls: failed to verify certificate: x509: {exc.verify_message}", False
+        return f"tls: failed to verify certificate: x509: {exc.verify_message}", True
     if isinstance(exc, ssl.SSLError):
         if exc.reason in (
             "WRONG_VERSION_NUMBER",
@@ -86,7 +86,9 @@ def tls_failure(exc: OSError) -> tuple[str, bool] | None:
             "PACKET_LENGTH_TOO_LONG",
             "RECORD_LAYER_FAILURE",
         ):
-            return "http: server gave HTTP response to HTTPS client", True
+            return "http: server gave HTTP response to HTTPS client", False
+        if isinstance(exc, ssl.SSLEOFError):
+            return "EOF", False
         reason = (exc.reason or str(exc)).replace("_", " ").lower()
-        return f"remote error: tls: {reason}", False
+        return f"remote error: tls: {reason}", True
     return None
