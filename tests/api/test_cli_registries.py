@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import pty
 import shlex
 import shutil
 import subprocess
@@ -241,3 +242,48 @@ def test_manifest_inspect_of_what_is_not_there(server: FakeDaemon, tmp_path: Pat
     server.on("GET", "/distribution/.*/manifest", Answer(404, {"message": "manifest for x not found"}))
     done = proa(server, tmp_path / "c", "manifest inspect x")
     assert (done.returncode, done.stderr) == (1, "no such manifest: docker.io/library/x:latest\n")
+
+
+def at_terminal(server: FakeDaemon, config: Path, line: str, *typed: tuple[str, str]) -> tuple[int, str]:
+    """Run at a terminal: each text is typed when its question is shown. Returns (exit code, the screen)."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(config),
+        "PYTHONPATH": str(PYTHON),
+        "DOCKER_HOST": f"unix://{server.socket_path}",
+    }
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(sys.executable, [*PROA, "--config", str(config), *shlex.split(line)], env)
+    screen = b""
+    questions = list(typed)
+    try:
+        while part := os.read(terminal, 4096):
+            screen += part
+            if questions and questions[0][0].encode() in screen:
+                os.write(terminal, questions.pop(0)[1].encode() + b"\n")
+    except OSError:
+        pass  # the terminal's other side is closed: the command has ended
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), screen.decode()
+
+
+def test_login_asks_at_a_terminal(server: FakeDaemon, tmp_path: Path) -> None:
+    typed = ("Username: ", "me"), ("Password: ", "secret")
+    code, screen = at_terminal(server, tmp_path / "c", "login reg.example", *typed)
+    assert code == 0
+    assert "Login Succeeded" in screen
+    assert "secret" not in screen
+    assert kept(tmp_path / "c") == {"auths": {"reg.example": {"auth": "bWU6c2VjcmV0"}}}
+
+
+def test_a_login_that_is_no_good_any_more_is_asked_for_again(server: FakeDaemon, tmp_path: Path) -> None:
+    config = tmp_path / "c"
+    config.mkdir()
+    (config / "config.json").write_text('{"auths":{"reg.example":{"auth":"bWU6b2xk"}}}')
+    typed = ("Username (me): ", ""), ("Password: ", "secret")
+    code, screen = at_terminal(server, config, "login reg.example", *typed)
+    assert code == 0
+    assert "Authenticating with existing credentials... [Username: me]" in screen
+    assert "Stored credentials invalid or expired" in screen
+    assert kept(config) == {"auths": {"reg.example": {"auth": "bWU6c2VjcmV0"}}}

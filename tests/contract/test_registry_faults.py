@@ -302,13 +302,16 @@ async def test_5xx_is_tried_again_with_growing_pauses_and_an_end(rig: Rig, serve
     assert sum(rig.pauses) < 10
 
 
-async def test_a_connection_that_breaks_before_the_answer(rig: Rig, server: ScriptedRegistry) -> None:
+async def test_a_manifest_that_breaks_off_is_asked_for_again(rig: Rig, server: ScriptedRegistry) -> None:
     server.image("a/b", "1", LAYER)
     _, data = server.manifests["a/b", "1"]
     server.fault = once("GET", Reply(200, data, {"Content-Type": oci.MANIFEST}, cut=3))
+    assert (await rig.client.resolve(rig.ref())).data == data
+    assert len(rig.pauses) == 1
+    server.fault = every("GET", Reply(200, data, {"Content-Type": oci.MANIFEST}, cut=3))
     with pytest.raises(Interrupted):
         await rig.client.resolve(rig.ref())
-    assert (await rig.client.resolve(rig.ref())).data == data
+    assert len(server.seen) == 2 + 5
 
 
 # ---- credentials ---------------------------------------------------------------------------------

@@ -36,6 +36,21 @@ def test_flags_are_dockerd_s(file) -> None:
     assert called.ready_fd == 5
 
 
+def test_registries(file) -> None:
+    words = (
+        "--registry-mirror https://m.example --insecure-registry r.example --certs-dir /certs "
+        "--http-proxy http://p:1 --no-proxy x.example"
+    )
+    path = file({"insecure-registries": ["10.0.0.0/8"]})
+    config = invocation([*words.split(), "--config-file", path], "0").config
+    assert config.registry_mirrors == ("https://m.example",)
+    assert config.insecure_registries == ("10.0.0.0/8", "r.example")
+    assert config.certs_dir == "/certs"
+    assert config.proxies == {"http-proxy": "http://p:1", "no-proxy": "x.example"}
+    config = load(file({"proxies": {"https-proxy": "http://p:2"}}), {})
+    assert config.proxies == {"https-proxy": "http://p:2"}
+
+
 def test_file_and_flags_are_merged(file) -> None:
     path = file({"debug": True, "dns": ["1.1.1.1"], "log-opts": {"max-file": "3"}, "bip": "10.9.0.1/24"})
     config = invocation(["--config-file", path, "--dns", "2.2.2.2", "--log-opt", "max-size=1m"], "0").config

@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
             self._reading = False
         self._wake()
+        self._let_write()  # an answer before the body's end is told at once
 
     def eof_received(self) -> None:
         """The peer says no more; the connection closes."""
@@ -71,8 +72,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone; what came before can still be read."""
         self._end(_reason(exc) if exc is not None else EOF)
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        self._let_write()
 
     def pause_writing(self) -> None:
         """The kernel takes no more for now."""
@@ -80,9 +80,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """It does again."""
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        self._let_write()
+        self._writable = None
 
     # ---- ours ------------------------------------------------------------------------------------
 
@@ -168,6 +167,10 @@ class Connection(asyncio.Protocol):
     def _end(self, reason: str) -> None:
         self._ended = self._ended or reason
         self._wake()
+
+    def _let_write(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

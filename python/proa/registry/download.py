@@ -16,7 +16,7 @@ from msgspec import Struct
 from proa.errors import InvalidParameter, NotFound, ProaError, System
 from proa.registry.challenge import scope
 from proa.registry.connection import Broken
-from proa.registry.exchange import Answer, Call, Exchange
+from proa.registry.exchange import ATTEMPTS, Answer, Call, Exchange
 from proa.registry.failures import Refusal, general, pull_failure
 from proa.registry.hosts import PULL, RESOLVE, Host
 from proa.registry.manifests import ACCEPT, MANIFEST_MAX, read_manifest, verified
@@ -64,8 +64,7 @@ class Download:
 
         async def get(host: Host) -> Manifest:
             call = _pull(ref, f"manifests/{wanted}", credentials, ("Accept", ACCEPT))
-            answer = await self._exchange.expect(host, call, 200)
-            data = await _whole(answer.response, MANIFEST_MAX, f"manifest of {ref.familiar}")
+            answer, data = await self._document(host, call, MANIFEST_MAX, f"manifest of {ref.familiar}")
             told = answer.response.headers.get("docker-content-digest", "")
             found = verified(data, digest, told, ref)
             media_type, content = read_manifest(data, answer.response.headers.get("content-type", ""), ref)
@@ -176,18 +175,18 @@ class Download:
         """The referrers tag schema, for registries without the API."""
         call = _pull(ref, f"manifests/sha256-{digest_hex(digest)}", credentials, ("Accept", INDEX))
         try:
-            answer = await self._exchange.expect(host, call, 200)
+            _, data = await self._document(host, call, MANIFEST_MAX, "referrers")
         except Refusal as exc:
             if exc.status == 404:
                 return []
             raise
-        return _decode_index(await _whole(answer.response, MANIFEST_MAX, "referrers")).manifests
+        return _decode_index(data).manifests
 
     async def _pages(self, host: Host, call: Call, what: str) -> AsyncIterator[bytes]:
         """The pages of a list, as far as their Link headers lead within the registry."""
         for _ in range(PAGES_MAX):
-            answer = await self._exchange.expect(host, call, 200)
-            yield await _whole(answer.response, LIST_MAX, what)
+            answer, page = await self._document(host, call, LIST_MAX, what)
+            yield page
             following = next_link(answer.response.headers.get("link", ""))
             if not following:
                 return
@@ -196,6 +195,20 @@ class Download:
                 raise InvalidParameter(f"{answer.target.origin} continues its list of {what} elsewhere")
             call = msgspec.structs.replace(call, target=target)
         raise InvalidParameter(f"the registry's list of {what} does not end")
+
+    async def _document(self, host: Host, call: Call, limit: int, what: str) -> tuple[Answer, bytes]:
+        """An answer with its whole body, asked for again where that breaks; any other status is a Refusal."""
+        for attempt in range(1, ATTEMPTS + 1):
+            answer = await self._exchange.expect(host, call, 200)
+            try:
+                return answer, await answer.response.read(limit)
+            except TooLarge:
+                raise InvalidParameter(f"{what} is larger than {limit} bytes") from None
+            except Broken as exc:
+                if attempt == ATTEMPTS:
+                    raise Interrupted(f"{what}: {exc}") from exc
+            await self._exchange.wait(attempt)
+        raise AssertionError("the last attempt returns or raises")
 
     async def _foreign(self, descriptor: Descriptor, headers: Sequence[tuple[str, str]]) -> Answer:
         """A layer that the registry leaves to others: from its descriptor's URLs, without credentials."""
@@ -252,15 +265,6 @@ def _pull(
         headers=headers,
         credentials=credentials,
     )
-
-
-async def _whole(response: Response, limit: int, what: str) -> bytes:
-    try:
-        return await response.read(limit)
-    except TooLarge:
-        raise InvalidParameter(f"{what} is larger than {limit} bytes") from None
-    except Broken as exc:
-        raise Interrupted(f"{what}: {exc}") from exc
 
 
 def _start(response: Response, offset: int, descriptor: Descriptor) -> int:

@@ -195,3 +195,19 @@ async def test_a_body_waits_for_the_kernel_and_stops_at_an_early_answer() -> Non
     assert await sending is False
     assert transport.written == b"HEADonetwo"
     assert (await receive(connection)).status == 413
+
+
+async def test_an_early_answer_does_not_wait_for_the_kernel() -> None:
+    connection, _ = connected()
+    sent = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        connection.pause_writing()
+        sent.set()
+        yield b"one"
+        yield b"two"
+
+    sending = asyncio.ensure_future(connection.send(b"HEAD", body()))
+    await sent.wait()
+    connection.data_received(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")
+    assert await sending is False
