@@ -113,7 +113,7 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
 
     base = _base(config, stack)
     registry_client = _registry_room(config, stack)
-    snapshots, images = await _image_rooms(base, registry_client)
+    snapshots, images = await _image_rooms(config, base, registry_client)
     volumes = _volume_room(base)
     networking = Networking(config, base.metadata, keeper, executor=base.executor)
     stack.push_async_callback(networking.close)
@@ -190,7 +190,9 @@ def _registry_room(config: DaemonConfig, stack: AsyncExitStack) -> "registry.Reg
     return room
 
 
-async def _image_rooms(base: _Base, registries: "registry.Registry") -> "tuple[Snapshots, Images]":
+async def _image_rooms(
+    config: DaemonConfig, base: _Base, registries: "registry.Registry"
+) -> "tuple[Snapshots, Images]":
     from proa.content import Content
     from proa.engine.images import Images
     from proa.snapshots import Snapshots
@@ -203,6 +205,7 @@ async def _image_rooms(base: _Base, registries: "registry.Registry") -> "tuple[S
         events=base.events,
         containers=base.containers,
         registry=registries,
+        config=config,
         executor=base.executor,
     )
     await images.start()

@@ -85,6 +85,13 @@ def _checked(path: str, told: dict[str, Any]) -> DaemonConfig:
         raise InvalidParameter(f"unable to configure the Docker daemon with file {path}: {exc}") from exc
     if config.log_level not in _LOG_LEVELS:
         raise InvalidParameter(f"invalid logging level: {config.log_level}")
+    for name, value in (
+        ("max concurrent downloads", config.max_concurrent_downloads),
+        ("max concurrent uploads", config.max_concurrent_uploads),
+        ("max download attempts", config.max_download_attempts),
+    ):
+        if value < 1:
+            raise InvalidParameter(f"invalid {name}: {value}")
     for root in (config.data_root, config.exec_root):
         if not root.startswith("/"):
             raise InvalidParameter(f"{root} is not an absolute path")
@@ -205,6 +212,9 @@ _LIST_FLAGS = {
 _NUMBER_FLAGS = {
     "mtu": "MTU of the default bridge",
     "shutdown-timeout": "seconds that a shutdown may take",
+    "max-concurrent-downloads": "layers downloaded at a time",
+    "max-concurrent-uploads": "layers uploaded at a time, of one push",
+    "max-download-attempts": "attempts in a row at a layer that do not get a byte",
     "network-pool-size": "network namespaces held ready",
 }
 _SWITCHES = {

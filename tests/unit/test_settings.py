@@ -77,6 +77,7 @@ def test_file_and_flags_are_merged(file) -> None:
         ({"mtu": "x"}, {}, "unable to configure the Docker daemon with file"),
         ({"log-level": "loud"}, {}, "invalid logging level: loud"),
         ({"data-root": "relative"}, {}, "relative is not an absolute path"),
+        ({"max-concurrent-downloads": -1}, {}, "invalid max concurrent downloads: -1"),
     ],
 )
 def test_complaints(file, content: object, flags: dict[str, str], text: str) -> None:

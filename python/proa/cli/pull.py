@@ -49,11 +49,9 @@ def push_image(
 
 
 def _transfer(api: Client, path: str, image: str, options: "Globals", out: int | None) -> None:
-    from proa.cli.credentials import header_for
+    from proa.cli.credentials import header_for, header_line
 
-    credentials = header_for(image, options)
-    extra = f"X-Registry-Auth: {credentials}\r\n" if credentials else ""
-    response = api.request("POST", path, extra=extra)
+    response = api.request("POST", path, extra=header_line(header_for(image, options)))
     show_progress(response, out)
     api.release(response)
 

@@ -69,6 +69,12 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     """proa's own: the directory with <host:port>/ca.crt and <host>/hosts.toml, instead of those in /etc."""
     proxies: dict[str, str] = {}
     """`http-proxy`, `https-proxy` and `no-proxy` for registries, over those of the environment."""
+    max_concurrent_downloads: int = 6
+    """Layers of all pulls that are downloaded and unpacked at a time."""
+    max_concurrent_uploads: int = 5
+    """Layers of one push."""
+    max_download_attempts: int = 5
+    """How often in a row a layer's download may break without a byte."""
     network_pool_size: int = 16
     """proa's own: network namespaces held ready for the default bridge."""
 

@@ -11,6 +11,7 @@ from proa import content, snapshots
 from proa.engine import images
 from proa.engine.images import Images
 from proa.metadata import Metadata
+from proa.schema.config import DaemonConfig
 
 
 class FakeEvents:
@@ -57,6 +58,7 @@ class Rig:
             events=self.events,
             containers=self.containers,
             registry=self.registry,
+            config=DaemonConfig(),
         )
 
     async def again(self, *, boot: str = "") -> "Rig":

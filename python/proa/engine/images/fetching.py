@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import proa_native
 
@@ -27,10 +27,6 @@ from proa.errors import InvalidParameter, System
 from proa.registry import Interrupted
 from proa.schema.reference import Digest
 
-DOWNLOADS: Final = 6
-"""Layers in work at a time, of all pulls."""
-ATTEMPTS: Final = 5
-"""How often in a row a body may break without a byte."""
 _T = TypeVar("_T")
 
 Source = Callable[[int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
@@ -85,12 +81,13 @@ class Fetch:
 class Fetches:
     """Every layer that is being fetched, by digest."""
 
-    def __init__(self, store: ImageStore, unpacker: Callable[..., Any] | None = None) -> None:
-        """`unpacker(directory, copy_fd=)` makes a LayerUnpacker."""
+    def __init__(self, store: ImageStore, *, downloads: int, attempts: int) -> None:
+        """`downloads`: layers in work at a time; `attempts` in a row that do not get a byte end one."""
         self._store = store
-        self._unpacker = unpacker or proa_native.LayerUnpacker
+        self._downloads = downloads
+        self._attempts = attempts
         self._fetches: dict[Digest, Fetch] = {}
-        self._slots = asyncio.Semaphore(DOWNLOADS)
+        self._slots = asyncio.Semaphore(downloads)
         self._threads: ThreadPoolExecutor | None = None
 
     @asynccontextmanager
@@ -157,7 +154,7 @@ class Fetches:
         draft = self._store.snapshots.draft()
         fetch.stack.push_async_callback(self._discard, draft)
         with translated():
-            unpacker = self._unpacker(str(draft), copy_fd=ingest.fd)
+            unpacker = proa_native.LayerUnpacker(str(draft), copy_fd=ingest.fd)
         feed = _Feed(unpacker, ingest, self._run_in_thread)
         try:
             await feed.resume()
@@ -189,7 +186,7 @@ class Fetches:
                     raise Interrupted(f"{fetch.digest}: unexpected EOF")
             except Interrupted:
                 failures = failures + 1 if feed.received == before else 0
-                if failures == ATTEMPTS:
+                if failures == self._attempts:
                     raise
 
     async def _discard(self, draft: Path) -> None:
@@ -199,7 +196,7 @@ class Fetches:
     def _run_in_thread(self, call: Callable[..., _T], *args: Any) -> "asyncio.Future[_T]":
         """Threads of our own: they wait for the unpackers, and the daemon's others must not."""
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="proad-layer")
+            self._threads = ThreadPoolExecutor(self._downloads, thread_name_prefix="proad-layer")
         return asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
 
 

@@ -39,6 +39,9 @@ class Puller:
         events: EventSink,
         executor: Executor | None,
         collect: Callable[[], None],
+        *,
+        downloads: int,
+        attempts: int,
     ) -> None:
         """`collect` has what no image needs removed: what was leased could not be."""
         self._collect = collect
@@ -46,7 +49,7 @@ class Puller:
         self._registry = registry
         self._events = events
         self._executor = executor
-        self._fetches = Fetches(store)
+        self._fetches = Fetches(store, downloads=downloads, attempts=attempts)
 
     def close(self) -> None:
         """Let the threads go; every pull has ended."""

@@ -1,6 +1,6 @@
 """docker push: what a registry lacks of an image goes there, under every tag asked for.
 
-    layers, 5 at a time: there already? -> mount from a repository that has it -> upload
+    layers, some at a time: there already? -> mount from a repository that has it -> upload
     config -> manifest under the tag
 
 An image that was pulled is pushed as it came: the same manifest, the same compressed blobs, the same
@@ -41,8 +41,6 @@ from proa.schema.oci import (
 from proa.schema.reference import Digest, Reference
 from proa.schema.registry import Credentials
 
-UPLOADS: Final = 5
-"""Layers in work at a time, of one push."""
 _MOUNTS_TRIED: Final = 3
 _STEP: Final = 1 << 20
 
@@ -76,8 +74,16 @@ class Pusher:
     """Pushes images out of the store."""
 
     def __init__(
-        self, store: ImageStore, registry: Registry, events: EventSink, executor: Executor | None
+        self,
+        store: ImageStore,
+        registry: Registry,
+        events: EventSink,
+        executor: Executor | None,
+        *,
+        uploads: int,
     ) -> None:
+        """`uploads`: layers of one push that are in work at a time."""
+        self._uploads = uploads
         self._store = store
         self._registry = registry
         self._events = events
@@ -100,7 +106,15 @@ class Pusher:
                 check_platform(record, name.familiar, platform)
             with self._store.lease() as lease:
                 lease.blobs.update(layer.digest for layer in record.content)
-                upload = _Upload(self._registry, self._store, self._executor, name, credentials, progress)
+                upload = _Upload(
+                    self._registry,
+                    self._store,
+                    self._executor,
+                    name,
+                    credentials,
+                    progress,
+                    asyncio.Semaphore(self._uploads),
+                )
                 manifest = await self._described(record, progress)
                 digest = await upload.run(record, manifest)
             self._store.tag(Reference(name.domain, name.path, "", digest), record.id)
@@ -170,14 +184,15 @@ class _Upload:
         name: Reference,
         credentials: Credentials | None,
         progress: Progress,
+        slots: asyncio.Semaphore,
     ) -> None:
+        self._slots = slots
         self._registry = registry
         self._store = store
         self._executor = executor
         self._name = name
         self._credentials = credentials
         self._progress = progress
-        self._slots = asyncio.Semaphore(UPLOADS)
 
     async def run(self, record: ImageRecord, kept: StoredManifest) -> Digest:
         """Everything that the registry lacks, the manifest last."""

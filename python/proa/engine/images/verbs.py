@@ -26,6 +26,7 @@ from proa.engine.images.store import ImageRecord, ImageStore, parse_time
 from proa.engine.ports import ContainersOfImages, Database, EventSink
 from proa.errors import InvalidParameter
 from proa.hello import HELLO_NAME
+from proa.schema.config import DaemonConfig
 from proa.schema.container_state import DriverData
 from proa.schema.image import (
     ImageDeleteResponseItem,
@@ -60,6 +61,7 @@ class Images:
         events: EventSink,
         containers: ContainersOfImages,
         registry: Registry,
+        config: DaemonConfig,
         executor: Executor | None = None,
     ) -> None:
         self._store = ImageStore(database, content, snapshots)
@@ -69,8 +71,18 @@ class Images:
         self._loader = Loader(self._store, events, executor)
         self._importer = Importer(self._store, events, executor)
         self._saver = Saver(self._store, executor)
-        self._puller = pulling.Puller(self._store, registry, events, executor, self._collect)
-        self._pusher = pushing.Pusher(self._store, registry, events, executor)
+        self._puller = pulling.Puller(
+            self._store,
+            registry,
+            events,
+            executor,
+            self._collect,
+            downloads=config.max_concurrent_downloads,
+            attempts=config.max_download_attempts,
+        )
+        self._pusher = pushing.Pusher(
+            self._store, registry, events, executor, uploads=config.max_concurrent_uploads
+        )
         self.packing = Packing(self._store, events, executor)
         """For commits, which are the containers' as well."""
         self._restorer = Restorer(self._store, executor)
