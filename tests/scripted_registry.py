@@ -63,7 +63,8 @@ def refusal(status: int, code: str, message: str, **headers: str) -> Reply:
 class ScriptedRegistry:
     """`async with ScriptedRegistry() as registry:`; `host` is its name in references."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+        self.port = port
         self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
         self.blobs: dict[str, bytes] = {}
         self.uploads: dict[str, bytearray] = {}
@@ -76,7 +77,7 @@ class ScriptedRegistry:
         self.connections = 0
 
     async def __aenter__(self) -> "ScriptedRegistry":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"{'https' if self._tls else 'http'}://{self.host}"

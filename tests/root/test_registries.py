@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -224,6 +225,27 @@ async def test_an_authority_that_nobody_trusts(
     registry = client()
     with pytest.raises(NotFound, match="manifest unknown"):
         await registry.resolve(parse_reference(f"{guarded.host}/a:1"), ME)
+    await registry.close()
+
+
+async def test_a_login_over_tls_is_not_repeated_in_plain(authority: Authority) -> None:
+    """An insecure registry may fall back to plain HTTP; what was said before is then asked for anew."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(authority.root / "server.pem", authority.root / "server.key")
+    registry = client()
+    challenge = {"WWW-Authenticate": 'Basic realm="x"'}
+
+    def guard(seen: Seen) -> Reply | None:
+        return None if "authorization" in seen.headers else Reply(401, b"", challenge)
+
+    async with ScriptedRegistry(context) as secure:
+        ref = parse_reference(f"{secure.host}/a:1")
+        secure.image("a", "1", LAYER)
+        secure.fault = guard
+        await registry.resolve(ref, ME)
+    async with ScriptedRegistry(port=secure.port) as plain:
+        await registry.head(ref, ME)
+        assert "authorization" not in plain.seen[0].headers
     await registry.close()
 
 

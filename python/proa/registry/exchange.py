@@ -236,19 +236,22 @@ class Exchange:
 
     async def _sent(self, host: Host, call: Call, target: Target, headers: Headers) -> Answer:
         """Send it over a kept connection or a new one. Raises Broken, NoConnection."""
-        connection, used, route = await self._connected(host, target.origin)
-        target = Target(route.origin, target.path)
-        try:
-            response = await self._round_trip(connection, route, call, target, headers)
-        except Broken:
-            if not used or not isinstance(call.body, bytes):
-                raise
-            # The registry closed a kept connection while this request was on its way.
-            connection, _ = await self._pool.take(route, fresh=True)
-            response = await self._round_trip(connection, route, call, target, headers)
-        return Answer(response, target)
+        fresh = False
+        while True:
+            connection, used, route = await self._connected(host, target.origin, fresh=fresh)
+            if route.origin != target.origin:
+                # What was said over TLS before is not said in plain: the 401 is answered for this origin.
+                headers = [pair for pair in headers if pair[0] != "Authorization"]
+                target = Target(route.origin, target.path)
+            try:
+                return Answer(await self._round_trip(connection, route, call, target, headers), target)
+            except Broken:
+                if not used or not isinstance(call.body, bytes):
+                    raise
+                # The registry closed a kept connection while this request was on its way.
+                fresh = True
 
-    async def _connected(self, host: Host, origin: Origin) -> tuple[Connection, bool, Route]:
+    async def _connected(self, host: Host, origin: Origin, *, fresh: bool) -> tuple[Connection, bool, Route]:
         """A connection, whether it was used before, and what it is: plain HTTP where TLS is not spoken."""
         own = origin in (host.origin, _as_plain(host.origin))
         plain = Route(_as_plain(origin), TLSSettings())
@@ -257,7 +260,7 @@ class Exchange:
         else:
             route = Route(origin, host.tls if own else host.tls.without_client())
         try:
-            return *await self._pool.take(route), route
+            return *await self._pool.take(route, fresh=fresh), route
         except NoConnection as exc:
             self._plain.discard(host.origin)
             may_be_plain = own and host.plain_http and origin.scheme == "https"

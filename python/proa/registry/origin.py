@@ -66,8 +66,3 @@ def parse_url(url: str) -> Target:
         raise InvalidParameter("invalid URL: user information is not allowed in it")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(Origin(scheme, host, port or _PORTS[scheme]), path)
-
-
-def host_origin(authority: str, scheme: str) -> Origin:
-    """`host[:port]` under a scheme. Raises InvalidParameter."""
-    return parse_url(f"{scheme}://{authority}").origin
