@@ -24,6 +24,7 @@ pub mod layer;
 mod mount;
 pub mod netlink;
 pub mod netns;
+mod overlay;
 pub mod plan;
 mod ports;
 mod prepare;

@@ -136,6 +136,21 @@ pub enum Mount {
         /// Engine-made files (/etc/hosts, ...): a missing source is an engine error.
         engine_file: bool,
     },
+    /// The layers of an image as a tree of their own: an image that is mounted, a stage that a build looks into.
+    Layers {
+        /// Absolute directories, top layer first; one at least.
+        lower: Vec<String>,
+        /// A path inside the tree, resolved in it (`RESOLVE_IN_ROOT`): a directory or a file. Empty for all of it.
+        subpath: String,
+        /// Created as the kind of what is mounted.
+        target: String,
+        readonly: bool,
+        /// Where writes go; with a work directory beside it on the same file system. Without, it is read-only.
+        upper: Option<String>,
+        work: Option<String>,
+        /// With an upper directory: what is written need not survive the host.
+        volatile: bool,
+    },
     Tmpfs {
         target: String,
         /// `key=value` or bare options of tmpfs itself: size, mode, uid, gid, `nr_inodes`.

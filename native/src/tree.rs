@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -17,7 +18,8 @@ use crate::dev::{self, Dev, Owners, Wanted};
 use crate::error::{Error, Result};
 use crate::idmap::to_host;
 use crate::keeper::protocol::Failure;
-use crate::mount::{self, Kind, Overlay};
+use crate::mount::{self, Kind};
+use crate::overlay::{self, Overlay};
 use crate::plan::{Mount, Namespace, Network, Plan, Propagation, Rootfs};
 use crate::prepare::{c_string, failure, invalid, target, Builder, Step};
 use crate::process::SpawnContext;
@@ -79,20 +81,22 @@ impl Builder<'_> {
 
     fn root(&self, plan: &Plan) -> Result<OwnedFd> {
         let Rootfs::Overlay { lower, upper, work, volatile } = &plan.rootfs;
-        let idmap = match &plan.namespaces.user {
-            Some(user) => Some(self.host.id_map(user)?),
-            None => None,
-        };
-        let root = owners_of(plan);
+        let idmap = self.id_map(plan)?;
         Overlay {
             lower,
-            upper,
-            work,
+            writable: Some((upper, work)),
             volatile: *volatile,
-            idmap: idmap.as_ref().map(|fd| (fd.as_fd(), (root.uid, root.gid))),
+            idmap: idmap.as_ref().map(|(fd, owner)| (fd.as_fd(), *owner)),
             userxattr: !self.host.initial_user_namespace,
         }
         .mount()
+    }
+
+    /// The container's id maps, and who its root is outside.
+    fn id_map(&self, plan: &Plan) -> Result<Option<(Arc<OwnedFd>, (u32, u32))>> {
+        let owners = owners_of(plan);
+        let user = plan.namespaces.user.as_ref();
+        user.map(|user| Ok((self.host.id_map(user)?, (owners.uid, owners.gid)))).transpose()
     }
 
     /// A procfs of the container's pid namespace that no one else sees yet: settings are written through it.
@@ -132,6 +136,11 @@ impl Builder<'_> {
                 let source = Source::Fd(self.hold(fd));
                 self.attach_user(source, target, &settled(root, plan, target), kind)?;
             }
+            Mount::Layers { target, .. } => {
+                let (fd, kind) = self.layers(mount, plan).map_err(|e| failure("mount", &e))?;
+                let source = Source::Fd(self.hold(fd));
+                self.attach_user(source, target, &settled(root, plan, target), kind)?;
+            }
             Mount::Tmpfs { target, .. } => {
                 let fd = tmpfs(mount, root, self.host.initial_user_namespace, owners_of(plan))
                     .map_err(|e| failure("mount", &e))?;
@@ -150,6 +159,12 @@ impl Builder<'_> {
             }
         }
         Ok(None)
+    }
+
+    fn layers(&self, mount: &Mount, plan: &Plan) -> Result<(OwnedFd, Kind)> {
+        let idmap = self.id_map(plan)?;
+        let idmap = idmap.as_ref().map(|(fd, owner)| (fd.as_fd(), *owner));
+        overlay::layers(mount, idmap, !self.host.initial_user_namespace)
     }
 
     /// A mount that the user asked for: symbolic links of the image count, /proc is out of reach.
@@ -436,6 +451,7 @@ pub(crate) fn without_links(root: BorrowedFd<'_>, path: &str) -> Option<String> 
 fn target_of(mount: &Mount) -> &str {
     match mount {
         Mount::Bind { target, .. }
+        | Mount::Layers { target, .. }
         | Mount::Tmpfs { target, .. }
         | Mount::Proc { target }
         | Mount::Sysfs { target, .. }

@@ -228,3 +228,132 @@ fn nothing_is_left_on_the_host() {
     fail(&plan);
     assert_eq!(count(), 0);
 }
+
+/// An image of two layers beside the container's own.
+fn image(bundle: &Bundle) -> Vec<String> {
+    let layer = |name: &str| bundle.directory.path().join(name);
+    fs::create_dir_all(layer("base/app/old")).expect("layer");
+    fs::write(layer("base/app/shared"), "base\n").expect("file");
+    fs::write(layer("base/app/only-base"), "only base\n").expect("file");
+    fs::create_dir_all(layer("top/app")).expect("layer");
+    fs::write(layer("top/app/shared"), "top\n").expect("file");
+    symlink("/app/only-base", layer("top/absolute")).expect("link");
+    symlink("../../../../../../..", layer("top/up")).expect("link");
+    ["top", "base"].map(|name| bundle.path(name)).to_vec()
+}
+
+fn layers(lower: Vec<String>, subpath: &str, target: &str) -> Mount {
+    Mount::Layers {
+        lower,
+        subpath: subpath.into(),
+        target: target.into(),
+        readonly: false,
+        upper: None,
+        work: None,
+        volatile: false,
+    }
+}
+
+#[test]
+fn layers_are_shown_merged_and_read_only() {
+    if !can_start() {
+        return;
+    }
+    let script = "cat /image/app/shared /image/app/only-base /part/shared /file /base/app/shared /link;
+                  for path in /image/new /part/shared /file /base/new; do touch $path 2>&1; done; true";
+    let output = inside(script, |bundle, plan| {
+        let lower = image(bundle);
+        plan.mounts.push(layers(lower.clone(), "", "/image"));
+        plan.mounts.push(layers(lower.clone(), "/app", "/part"));
+        plan.mounts.push(layers(lower.clone(), "app/shared", "/file"));
+        plan.mounts.push(layers(lower.clone(), "absolute", "/link"));
+        plan.mounts.push(layers(lower[1..].to_vec(), "", "/base"));
+    });
+    let refused = ["/image/new", "/part/shared", "/file", "/base/new"]
+        .map(|path| format!("touch: {path}: Read-only file system\n"))
+        .concat();
+    assert_eq!(output, format!("top\nonly base\ntop\ntop\nbase\nonly base\n{refused}"));
+}
+
+#[test]
+fn layers_with_an_upper_directory_take_writes_there() {
+    if !can_start() {
+        return;
+    }
+    let bundle = Bundle::new();
+    let mut plan = bundle.plan("echo new > /part/shared && cat /part/shared");
+    let lower = image(&bundle);
+    for name in ["own/upper", "own/work"] {
+        fs::create_dir_all(bundle.directory.path().join(name)).expect("directory");
+    }
+    let mut mount = layers(lower, "app", "/part");
+    if let Mount::Layers { upper, work, .. } = &mut mount {
+        (*upper, *work) = (Some(bundle.path("own/upper")), Some(bundle.path("own/work")));
+    }
+    plan.mounts.push(mount);
+    for _ in 0..2 {
+        let outcome = run(&plan);
+        assert_eq!((outcome.code, outcome.output.as_str()), (0, "new\n"));
+    }
+    assert_eq!(fs::read_to_string(bundle.path("top/app/shared")).expect("layer"), "top\n");
+    assert_eq!(fs::read_to_string(bundle.path("own/upper/app/shared")).expect("upper"), "new\n");
+}
+
+#[test]
+fn a_subpath_of_layers_stays_in_them() {
+    if !can_start() {
+        return;
+    }
+    let output = inside("ls /part; ls /part/app", |bundle, plan| {
+        let lower = image(bundle);
+        plan.mounts.push(layers(lower, "up/../../up", "/part"));
+    });
+    assert_eq!(output, "absolute\napp\nup\nold\nonly-base\nshared\n");
+    let bundle = Bundle::new();
+    let mut plan = bundle.plan("true");
+    plan.mounts.push(layers(image(&bundle), "app/nothing", "/part"));
+    let failure = fail(&plan);
+    assert_eq!((failure.step.as_str(), failure.errno), ("mount", libc::ENOENT));
+    assert!(failure.subject.contains("app/nothing"), "{failure:?}");
+}
+
+#[test]
+fn layers_that_make_no_sense_are_refused() {
+    if !can_start() {
+        return;
+    }
+    let bundle = Bundle::new();
+    let mut half = layers(image(&bundle), "", "/image");
+    if let Mount::Layers { upper, .. } = &mut half {
+        *upper = Some(bundle.path("upper"));
+    }
+    for mount in [layers(Vec::new(), "", "/image"), half] {
+        let mut plan = bundle.plan("true");
+        plan.mounts.push(mount);
+        let failure = fail(&plan);
+        assert_eq!((failure.step.as_str(), failure.errno), ("mount", 0));
+        assert!(failure.subject.contains("a tree of layers has"), "{failure:?}");
+    }
+}
+
+/// Before kernel 6.7 their names fit into no single value of fsconfig(2).
+#[test]
+fn many_layers_are_mounted_read_only() {
+    if !can_start() {
+        return;
+    }
+    let output = inside("cat /image/shared /image/own1", |bundle, plan| {
+        let lower = (1..100)
+            .map(|number| {
+                let layer = bundle.directory.path().join(format!("layer{number}"));
+                fs::create_dir(&layer).expect("layer");
+                fs::write(layer.join("shared"), format!("{number}\n")).expect("file");
+                fs::write(layer.join(format!("own{number}")), format!("own {number}\n")).expect("file");
+                layer.to_str().expect("utf-8").to_owned()
+            })
+            .rev()
+            .collect();
+        plan.mounts.push(layers(lower, "", "/image"));
+    });
+    assert_eq!(output, "99\nown 1\n");
+}

@@ -91,6 +91,21 @@ class Bind(Struct, frozen=True, kw_only=True, tag_field="type", tag="bind"):
     engine_file: bool = False
 
 
+class Layers(Struct, frozen=True, kw_only=True, tag_field="type", tag="layers"):
+    """The layers of an image as a tree of their own, `lower` top layer first, or what is at `subpath` in it.
+
+    Read-only without `upper` and `work`, which come together.
+    """
+
+    lower: tuple[str, ...]
+    target: str
+    subpath: str = ""
+    readonly: bool = False
+    upper: str | None = None
+    work: str | None = None
+    volatile: bool = False
+
+
 class Tmpfs(Struct, frozen=True, kw_only=True, tag_field="type", tag="tmpfs"):
     """A tmpfs; `options` are tmpfs's own (size=, mode=, ...)."""
 
@@ -136,7 +151,7 @@ class Dev(Struct, frozen=True, kw_only=True, tag_field="type", tag="dev"):
     shm_source: str | None = None
 
 
-Mount = Bind | Tmpfs | Proc | Sysfs | CgroupMount | Mqueue | Dev
+Mount = Bind | Layers | Tmpfs | Proc | Sysfs | CgroupMount | Mqueue | Dev
 
 
 class Device(Struct, frozen=True, kw_only=True):

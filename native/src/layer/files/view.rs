@@ -14,7 +14,8 @@ use super::Files;
 use crate::error::{Error, Result};
 use crate::idmap;
 use crate::layer::tree::failed;
-use crate::mount::{self, Kind, Overlay};
+use crate::mount::{self, Kind};
+use crate::overlay::{self, Overlay};
 use crate::plan::{Mount, Plan, Propagation, Rootfs, UserNamespace};
 use crate::sys::{self, MountAttributes, ATTR_RDONLY};
 use crate::tree::without_links;
@@ -105,15 +106,21 @@ fn assemble(plan: &Plan) -> Result<OwnedFd> {
         (idmap::to_host(&ids.uid_map, 0).unwrap_or(0), idmap::to_host(&ids.gid_map, 0).unwrap_or(0))
     };
     let idmap = map.as_ref().zip(user).map(|(fd, ids)| (fd.as_fd(), owner(ids)));
-    let root = Overlay { lower, upper, work, volatile: *volatile, idmap, userxattr: false }.mount()?;
+    let writable = Some((upper.as_str(), work.as_str()));
+    let root = Overlay { lower, writable, volatile: *volatile, idmap, userxattr: false }.mount()?;
     let place = rustix::fs::open(work.as_str(), DIRECTORY, Mode::empty())
         .map_err(|errno| Error::os("open", work.as_str(), errno))?;
     attach(root.as_fd(), place.as_fd()).map_err(|errno| Error::os("attach overlay", work.as_str(), errno))?;
     for mount in &plan.mounts {
-        if let Mount::Bind { source, target, .. } = mount {
-            if std::fs::symlink_metadata(source).is_ok() {
+        match mount {
+            Mount::Bind { source, target, .. } if std::fs::symlink_metadata(source).is_ok() => {
                 bind(root.as_fd(), mount, target)?;
             }
+            Mount::Layers { target, .. } => {
+                let (tree, kind) = overlay::layers(mount, idmap, false)?;
+                attach_in_root(root.as_fd(), tree.as_fd(), kind, target)?;
+            }
+            _ => {}
         }
     }
     if plan.readonly_rootfs {
@@ -135,6 +142,10 @@ fn bind(root: BorrowedFd<'_>, wanted: &Mount, target: &str) -> Result<()> {
         *propagation = Propagation::Rprivate;
     }
     let (mount, kind) = mount::bind(&wanted)?;
+    attach_in_root(root, mount.as_fd(), kind, target)
+}
+
+fn attach_in_root(root: BorrowedFd<'_>, mount: BorrowedFd<'_>, kind: Kind, target: &str) -> Result<()> {
     let path = without_links(root, target).unwrap_or_else(|| target.to_owned());
     let place = match in_root(root, &path) {
         Err(Errno::NOENT) => make_target(root, &path, kind).and_then(|()| in_root(root, &path)),
@@ -142,7 +153,7 @@ fn bind(root: BorrowedFd<'_>, wanted: &Mount, target: &str) -> Result<()> {
     };
     let fail = |errno| failed("mount at", target.as_bytes(), errno);
     let place = place.map_err(fail)?;
-    match attach(mount.as_fd(), place.as_fd()) {
+    match attach(mount, place.as_fd()) {
         // A file over a directory or the reverse: the start will say so, too.
         Err(Errno::NOTDIR) => Ok(()),
         other => other.map_err(fail),
