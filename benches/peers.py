@@ -161,6 +161,23 @@ def wait_for_ping(path: str, process: subprocess.Popen[bytes], seconds: float = 
     raise RuntimeError("daemon does not answer")
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    """Until somebody listens there."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"nobody listens on port {port}")
+
+
 def load(engine: Engine, archive: bytes) -> None:
     """Load a docker archive through the API."""
     with contextlib.closing(engine.connection()) as connection:
