@@ -45,7 +45,11 @@ MODULES = {
     "container prune": "prune",
     "image inspect": "inspect",
     "image prune": "prune",
+    "manifest annotate": "unsupported",
+    "manifest create": "unsupported",
     "manifest inspect": "manifest",
+    "manifest push": "unsupported",
+    "manifest rm": "unsupported",
     "network connect": "networks",
     "network create": "networks",
     "network disconnect": "networks",
@@ -110,7 +114,7 @@ GROUPS = {
         "rm": "rmi",
         "remove": "rmi",
     },
-    "manifest": {"inspect": "manifest inspect"},
+    "manifest": {name: f"manifest {name}" for name in ("annotate", "create", "inspect", "push", "rm")},
     "network": {
         **{
             name: f"network {name}"

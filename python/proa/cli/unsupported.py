@@ -5,6 +5,10 @@ from proa.cli.flags import PROGRAM, Command, Parsed
 
 NAMES = {
     "build": "Build an image from a Dockerfile",
+    "manifest annotate": "Add additional information to a local image manifest",
+    "manifest create": "Create a local manifest list for annotating and pushing to a registry",
+    "manifest push": "Push a manifest list to a repository",
+    "manifest rm": "Delete one or more manifest lists from local storage",
 }
 
 
