@@ -20,6 +20,7 @@ import bcrypt
 import pytest
 from instance import Instance, instance
 from registry_server import RegistryServer, registry_server
+from registry_thread import RegistryThread
 from scripted_registry import Reply, ScriptedRegistry, Seen, descriptor, digest
 
 from proa.errors import Forbidden, NotFound, System, Unavailable
@@ -108,6 +109,18 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
     """Plain HTTP, everybody welcome."""
     with registry_server(tmp_path_factory.mktemp("plain")) as server:
         yield server
+
+
+@pytest.fixture(scope="module", params=["docker-registry", "proa"])
+def host(
+    request: pytest.FixtureRequest, plain: RegistryServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """An open registry: Debian's, and the one that proa serves."""
+    if request.param == "docker-registry":
+        yield plain.host
+        return
+    with RegistryThread(tmp_path_factory.mktemp("own")) as own:
+        yield own.address
 
 
 async def at_once(seconds: float) -> None:
@@ -264,15 +277,15 @@ async def test_client_certificates(authority: Authority, tmp_path: Path) -> None
         await registry.close()
 
 
-async def test_what_skopeo_pushes_is_pulled_and_the_other_way(plain: RegistryServer, tmp_path: Path) -> None:
+async def test_what_skopeo_pushes_is_pulled_and_the_other_way(host: str, tmp_path: Path) -> None:
     registry = client()
-    ref = parse_reference(f"{plain.host}/both/ways:1")
+    ref = parse_reference(f"{host}/both/ways:1")
     await push(registry, ref)
     folder = tmp_path / "image"
     skopeo("copy", "--src-tls-verify=false", f"docker://{ref.canonical}", f"dir:{folder}")
     assert (folder / digest(LAYER)[7:]).read_bytes() == LAYER
-    skopeo("copy", "--dest-tls-verify=false", f"dir:{folder}", f"docker://{plain.host}/both/back:2")
-    back = parse_reference(f"{plain.host}/both/back:2")
+    skopeo("copy", "--dest-tls-verify=false", f"dir:{folder}", f"docker://{host}/both/back:2")
+    back = parse_reference(f"{host}/both/back:2")
     found = await registry.resolve(back)
     assert found.digest == hashlib_of(folder / "manifest.json")
     assert await pulled(registry, back) == LAYER
@@ -284,9 +297,9 @@ def hashlib_of(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-async def test_ranges_mounts_chunks_and_pages(plain: RegistryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ranges_mounts_chunks_and_pages(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = client()
-    first, second = (parse_reference(f"{plain.host}/parts/{name}:1") for name in ("one", "two"))
+    first, second = (parse_reference(f"{host}/parts/{name}:1") for name in ("one", "two"))
     await push(registry, first)
     assert await pulled(registry, first, offset=1_234_567) == LAYER[1_234_567:]
     assert await registry.mount_blob(second, Digest(digest(LAYER)), first)
@@ -307,11 +320,11 @@ async def test_ranges_mounts_chunks_and_pages(plain: RegistryServer, monkeypatch
     await registry.close()
 
 
-async def test_mirror_of_the_hub(plain: RegistryServer) -> None:
-    registry = client(mirrors=(f"http://{plain.host}",))
-    await push(registry, parse_reference(f"{plain.host}/library/mirrored:1"))
+async def test_mirror_of_the_hub(host: str) -> None:
+    registry = client(mirrors=(f"http://{host}",))
+    await push(registry, parse_reference(f"{host}/library/mirrored:1"))
     found = await registry.resolve(parse_reference("mirrored:1"), ME)
-    assert (found.digest, found.host) == (digest(MANIFEST), plain.host)
+    assert (found.digest, found.host) == (digest(MANIFEST), host)
     assert await pulled(registry, parse_reference("mirrored:1")) == LAYER
     await registry.close()
 
