@@ -105,7 +105,7 @@ fn receive(files: &Files, path: &str, members: &[(&str, u8, &str)], wish: Wish) 
     let mut file = builder.into_inner().expect("an archive");
     file.flush().expect("written");
     file.seek(SeekFrom::Start(0)).expect("rewound");
-    files.receive(path.as_bytes(), &OwnedFd::from(file), wish)
+    files.receive(path.as_bytes(), OwnedFd::from(file), wish)
 }
 
 #[test]
