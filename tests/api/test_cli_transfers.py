@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from fake_daemon import CONTAINER_ID, Answer, FakeDaemon
 
+from proa.cli import rows
+
 PYTHON = Path(__file__).parents[2] / "python"
 DIGEST = "sha256:" + "0" * 64
 
@@ -177,6 +179,14 @@ def test_rows_on_a_terminal(recorder: FakeDaemon) -> None:
         "docker.io/library/app:1",
     ]
     assert told.endswith("docker.io/library/app:1\r\n")
+    assert "\x1b[?25l" not in told  # the cursor stays: Ctrl-C may come at any time
+
+
+def test_rows_look_as_dockers_do() -> None:
+    assert rows.bar(0, 10) == ""
+    assert rows.bar(1_500_000, 3_000_000) == f"[{'=' * 25}>{' ' * 25}]    1.5MB/3MB"
+    assert rows.bar(3_000_000, 3_000_000) == f"[{'=' * 50}>]      3MB/3MB"
+    assert rows.bar(10, 0) == "10B"
 
 
 def test_run_pulls_as_it_is_told(recorder: FakeDaemon) -> None:
