@@ -28,6 +28,8 @@ mod answer;
 mod cache;
 mod client;
 mod forward;
+#[cfg(test)]
+mod fuzz_tests;
 mod message;
 mod name;
 mod response;
