@@ -21,7 +21,7 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["ask", pid, window, seconds, name] => {
-            ask(pid, window.parse().unwrap(), seconds.parse().unwrap(), name)
+            ask(pid, window.parse().unwrap(), seconds.parse().unwrap(), name);
         }
         ["serve", address] => serve(address),
         _ => {
@@ -51,17 +51,15 @@ fn ask(pid: &str, window: usize, seconds: f64, name: &str) {
     let (mut answers, mut failures, mut lost) = (0u64, 0u64, 0usize);
     let mut packet = [0; 4096];
     while begun.elapsed() < deadline {
-        match socket.recv(&mut packet) {
-            Ok(length) => {
-                let answered = length >= HEADER && packet[3] & 0xf == 0 && packet[7] > 0;
-                *if answered { &mut answers } else { &mut failures } += 1;
+        if let Ok(length) = socket.recv(&mut packet) {
+            // No error code, and an answer.
+            let answered = length >= HEADER && packet[3].trailing_zeros() >= 4 && packet[7] > 0;
+            *if answered { &mut answers } else { &mut failures } += 1;
+            send(&socket);
+        } else {
+            lost += window;
+            for _ in 0..window {
                 send(&socket);
-            }
-            Err(_) => {
-                lost += window;
-                for _ in 0..window {
-                    send(&socket);
-                }
             }
         }
     }
