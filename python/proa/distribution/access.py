@@ -75,7 +75,12 @@ class Htpasswd:
         import bcrypt
 
         stored = self._users.get(user)
-        same = bcrypt.checkpw(password.encode()[:_PASSWORD_MAX], stored or self._nobody)
+        compared = stored or next(iter(self._users.values()), self._nobody)
+        try:
+            same = bcrypt.checkpw(password.encode()[:_PASSWORD_MAX], compared)
+        except ValueError:
+            log.error("htpasswd %s: a hash is malformed", self._path)
+            return False
         return same and stored is not None
 
     def _read(self) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from proa import __version__
-from proa.distribution.blobs import FileBody
 from proa.distribution.failures import Refusal
 
 JSON = "application/json"
@@ -46,7 +45,6 @@ class Stream:
 
 
 Response = Reply | Stream
-Body = FileBody
 
 
 def head(status: int, headers: Mapping[str, object]) -> bytes:

@@ -85,6 +85,12 @@ def test_a_file_of_other_hashes_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_malformed_hash_lets_nobody_in(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("ann:$2y$05$short\n")
+    with RegistryThread(tmp_path / "root", "--htpasswd", str(tmp_path / "users")) as registry:
+        assert registry.call("GET", "/v2/", headers=basic("ann", "secret")).status == 401
+
+
 def test_read_only(tmp_path: Path) -> None:
     with RegistryThread(tmp_path) as registry:
         digest = registry.push_image("r")
@@ -157,11 +163,16 @@ def test_names(text: str) -> None:
     assert names.check_name(text) == text
 
 
+def ask(client: HTTPSConnection) -> None:
+    client.request("GET", "/v2/")
+    client.getresponse()
+
+
 def test_tls_with_client_certificates(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {key} -out {certificate} "
-        "-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1",
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes "
+        f"-keyout {key} -out {certificate} -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1",
         shell=True,
         check=True,
         capture_output=True,
@@ -174,8 +185,7 @@ def test_tls_with_client_certificates(tmp_path: Path) -> None:
         context = ssl.create_default_context(cafile=str(certificate))
         stranger = HTTPSConnection(registry.address, context=context, timeout=10)
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            stranger.request("GET", "/v2/")
-            stranger.getresponse()
+            ask(stranger)
         stranger.close()
         context.load_cert_chain(certificate, key)
         client = HTTPSConnection(registry.address, context=context, timeout=10)
