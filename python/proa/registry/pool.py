@@ -15,7 +15,7 @@ from proa.registry.connection import Broken, Connection
 from proa.registry.origin import Origin
 from proa.registry.proxies import Proxies, Proxy
 from proa.registry.response import receive
-from proa.registry.tls import TLSSettings
+from proa.registry.tls import TLSSettings, tls_failure
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds for an address to answer, the handshake included."""
@@ -172,8 +172,6 @@ def _proxy_authorization(proxy: Proxy) -> str:
 
 def _no_connection(origin: Origin, exc: OSError) -> NoConnection:
     """A failure to connect in Go's words. TLS failures are OSErrors too."""
-    from proa.registry.tls import tls_failure
-
     if isinstance(exc, socket.gaierror):
         return NoConnection(f"dial tcp: lookup {origin.host}: no such host")
     found = tls_failure(exc)

@@ -1,21 +1,19 @@
 """TLS to registries: which authorities are trusted, which certificates are shown, Go's words for failures.
 
-The ssl module is imported with the first https registry. A context is made once for the same files of the
-same age: certificates that are renewed on disk are seen by the next connection.
+A context is made once for the same files of the same age: certificates that are renewed on disk are seen by
+the next connection.
 """
 
 import os
-from typing import TYPE_CHECKING, Final
+import ssl
+from typing import Final
 
 from msgspec import Struct
 
 from proa.errors import InvalidParameter
 
-if TYPE_CHECKING:
-    from ssl import SSLContext
-
 _CONTEXTS_MAX: Final = 64
-_contexts: "dict[tuple[TLSSettings, tuple[int, ...]], SSLContext]" = {}
+_contexts: "dict[tuple[TLSSettings, tuple[int, ...]], ssl.SSLContext]" = {}
 
 
 class TLSSettings(Struct, frozen=True, kw_only=True):
@@ -31,7 +29,7 @@ class TLSSettings(Struct, frozen=True, kw_only=True):
         """For whoever a registry redirects to: what it trusts, and nothing of who we are."""
         return TLSSettings(verify=self.verify, authorities=self.authorities) if self.clients else self
 
-    def context(self) -> "SSLContext":
+    def context(self) -> ssl.SSLContext:
         """Raises InvalidParameter for files that are missing or no certificates."""
         key = (self, self._ages())
         found = _contexts.get(key)
@@ -50,9 +48,7 @@ class TLSSettings(Struct, frozen=True, kw_only=True):
         except OSError as exc:
             raise InvalidParameter(f"open {exc.filename}: {(exc.strerror or '').lower()}") from exc
 
-    def _made(self) -> "SSLContext":
-        import ssl
-
+    def _made(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
@@ -72,11 +68,6 @@ class TLSSettings(Struct, frozen=True, kw_only=True):
 
 def tls_failure(exc: OSError) -> tuple[str, bool] | None:
     """(the failure in Go's words, whether the peer talks TLS at all); None where it is none of TLS."""
-    import sys
-
-    ssl = sys.modules.get("ssl")
-    if ssl is None:
-        return None
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"tls: failed to verify certificate: x509: {exc.verify_message}", True
     if isinstance(exc, ssl.SSLError):

@@ -1,6 +1,8 @@
 """Challenges, origins, proxies, manifests, search terms: what is read without asking anybody."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -227,3 +229,12 @@ def test_search_filters() -> None:
     for filters in ({"nosuch": ["x"]}, {"stars": ["many"]}, {"is-official": ["maybe"]}):
         with pytest.raises(InvalidParameter, match="invalid filter"):
             search_filter(filters)
+
+
+def test_a_daemon_that_asks_no_registry_imports_next_to_nothing() -> None:
+    probe = "import sys; from proa.registry import Registry, RegistrySettings; Registry(RegistrySettings())"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{probe}; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"tomllib", "proa.registry.exchange", "proa.registry.download", "http.client"}
