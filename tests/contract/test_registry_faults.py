@@ -351,6 +351,19 @@ async def test_a_token_is_fetched_once_for_a_scope(
     assert [seen.headers.get("authorization") for seen in server.seen[1:]] == ["Bearer token-1"] * 3
 
 
+async def test_a_registry_behind_a_proxy_has_other_names(
+    rig: Rig, server: ScriptedRegistry, other: ScriptedRegistry
+) -> None:
+    server.image("a/b", "1", LAYER)
+    server.fault = guard(f'{other.url}/token",scope="repository:remote/a/b:pull', "Bearer")
+    other.fault = lambda seen: Reply(200, b'{"token":"token-1"}')
+    for _ in range(2):
+        await rig.client.resolve(rig.ref())
+    (asked,) = other.seen
+    assert asked.query["scope"] == ["repository:a/b:pull", "repository:remote/a/b:pull"]
+    assert len(server.seen) == 3
+
+
 async def test_nobody_and_somebody_have_tokens_of_their_own(
     rig: Rig, server: ScriptedRegistry, other: ScriptedRegistry
 ) -> None:

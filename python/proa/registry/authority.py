@@ -36,6 +36,8 @@ TOKEN_MAX: Final = 1024 * 1024
 LIFETIME_MIN: Final = 60
 """Seconds a token lives where the server does not tell, by the specification."""
 TOKENS_MAX: Final = 1024
+SCOPES_MAX: Final = 8
+"""Of one challenge."""
 
 
 class TokenAnswer(Struct, frozen=True, kw_only=True):
@@ -74,21 +76,31 @@ class Authority:
         self._ask = ask
         self._clock = clock
         self._challenges: dict[Origin, Challenge] = {}
+        self._wanted: dict[tuple[Origin, tuple[str, ...]], tuple[str, ...]] = {}
+        """What a registry wants beside the scopes that we ask for: one behind a proxy has other names."""
         self._tokens: dict[tuple[object, ...], Token] = {}
         self._fetches: dict[tuple[object, ...], asyncio.Task[Token]] = {}
 
     def close(self) -> None:
         """Forget tokens and challenges; fetches under way end by themselves."""
         self._challenges.clear()
+        self._wanted.clear()
         self._tokens.clear()
 
-    def learn(self, origin: Origin, challenges: Sequence[Challenge]) -> bool:
-        """Remember what a registry asks for; False for nothing that we know. Bearer is preferred."""
+    def learn(self, origin: Origin, challenges: Sequence[Challenge], scopes: Sequence[str] = ()) -> bool:
+        """Remember what a registry asks for; False for nothing that we know. Bearer is preferred.
+
+        `scopes` are those of the request that it refused.
+        """
         known = {challenge.scheme: challenge for challenge in reversed(challenges)}
         chosen = known.get("bearer") or known.get("basic")
         if chosen is None:
             return False
         self._challenges[origin] = chosen
+        told = chosen.get("scope").split()[:SCOPES_MAX] if scopes else []
+        more = tuple(scope for scope in told if scope not in scopes)
+        if more and len(self._wanted) < TOKENS_MAX:
+            self._wanted[origin, tuple(scopes)] = more
         return True
 
     async def header(
@@ -107,12 +119,16 @@ class Authority:
             return f"Basic {_basic(credentials)}" if credentials and credentials.username else None
         return f"Bearer {(await self._token(registry, challenge, scopes, credentials)).text}"
 
-    def forget(self, origin: Origin, scopes: Sequence[str], credentials: Credentials | None) -> bool:
-        """Drop a token that was refused; False where there was none from the cache to be blamed."""
+    def forget(self, origin: Origin, scopes: Sequence[str], credentials: Credentials | None) -> None:
+        """Drop a token that was refused, where one is kept."""
         challenge = self._challenges.get(origin)
-        if challenge is None:
-            return False
-        return self._tokens.pop(_key(origin, challenge, scopes, credentials), None) is not None
+        if challenge is not None:
+            key = _key(origin, challenge, self._asked(origin, scopes), credentials)
+            self._tokens.pop(key, None)
+
+    def _asked(self, origin: Origin, scopes: Sequence[str]) -> tuple[str, ...]:
+        """The scopes of a token for a request that needs these."""
+        return (*scopes, *self._wanted.get((origin, tuple(scopes)), ()))
 
     async def login(self, registry: Route, credentials: Credentials) -> Token | None:
         """A token of no scope, with a refresh token where the server gives them; None for Basic.
@@ -129,6 +145,7 @@ class Authority:
     async def _token(
         self, registry: Route, challenge: Challenge, scopes: Sequence[str], credentials: Credentials | None
     ) -> Token:
+        scopes = self._asked(registry.origin, scopes)
         key = _key(registry.origin, challenge, scopes, credentials)
         token = self._tokens.get(key)
         if token is not None and token.expires > self._clock():

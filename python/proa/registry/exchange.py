@@ -207,7 +207,8 @@ class Exchange:
         asker = Route(answer.target.origin, host.tls)
         self.authority.forget(asker.origin, call.scopes, credentials)
         challenges = parse_challenges(answer.response.headers.get("www-authenticate", ""))
-        if not self.authority.learn(asker.origin, challenges) or not isinstance(call.body, bytes):
+        learned = self.authority.learn(asker.origin, challenges, call.scopes)
+        if not learned or not isinstance(call.body, bytes):
             return answer
         renewed = await self.authority.header(asker, call.scopes, credentials)
         if renewed is None and shown is None:
