@@ -82,9 +82,14 @@ def over_http(engine: Engine) -> Mover:
 def podman(root: Path) -> Iterator[Mover]:
     """Debian's podman, which has no daemon."""
 
+    # It takes no longer path than 50 characters for this one.
+    runroot = tempfile.mkdtemp(prefix="proa-b-", dir="/tmp")
+
     def run(*arguments: str) -> None:
-        command = ["podman", "--root", f"{root}/data", "--runroot", f"{root}/run", *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = ["podman", "--root", f"{root}/data", "--runroot", runroot, *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"podman {arguments[0]}: {done.stderr[-300:]}")
 
     root.mkdir(parents=True)
     try:
@@ -98,6 +103,7 @@ def podman(root: Path) -> Iterator[Mover]:
         )
     finally:
         subprocess.run(["umount", f"{root}/data/overlay"], check=False, stderr=subprocess.DEVNULL)
+        shutil.rmtree(runroot)
 
 
 @contextlib.contextmanager

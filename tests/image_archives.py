@@ -14,8 +14,8 @@ def digest(data: bytes) -> str:
     return "sha256:" + sha256(data).hexdigest()
 
 
-def tar(members: Mapping[str, bytes | str | None]) -> bytes:
-    """bytes: a file; str: a symlink's target; None: a directory."""
+def tar(members: Mapping[str, bytes | str | None], *, modes: int = 0o644) -> bytes:
+    """bytes: a file, with `modes`; str: a symlink's target; None: a directory."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in members.items():
@@ -28,7 +28,7 @@ def tar(members: Mapping[str, bytes | str | None]) -> bytes:
                 info.type, info.linkname = tarfile.SYMTYPE, content
                 archive.addfile(info)
             else:
-                info.size = len(content)
+                info.size, info.mode = len(content), modes
                 archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
