@@ -3,65 +3,24 @@
 Each namespace is a thread that has left the test's; nothing of the machine's own network is touched.
 """
 
-import ctypes
 import json
 import os
 import re
 import shutil
 import socket
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from netns import Namespace
 
 from proa.network import docker_user, firewall, link
 from proa.network.ipam import Subnet, parse_address
 
-T = TypeVar("T")
-
-CLONE_NEWNET = 0x40000000
 BRIDGE, TABLE = "proa-test", "proa_test"
 SUBNET = Subnet.parse("172.30.0.0/16")
 GATEWAY = parse_address("172.30.0.1")
-
-
-class Namespace:
-    """A network namespace and the thread that lives in it."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        try:
-            self.tid = self.run(self._leave)
-            self.ip("link", "set", "lo", "up")
-        except BaseException:
-            self.close()
-            raise
-
-    def run(self, call: Callable[..., T], *arguments: object) -> T:
-        return self._thread.submit(call, *arguments).result(timeout=30)
-
-    def command(self, *words: str) -> str:
-        done = self.run(lambda: subprocess.run(words, capture_output=True, text=True, check=False))
-        assert done.returncode == 0, (words, done.stderr)
-        return done.stdout
-
-    def ip(self, *words: str) -> str:
-        return self.command("ip", *words)
-
-    def close(self) -> None:
-        self._thread.shutdown()
-
-    @staticmethod
-    def _leave() -> int:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
-        return threading.get_native_id()
 
 
 @pytest.fixture
