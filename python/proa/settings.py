@@ -186,6 +186,9 @@ _TEXT_FLAGS = {
     "log-driver": "default driver of container logs",
     "bridge": "bridge that containers are attached to; `none` for no bridge",
     "bip": "address and prefix of the default bridge",
+    "ip": "host address of ports that are published without one",
+    "fixed-cidr": "part of the default bridge's subnet that containers' addresses come from",
+    "fixed-cidr-v6": "IPv6 subnet of the default bridge",
     "cgroup-parent": "parent cgroup of all containers",
     "default-cgroupns-mode": "private or host",
     "default-ipc-mode": "private or shareable",
@@ -220,6 +223,8 @@ _NUMBER_FLAGS = {
 _SWITCHES = {
     "tls": "use TLS",
     "tlsverify": "use TLS and verify the client",
+    "icc": "containers on the default bridge reach each other",
+    "ipv6": "IPv6 on the default bridge",
     "iptables": "write firewall rules (nftables)",
     "ip-forward": "enable IPv4 forwarding",
     "ip-masq": "enable masquerading",

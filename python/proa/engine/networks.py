@@ -171,13 +171,14 @@ class NetworkVerbs:
     def _options(self, record: NetworkRecord) -> dict[str, str]:
         if record.name != "bridge":
             return record.options
+        default = self._networking.default_options
         return {
             "com.docker.network.bridge.default_bridge": "true",
-            "com.docker.network.bridge.enable_icc": "true",
-            "com.docker.network.bridge.enable_ip_masquerade": "true",
-            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-            "com.docker.network.bridge.name": self._networking.bridge_name,
-            "com.docker.network.driver.mtu": str(self._networking.mtu),
+            "com.docker.network.bridge.enable_icc": str(default.icc).lower(),
+            "com.docker.network.bridge.enable_ip_masquerade": str(default.masquerade).lower(),
+            "com.docker.network.bridge.host_binding_ipv4": default.host_ipv4 or "0.0.0.0",
+            "com.docker.network.bridge.name": default.name,
+            "com.docker.network.driver.mtu": str(default.mtu),
         }
 
     def _tell(self, action: str, record: NetworkRecord) -> None:

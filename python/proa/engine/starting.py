@@ -10,8 +10,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from proa.engine import state as states
 from proa.engine.container import Container, Monitor
+from proa.engine.links import NOTHING, linked
 from proa.engine.notices import Notices
 from proa.engine.ports import ContainerNetworks, KeeperClient, Snapshots
 from proa.engine.registry import Registry
@@ -72,12 +75,19 @@ class Starting:
         async with AsyncExitStack() as undo:
             self._make_bind_directories(resolved.bind_directories)
             self._check_peers(container)
+            links = linked(container, self._registry)
             name = container.record.name
             sandbox = await self._networks.connect(container.id, resolved.network, name)
             undo.push_async_callback(self._networks.disconnect, container.id)
             self._registry.set_state(container, states.starting(container.state, sandbox))
-            self._networks.write_files(f"{self._directory}/{container.id}", resolved.network, sandbox)
+            wish = resolved.network
+            if links is not NOTHING:
+                wish = replace(wish, extra_hosts=(*wish.extra_hosts, *links.hosts))
+            self._networks.write_files(f"{self._directory}/{container.id}", wish, sandbox)
             plan = self._plan(container, sandbox)
+            if links.env:
+                env = (*links.env, *plan.process.env)
+                plan = replace(plan, process=replace(plan.process, env=env))
             await self._keeper.start(plan, lambda started: self._started(container, started))
             undo.pop_all()
 

@@ -164,7 +164,7 @@ class Catalogue:
     async def _settle_default(self, record: NetworkRecord) -> NetworkRecord:
         from proa.network import hosts
 
-        settled = await self.blocking(hosts.settle_default, self._config, record)
+        settled = await self.blocking(hosts.settle_default, self._config, record, _seed())
         if settled != record:
             records.store(self._database, settled)
             self._records[record.name] = settled

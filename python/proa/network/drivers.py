@@ -65,7 +65,12 @@ def bridge_options(record: NetworkRecord, config: DaemonConfig) -> BridgeOptions
     """Of a record whose driver is bridge. Raises InvalidParameter."""
     if record.name == "bridge":
         return BridgeOptions(
-            name=config.bridge_name, masquerade=config.ip_masq, mtu=config.mtu or DEFAULT_MTU, given=True
+            name=config.bridge_name,
+            icc=config.icc,
+            masquerade=config.ip_masq,
+            mtu=config.mtu or DEFAULT_MTU,
+            host_ipv4=config.ip,
+            given=True,
         )
     options = record.options
     modes = [options.get(f"{_BRIDGE}gateway_mode_{family}", "") for family in ("ipv4", "ipv6")]

@@ -39,13 +39,23 @@ def pools_of(config: DaemonConfig, seed: bytes) -> list[tuple[str, int]]:
     return pools
 
 
-def settle_default(config: DaemonConfig, record: NetworkRecord) -> NetworkRecord:
+def settle_default(config: DaemonConfig, record: NetworkRecord, seed: bytes) -> NetworkRecord:
     """The default network with its subnet: the configured one, else the bridge's own, else the one that it
-    had, else the first free range.
+    had, else the first free range. `seed` as in `pools_of`.
     """
     gateway, subnet = _default_address(config, record)
-    four = SubnetRecord(subnet=str(subnet), gateway=to_text(gateway))
-    return replace(record, subnets=(four,))
+    subnets = [SubnetRecord(subnet=str(subnet), gateway=to_text(gateway), ip_range=config.fixed_cidr)]
+    if config.ipv6 or config.fixed_cidr_v6:
+        six = _default_ipv6(config, record, seed)
+        subnets.append(SubnetRecord(subnet=str(six), gateway=to_text(six.first + 1, IPV6)))
+    return replace(record, subnets=tuple(subnets), ipv6=len(subnets) > 1)
+
+
+def _default_ipv6(config: DaemonConfig, record: NetworkRecord, seed: bytes) -> Subnet:
+    if config.fixed_cidr_v6:
+        return Subnet.parse(config.fixed_cidr_v6)
+    had = [subnet.range for subnet in record.subnets if subnet.range.bits == IPV6]
+    return had[0] if had else choose_subnet(pools_of(config, seed), link.used_subnets(), IPV6)
 
 
 def _default_address(config: DaemonConfig, record: NetworkRecord) -> tuple[int, Subnet]:

@@ -279,14 +279,9 @@ class Networking:
         }
 
     @property
-    def bridge_name(self) -> str:
-        """Name of the default bridge's device."""
-        return self._config.bridge_name
-
-    @property
-    def mtu(self) -> int:
-        """Of the default bridge."""
-        return self._config.mtu or drivers.DEFAULT_MTU
+    def default_options(self) -> drivers.BridgeOptions:
+        """Of the default network."""
+        return drivers.bridge_options(self._catalogue.named("bridge"), self._config)
 
     # ---- inside ----------------------------------------------------------------------------------
 

@@ -40,6 +40,15 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     bip: str = ""
     """Address and prefix of the default bridge; empty picks a free range of default_address_pools."""
     mtu: int = 0
+    icc: bool = True
+    """Containers on the default bridge reach each other."""
+    ip: str = ""
+    """Host address of ports that are published without one; empty for all."""
+    ipv6: bool = False
+    """IPv6 on the default bridge, from fixed_cidr_v6 or an address pool."""
+    fixed_cidr: str = ""
+    """Part of the default bridge's subnet that containers' addresses come from."""
+    fixed_cidr_v6: str = ""
     default_address_pools: tuple[dict[str, str | int], ...] = ()
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()

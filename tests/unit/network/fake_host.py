@@ -24,7 +24,7 @@ class Host:
             raise self.refusal
         self.calls.append(what)
 
-    def settle_default(self, config: DaemonConfig, record: NetworkRecord) -> NetworkRecord:
+    def settle_default(self, config: DaemonConfig, record: NetworkRecord, seed: bytes) -> NetworkRecord:
         self.remembered.append(record.subnet)
         subnet = SubnetRecord(subnet="172.30.0.0/16", gateway="172.30.0.1")
         return msgspec.structs.replace(record, subnets=(subnet,))
