@@ -107,7 +107,7 @@ def throughput(at: str) -> Callable[[Engine, int], Samples]:
 
     def measure(engine: Engine, count: int) -> Samples:
         connection = engine.connection()
-        sink = {**SLEEP, "Cmd": ["sh", "-c", "exec nc -lk -p 1 -e dd of=/dev/null bs=1M"]}
+        sink = {**SLEEP, "Cmd": ["sh", "-c", "exec busybox nc -ll -p 1 -e dd of=/dev/null bs=1048576"]}
         body = {**on_network("", 1), "Cmd": sink["Cmd"]}
         with container(connection, body):
             return {"": [send_seconds(at, FIRST_PORT + 1) for _ in range(max(1, count // 10))]}

@@ -49,17 +49,13 @@ pub type DefaultRoute = (String, String);
 
 /// An interface that is out of use: down, and to be deleted when there is time, which takes the kernel long.
 #[derive(Debug)]
-pub struct Retired {
-    socket: Socket,
-    index: u32,
-}
+pub struct Retired(Socket);
 
 impl Retired {
-    /// Waits for the kernel's grace periods (15 ms and more).
+    /// Delete all interfaces that are out of use in its namespace by now. Waits for the kernel's grace periods
+    /// (15 ms and more).
     pub fn delete(&self) -> Result<()> {
-        let mut batch = Batch::default();
-        messages::delete_link(&mut batch, self.index, "interface");
-        self.socket.run(batch)
+        delete(&self.0)
     }
 }
 
@@ -117,7 +113,7 @@ impl HostNetwork {
             let done = set_routes(inner, &routes);
             if done.is_err() {
                 // Ignored: the routes' failure is the one to tell.
-                let _ = retire(inner, interface.name).and_then(|index| delete(inner, index));
+                let _ = retire(inner, interface.name).and_then(|()| delete(inner));
             }
             done.map(|()| host_interface)
         })
@@ -127,12 +123,11 @@ impl HostNetwork {
     pub fn detach(&self, pidfd: BorrowedFd<'_>, interface: &str, routes: &[DefaultRoute]) -> Result<Retired> {
         let interface = check_name(interface)?;
         let routes = check_routes(routes)?;
-        let (socket, index) = self.enter(pidfd, |_, inner| {
-            let index = retire(&inner, interface)?;
+        self.enter(pidfd, |_, inner| {
+            retire(&inner, interface)?;
             set_routes(&inner, &routes)?;
-            Ok((inner, index))
-        })?;
-        Ok(Retired { socket, index })
+            Ok(Retired(inner))
+        })
     }
 
     fn find<'e>(&self, endpoint: &'e Endpoint) -> Result<(Interface<'e>, u32)> {
@@ -210,7 +205,7 @@ impl HostNetwork {
         let filled = fill(inner, interface, conf);
         if filled.is_err() && !fresh {
             // Ignored: the first failure is the one to tell.
-            let _ = retire(inner, interface.name).and_then(|index| delete(inner, index));
+            let _ = retire(inner, interface.name).and_then(|()| delete(inner));
         }
         filled.map(|()| host_interface)
     }
@@ -269,18 +264,22 @@ fn index_of(inner: &Socket, interface: &str) -> Result<u32> {
     name_to_index(inner, interface).map_err(|e| Error::os("find", interface, e))
 }
 
-/// Take an interface out of use; answers its index.
-fn retire(inner: &Socket, interface: &str) -> Result<u32> {
+/// Take an interface out of use.
+fn retire(inner: &Socket, interface: &str) -> Result<()> {
     let index = index_of(inner, interface)?;
     let mut batch = Batch::default();
     messages::retire(&mut batch, index, interface, &random_name("gone")?);
-    inner.run(batch).map(|()| index)
+    inner.run(batch)
 }
 
-fn delete(inner: &Socket, index: u32) -> Result<()> {
+fn delete(inner: &Socket) -> Result<()> {
     let mut batch = Batch::default();
-    messages::delete_link(&mut batch, index, "interface");
-    inner.run(batch)
+    messages::delete_retired(&mut batch);
+    match inner.run(batch) {
+        // An earlier call has deleted them with its own.
+        Err(error) if error.errno() == libc::ENODEV => Ok(()),
+        result => result,
+    }
 }
 
 fn check_routes(routes: &[DefaultRoute]) -> Result<Vec<(IpAddr, &str)>> {

@@ -27,7 +27,10 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
+/// The group of interfaces that are out of use; any number but 0, where all are that were not put elsewhere.
+const RETIRED: u32 = 0x7072_6f61;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 pub(super) const IFLA_INFO_KIND: u16 = 1;
@@ -159,10 +162,13 @@ pub(super) fn retire(batch: &mut Batch, index: u32, interface: &str, other: &str
     batch.message(RTM_NEWLINK, 0, &link_head(index, 0, IFF_UP), "set down", interface);
     batch.message(RTM_NEWLINK, 0, &link_head(index, 0, 0), "rename", interface);
     batch.text(IFLA_IFNAME, other);
+    batch.attribute(IFLA_GROUP, &RETIRED.to_ne_bytes());
 }
 
-pub(super) fn delete_link(batch: &mut Batch, index: u32, interface: &str) {
-    batch.message(RTM_DELLINK, 0, &link_head(index, 0, 0), "remove", interface);
+/// All that were retired in a namespace until now go at once: the kernel waits as long for many as for one.
+pub(super) fn delete_retired(batch: &mut Batch) {
+    batch.message(RTM_DELLINK, 0, &link_head(0, 0, 0), "remove", "interfaces");
+    batch.attribute(IFLA_GROUP, &RETIRED.to_ne_bytes());
 }
 
 /// Newer kernels give a veth a queue for every CPU, each a directory in sysfs that takes time to make and memory

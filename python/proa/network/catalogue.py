@@ -208,6 +208,7 @@ class Catalogue:
         """Stop all background work; with `release` what is ready goes, too."""
         for network in self:
             await network.close(release=release)
+        self.wall.close()
 
 
 def _seed() -> bytes:

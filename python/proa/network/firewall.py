@@ -12,7 +12,7 @@
 
     chain guard        in @bridges, to 127.0.0.0/8            drop
     chain prerouting   to the host, in a map                  translate the destination
-    chain output       the same, for what the host itself sends
+    chain output       the same, for what the host itself sends (but to ::1)
     chain forward      out @bridges, established or related   accept
                        in . out @links                        accept
                        in @internal                           drop
@@ -36,6 +36,7 @@ are rules of the host's administrator in the chain DOCKER-USER.
 """
 
 import errno
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -102,13 +103,53 @@ class Opening(Struct, frozen=True, kw_only=True):
 Rule = Translation | Opening
 
 
-def install(table: str, networks: Iterable[FirewallNetwork], published: Sequence[Rule] = ()) -> None:
-    """Write the table with these networks and ports, in place of whatever it held. Raises OSError."""
+class Owner:
+    """The socket that a table belongs to, open for the life of the process; one thread at a time."""
+
+    def __init__(self) -> None:
+        self.netlink = Netlink(NETFILTER)
+        self.lock = threading.Lock()
+
+
+_owners: dict[str, Owner] = {}
+"""By table."""
+
+
+def disown(table: str) -> None:
+    """Let others change the table again; it stays."""
+    owner = _owners.pop(table, None)
+    if owner is not None:
+        owner.netlink.close()
+
+
+def install(
+    table: str, networks: Iterable[FirewallNetwork], published: Sequence[Rule] = (), *, own: bool = False
+) -> None:
+    """Write the table with these networks and ports, in place of whatever it held. Raises OSError.
+
+    With `own` nobody else can change it as long as this process lives: a `flush ruleset` passes it by, which
+    otherwise would cost the connections that send meanwhile. Kernels before 6.9 cannot, and the table is one
+    as any other.
+    """
+    content = _content(table, tuple(networks), published)
+    # Deleting what is not there fails the transaction; creating what is there does not, unless it is to be
+    # one's own and was nobody's: then it has to go first.
+    ways = ((True, True), (False, True), (False, False)) if own else ((False, False),)
+    if own:
+        _owners.setdefault(table, Owner())
+    for first, then in ways:
+        start = (nft.new_table(table, owned=first), nft.delete_table(table), nft.new_table(table, owned=then))
+        try:
+            _send(table, [*start, *content])
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL) or not then:
+                raise
+        else:
+            return
+
+
+def _content(table: str, networks: Sequence[FirewallNetwork], published: Sequence[Rule]) -> list[Message]:
     messages = [
-        # Deleting what is not there fails the transaction; creating what is there does not.
-        nft.new_table(table),
-        nft.delete_table(table),
-        nft.new_table(table),
         *_sets(table),
         *_chains(table),
         nft.add_elements(table, "masquerade", _interval(_LOOPBACK), _NUMBERS["masquerade"]),
@@ -117,41 +158,41 @@ def install(table: str, networks: Iterable[FirewallNetwork], published: Sequence
     for network in networks:
         for name, elements in _elements(network):
             messages.append(nft.add_elements(table, name, elements, _NUMBERS[name]))
-    _send(messages)
+    return messages
 
 
 def add_network(table: str, network: FirewallNetwork) -> None:
     """A network more; elements that are there already are no error. Raises OSError (ENOENT: no table)."""
-    _send([nft.add_elements(table, name, elements) for name, elements in _elements(network)])
+    _send(table, [nft.add_elements(table, name, elements) for name, elements in _elements(network)])
 
 
 def remove_network(table: str, network: FirewallNetwork) -> None:
     """A network less; what is not there is no error."""
     for name, elements in _elements(network):
-        _forgiving([nft.delete_elements(table, name, elements)])
+        _forgiving(table, [nft.delete_elements(table, name, elements)])
 
 
 def change(table: str, add: Sequence[Rule], remove: Sequence[Rule] = ()) -> None:
     """Publish ports and take others back, all or none. Raises OSError (ENOENT: no table)."""
-    _send([*_removals(table, remove), *_additions(table, add)])
+    _send(table, [*_removals(table, remove), *_additions(table, add)])
 
 
 def unpublish(table: str, ports: Sequence[Rule]) -> None:
     """Take ports back; ones that are not there are no error, one at a time then."""
-    if not _forgiving(_removals(table, ports)) and len(ports) > 1:
+    if not _forgiving(table, _removals(table, ports)) and len(ports) > 1:
         for port in ports:
             unpublish(table, [port])
 
 
 def remove(table: str) -> None:
     """Take the table away; missing is no error."""
-    _forgiving([nft.delete_table(table)])
+    _forgiving(table, [nft.delete_table(table)])
 
 
-def _forgiving(messages: Sequence[Message]) -> bool:
+def _forgiving(table: str, messages: Sequence[Message]) -> bool:
     """False where something was not there: then nothing was done."""
     try:
-        _send(messages)
+        _send(table, messages)
     except OSError as exc:
         if exc.errno != errno.ENOENT:
             raise
@@ -159,11 +200,21 @@ def _forgiving(messages: Sequence[Message]) -> bool:
     return True
 
 
-def _send(messages: Sequence[Message]) -> None:
-    if messages:
+def _send(table: str, messages: Sequence[Message]) -> None:
+    if not messages:
+        return
+    owner = _owners.get(table)
+    if owner is not None:
+        with owner.lock:
+            _transact(owner.netlink, messages)
+    else:
         with Netlink(NETFILTER) as netlink:
-            own_sockets.append(netlink.number)
-            netlink.batch(nft.transaction(messages))
+            _transact(netlink, messages)
+
+
+def _transact(netlink: Netlink, messages: Sequence[Message]) -> None:
+    own_sockets.append(netlink.number)
+    netlink.batch(nft.transaction(messages))
 
 
 # ---- sets ---------------------------------------------------------------------------------------
@@ -300,7 +351,9 @@ def _forward(table: str) -> Iterator[Message]:
 
 
 def _translations(table: str, chain: str) -> Iterator[Message]:
-    for family, six, suffix in ((nft.ipv4(), False, ""), (nft.ipv6(), True, "6")):
+    # IPv6 from ::1 to a container cannot be: the keeper's socket has it, and passes it on.
+    six_only = nft.ipv6() + nft.not_to_loopback6()
+    for family, six, suffix in ((nft.ipv4(), False, ""), (six_only, True, "6")):
         for name, with_address in ((f"publish_at{suffix}", True), (f"publish{suffix}", False)):
             translate = nft.translate_by(name, _NUMBERS[name], with_address=with_address, six=six)
             yield nft.new_rule(table, chain, family, nft.to_this_host(), translate)

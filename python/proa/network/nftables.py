@@ -15,6 +15,7 @@ GROUP = 7
 _SUBSYSTEM = 10 << 8
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NEWTABLE, _DELTABLE = 0, 2
+_OWNER, _PERSIST = 2, 4
 _NEWCHAIN = 3
 _NEWRULE, _GETRULE, _DELRULE = 6, 7, 8
 _NEWSET = 9
@@ -53,8 +54,10 @@ def transaction(messages: Sequence[Message]) -> list[Message]:
     return [Message(_BATCH_BEGIN, 0, marker), *messages, Message(_BATCH_END, 0, marker)]
 
 
-def new_table(table: str) -> Message:
-    return _message(_NEWTABLE, CREATE, string(1, table), f"create nft table {table}")
+def new_table(table: str, *, owned: bool = False) -> Message:
+    """A table; an `owned` one can be changed only through this socket while that is open; it stays then."""
+    flags = be32(2, _OWNER | _PERSIST) if owned else b""
+    return _message(_NEWTABLE, CREATE, string(1, table) + flags, f"create nft table {table}")
 
 
 def delete_table(table: str) -> Message:
@@ -180,6 +183,12 @@ def source_in(name: str, number: int, *, six: bool = False) -> bytes:
 def to_loopback() -> bytes:
     """The IPv4 destination is in 127.0.0.0/8."""
     return _payload(_NETWORK_HEADER, _DESTINATION, 1, _REGISTER_1) + _compare(bytes([127]))
+
+
+def not_to_loopback6() -> bytes:
+    """The IPv6 destination is not `::1`."""
+    load = _payload(_NETWORK_HEADER, _DESTINATION6, 16, _REGISTER_1)
+    return load + _compare(bytes(15) + b"\1", operation=1)
 
 
 def to_this_host() -> bytes:

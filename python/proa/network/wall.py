@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proa.errors import ProaError
@@ -56,7 +57,7 @@ class Wall:
         while True:
             changes = self._changes
             networks, rules = tuple(self._networks.values()), tuple(self._rules)
-            await self._blocking(firewall.install, self._table, networks, rules)
+            await self._blocking(partial(firewall.install, own=True), self._table, networks, rules)
             if changes == self._changes:
                 return
 
@@ -133,6 +134,12 @@ class Wall:
                 raise
             _log.warning("the firewall was flushed; it is written again")
             await self.assert_again()
+
+    def close(self) -> None:
+        """Let go of the table, which stays."""
+        from proa.network import firewall
+
+        firewall.disown(self._table)
 
     async def flushed(self) -> None:
         """Somebody has changed the table: write it again if something is missing."""

@@ -36,7 +36,7 @@ def networking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Networking:
     for name in ("raise_bridge", "raise_parent", "take_down"):
         monkeypatch.setattr(hosts, name, lambda *_: None)
     for name in ("install", "add_network", "remove_network"):
-        monkeypatch.setattr(firewall, name, lambda *_: None)
+        monkeypatch.setattr(firewall, name, lambda *_, **__: None)
     monkeypatch.setattr(link, "used_subnets", list)
     config = DaemonConfig(network_pool_size=0, bridge="none")
     return Networking(config, Metadata(tmp_path / "db", {"network": SCHEMA}), NoKeeper())

@@ -25,5 +25,5 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(firewall, "change", made.change)
     monkeypatch.setattr(firewall, "unpublish", made.unpublish)
     for name in ("install", "add_network", "remove_network"):
-        monkeypatch.setattr(firewall, name, lambda *args, name=name: made.call(name))
+        monkeypatch.setattr(firewall, name, lambda *args, name=name, **_: made.call(name))
     return made
