@@ -307,7 +307,7 @@ class Networking:
         sandbox = await (self._pooled if plain else self._made)(container_id, wish, networks, name)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._give_back, container_id, sandbox)
-            published = await self._publishing.publish(container_id, wish, sandbox)
+            published = await self._publishing.publish(container_id, wish, sandbox, name)
             if published.ports:
                 undo.push_async_callback(self._publishing.unpublish, container_id, published)
             if naming.named(published):

@@ -46,8 +46,13 @@ class Publishing:
         self._ports.hold(sandbox.ports)
         self._wall.remember(self._rules(sandbox))
 
-    async def publish(self, container_id: str, wish: NetworkWish, sandbox: Sandbox) -> Sandbox:
-        """The sandbox with the wished ports held and translated, or none of it. Raises System."""
+    async def publish(
+        self, container_id: str, wish: NetworkWish, sandbox: Sandbox, name: str = ""
+    ) -> Sandbox:
+        """The sandbox with the wished ports held and translated, or none of it. Raises System.
+
+        `name` is the container's, for the error.
+        """
         endpoint = self._way_in(sandbox)
         if not wish.ports or endpoint is None:
             return sandbox
@@ -58,7 +63,7 @@ class Publishing:
                 await self._translate(published, ())
             except (OSError, System) as exc:
                 raise System(
-                    f"driver failed programming external connectivity on endpoint {wish.hostname} "
+                    f"driver failed programming external connectivity on endpoint {name or wish.hostname} "
                     f"({endpoint.id}): {exc}"
                 ) from exc
             undo.pop_all()
