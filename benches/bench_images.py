@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -274,6 +275,8 @@ def main() -> None:
     if not options.no_peers:
         names += [peer for peer in ("dockerd", "podman") if shutil.which(peer)]
     samples: Samples = {}
+    # What was mounted and started goes, also where the bench is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench_images.py: stopped"))
     big_image.archive()
     with room(not options.no_loop) as root:
         with registries.docker_registry(root / "registry") as registry:

@@ -1,4 +1,4 @@
-"""Images as containers see them: stacks as deep as they come, and files that are odd in every way, committed again."""
+"""Images as containers see them: deep stacks, and files that are odd in every way, committed again."""
 
 import hashlib
 import json
