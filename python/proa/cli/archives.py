@@ -86,7 +86,7 @@ def save(parsed: Parsed) -> int:
         path = f"/images/{quote(parsed.args[0])}/get"
     else:
         path = "/images/get?" + "&".join(f"names={quote(name)}" for name in parsed.args)
-    _write(api.request("GET", path), output)
+    write_body(api.request("GET", path), output)
     return 0
 
 
@@ -94,7 +94,7 @@ def export(parsed: Parsed) -> int:
     """`proa export`."""
     output = _output(parsed)
     api = client(parsed.options)
-    _write(api.request("GET", f"/containers/{quote(parsed.args[0])}/export"), output)
+    write_body(api.request("GET", f"/containers/{quote(parsed.args[0])}/export"), output)
     return 0
 
 
@@ -115,7 +115,7 @@ def _output(parsed: Parsed) -> str:
     return output
 
 
-def _write(response: Response, path: str) -> None:
+def write_body(response: Response, path: str) -> None:
     """The body to stdout, or to a file that only appears when it is complete."""
     if not path:
         _copy(response, 1)

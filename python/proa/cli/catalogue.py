@@ -7,7 +7,7 @@ MODULES = {
     "start": "start",
     "attach": "start",
     "ps": "ps",
-    "build": "unsupported",
+    "build": "build",
     "pull": "images",
     "push": "images",
     "images": "images",
@@ -41,6 +41,7 @@ MODULES = {
     "unpause": "containers",
     "update": "containers",
     "wait": "containers",
+    "builder prune": "prune",
     "container inspect": "inspect",
     "container prune": "prune",
     "image inspect": "inspect",
@@ -96,6 +97,8 @@ _CONTAINER = [
 _IMAGE = ["build", "history", "import", "load", "pull", "push", "save", "tag"]
 
 GROUPS = {
+    "builder": {"build": "build", "prune": "builder prune"},
+    "buildx": {"b": "build", "build": "build", "prune": "builder prune"},
     "container": {
         **{name: name for name in _CONTAINER},
         "inspect": "container inspect",
@@ -133,6 +136,8 @@ GROUPS = {
 }
 
 GROUP_HELP = {
+    "builder": "Manage builds",
+    "buildx": "Manage builds, for who is used to this name",
     "container": "Manage containers",
     "image": "Manage images",
     "manifest": "Manage image manifests and manifest lists",
@@ -158,4 +163,4 @@ COMMON = (
 )
 
 # Other names of a subcommand, which its group's help does not list.
-ALIASES = frozenset(("list", "remove"))
+ALIASES = frozenset(("b", "list", "remove"))

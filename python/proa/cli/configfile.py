@@ -37,11 +37,17 @@ def add_proxies(parsed: "Parsed", body: "dict[str, Any]") -> None:
     settings = load(parsed.options)
     if settings.get("detachKeys"):
         parsed.values.setdefault("detach-keys", settings["detachKeys"])
-    proxies = (settings.get("proxies") or {}).get("default") or {}
     given = {variable.partition("=")[0] for variable in parsed.get("env", ())}
-    extra = []
-    for key, name in _PROXIES:
-        if proxies.get(key) and name not in given and name.lower() not in given:
-            extra += [f"{name}={proxies[key]}", f"{name.lower()}={proxies[key]}"]
+    extra = [f"{name}={value}" for name, value in proxies(settings, given).items()]
     if extra:
         body["Env"] = body.get("Env", []) + extra
+
+
+def proxies(settings: "dict[str, Any]", given: "set[str]") -> dict[str, str]:
+    """The proxies of the file as variables, in both cases, except those that were given in either."""
+    found = {}
+    configured = (settings.get("proxies") or {}).get("default") or {}
+    for key, name in _PROXIES:
+        if configured.get(key) and name not in given and name.lower() not in given:
+            found[name] = found[name.lower()] = configured[key]
+    return found

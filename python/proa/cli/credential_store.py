@@ -78,6 +78,22 @@ class CredentialStore:
             return Login(server, identity_token=secret)
         return Login(server, user, secret)
 
+    def all(self) -> list[Login]:
+        """Everything that is kept; a helper that fails is passed over: a build may not need its logins."""
+        helpers = self._settings.get("credHelpers") or {}
+        servers = [*self._auths, *(server for server in helpers if server not in self._auths)]
+        if store := self._settings.get("credsStore"):
+            code, out = _ask(str(store), "list", b"")
+            listed = [] if code else list(_object(out, str(store)))
+            servers += [server for server in listed if server not in servers]
+        found = []
+        for server in servers:
+            try:
+                found.append(self.get(server))
+            except Failure:
+                continue
+        return [login for login in found if not login.empty]
+
     def put(self, login: Login) -> bool:
         """Keep a login; True where it lies unencrypted in the file. Raises Failure."""
         name = self.helper_of(login.server)

@@ -35,16 +35,29 @@ def header_of(domain: str, options: Globals | None = None) -> str | None:
 
 def encoded(login: "Login") -> str:
     """A login as X-Registry-Auth has it: base64url of JSON."""
+    return _base64url(_fields(login))
+
+
+def encoded_all(logins: "list[Login]") -> str:
+    """Logins by registry, as X-Registry-Config has them."""
+    return _base64url({login.server: _fields(login) for login in logins})
+
+
+def _fields(login: "Login") -> dict[str, str]:
+    fields = {"serveraddress": login.server}
+    if login.identity_token:
+        fields["identitytoken"] = login.identity_token
+    if login.username:
+        fields["username"], fields["password"] = login.username, login.password
+    return fields
+
+
+def _base64url(value: object) -> str:
     import binascii
 
     from proa.cli.jsontext import encode
 
-    body = {"serveraddress": login.server}
-    if login.identity_token:
-        body["identitytoken"] = login.identity_token
-    if login.username:
-        body["username"], body["password"] = login.username, login.password
-    text = binascii.b2a_base64(encode(body), newline=False).decode()
+    text = binascii.b2a_base64(encode(value), newline=False).decode()
     return text.replace("+", "-").replace("/", "_")
 
 

@@ -72,6 +72,22 @@ def _print(text: str, space: int) -> int:
     return 0
 
 
+def builder(parsed: Parsed) -> int:
+    """`proa builder prune`."""
+    everything = parsed.flag("all")
+    _ask(parsed, "all build cache" if everything else "all dangling build cache", "build cache")
+    keep = parsed.get("keep-storage") or parsed.get("reserved-space") or 0
+    return _print(*_cache(client(parsed.options), filters(parsed), everything, keep))
+
+
+def _cache(api: Client, wanted: str | None, everything: bool, keep: int) -> tuple[str, int]:
+    asked = query(all=everything, filters=wanted, **{"keep-storage": keep or None})
+    found = api.call("POST", f"/build/prune{asked}") or {}
+    deleted = found.get("CachesDeleted") or []
+    text = "Deleted build cache objects:\n" + "".join(f"{item}\n" for item in deleted) if deleted else ""
+    return text, found.get("SpaceReclaimed") or 0
+
+
 def containers(parsed: Parsed) -> int:
     """`proa container prune`."""
     _ask(parsed, "all stopped containers", "container")
@@ -158,6 +174,15 @@ def _command(path: str, short: str, run: "Any", *flags: tuple[str, str, str, str
 
 
 COMMANDS = {
+    "builder prune": _command(
+        "builder",
+        "Remove build cache",
+        builder,
+        ("all", "a", "bool", "", "Remove all unused build cache, not just dangling ones"),
+        ("filter", "", "filter", "", 'Provide filter values (e.g. "until=24h")'),
+        ("keep-storage", "", "bytes", "", "Amount of disk space to keep for cache"),
+        ("reserved-space", "", "bytes", "", "!Amount of disk space always allowed to keep for cache"),
+    ),
     "container prune": _command("container", "Remove all stopped containers", containers, _UNTIL),
     "image prune": _command(
         "image",

@@ -241,14 +241,19 @@ class Client:
             connection.close()
 
     def upload(
-        self, method: str, path: str, parts: "Iterable[bytes]", content_type: str = "application/x-tar"
+        self,
+        method: str,
+        path: str,
+        parts: "Iterable[bytes]",
+        content_type: str = "application/x-tar",
+        extra: str = "",
     ) -> Response:
         """A request whose body is streamed in chunks."""
         self.negotiate()
         connection, _ = self.connection()
         connection.send(
             f"{method} /v{self.version}{path} HTTP/1.1\r\n{_CONSTANT}"
-            f"Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            f"Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n{extra}\r\n".encode()
         )
         try:
             for part in parts:

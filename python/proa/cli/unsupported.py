@@ -4,7 +4,6 @@ from proa.cli.failure import Failure
 from proa.cli.flags import PROGRAM, Command, Parsed
 
 NAMES = {
-    "build": "Build an image from a Dockerfile",
     "manifest annotate": "Add additional information to a local image manifest",
     "manifest create": "Create a local manifest list for annotating and pushing to a registry",
     "manifest push": "Push a manifest list to a repository",

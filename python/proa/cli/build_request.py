@@ -1,0 +1,205 @@
+"""What `build` asks of the daemon: the query that Docker's API has, and the body that is proa's own.
+
+Source: the Docker Engine API, v1.51, ImageBuild; the documentation of `docker buildx build`.
+"""
+
+import os
+import stat
+
+from proa.cli.environment import absolute, config_directory, exists
+from proa.cli.failure import Failure
+from proa.cli.flags import Parsed
+from proa.cli.jsontext import encode
+from proa.cli.transport import query, quote
+from proa.cli.values import csv_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_SECRET_LIMIT = 500 << 10
+_URLS = ("docker-image://", "http://", "https://", "git://", "ssh://", "git@", "github.com/")
+
+
+def refuse_unsupported(parsed: Parsed) -> None:
+    """One line for what the daemon cannot do and Docker would not pass over either. Raises Failure."""
+    if len(platforms(parsed)) > 1:
+        raise Failure("ERROR: Multi-platform build is not supported: name one --platform")
+    if parsed.get("cache-to"):
+        raise Failure("ERROR: Cache export is not supported")
+    if parsed.get("annotation"):
+        raise Failure("ERROR: Annotations are not supported: the image would not carry them")
+    if parsed.flag("squash"):
+        raise Failure("ERROR: --squash is not supported")
+    if parsed.get("security-opt"):
+        raise Failure("ERROR: --security-opt is not supported for builds: use --allow")
+    asked = [_attestation(text) for text in parsed.get("attest", ())]
+    asked += [parsed.get(name) not in ("", "false") for name in ("provenance", "sbom")]
+    if any(asked):
+        raise Failure("ERROR: Attestation is not supported")
+
+
+def _attestation(text: str) -> bool:
+    return not any(field.replace(" ", "").lower() == "disabled=true" for field in csv_fields(text))
+
+
+def platforms(parsed: Parsed) -> list[str]:
+    """What --platform or the environment names."""
+    given = parsed.get("platform", ()) or [os.environ.get("DOCKER_DEFAULT_PLATFORM", "")]
+    return [name.strip() for text in given for name in text.split(",") if name.strip()]
+
+
+def query_of(parsed: Parsed, tags: list[str], more: "dict[str, str]") -> str:
+    """The query of POST /build; `more` says where the context is. Raises Failure."""
+    ulimits = list(parsed.get("ulimit", {}).values())
+    labels = dict(_pair(text) for text in parsed.get("label", ()))
+    arguments = build_arguments(parsed)
+    text = query(
+        nocache=parsed.flag("no-cache"),
+        pull=parsed.flag("pull"),
+        q=parsed.flag("quiet"),
+        target=parsed.get("target"),
+        platform=next(iter(platforms(parsed)), ""),
+        buildargs=encode(arguments).decode() if arguments else "",
+        labels=encode(labels).decode() if labels else "",
+        networkmode=parsed.get("network"),
+        cgroupparent=parsed.get("cgroup-parent"),
+        shmsize=parsed.get("shm-size"),
+        ulimits=encode(ulimits).decode() if ulimits else "",
+        memory=parsed.get("memory"),
+        memswap=parsed.get("memory-swap"),
+        cpushares=parsed.get("cpu-shares"),
+        cpuperiod=parsed.get("cpu-period"),
+        cpuquota=parsed.get("cpu-quota"),
+        cpusetcpus=parsed.get("cpuset-cpus"),
+        cpusetmems=parsed.get("cpuset-mems"),
+        **more,
+    )
+    repeated = [("t", tag) for tag in tags] + [("extrahosts", host) for host in parsed.get("add-host", ())]
+    parts = [text[1:]] if text else []
+    parts += [f"{name}={quote(value)}" for name, value in repeated]
+    return "?" + "&".join(parts) if parts else ""
+
+
+def build_arguments(parsed: Parsed) -> dict[str, str]:
+    """--build-arg (without a value it is the environment's, if that has one), and config.json's proxies."""
+    found = {}
+    for text in parsed.get("build-arg", ()):
+        name, equals, value = text.partition("=")
+        if equals:
+            found[name] = value
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    if exists(f"{config_directory(parsed.options)}/config.json"):
+        from proa.cli.configfile import load, proxies
+
+        found.update(proxies(load(parsed.options), set(found)))
+    return found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+def own_options(parsed: Parsed) -> "dict[str, Any]":
+    """What Docker's API has no place for, with the names of schema/build.py's ProaBuild. Raises Failure."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch and not (epoch.isascii() and epoch.isdigit()):
+        raise Failure(f"ERROR: invalid SOURCE_DATE_EPOCH: {epoch}")
+    filters = [name for text in parsed.get("no-cache-filter", ()) for name in text.split(",") if name]
+    found = {
+        "Contexts": dict(_context(text) for text in parsed.get("build-context", ())),
+        "Secrets": dict(_secret(text) for text in parsed.get("secret", ())),
+        "Ssh": dict(_agent(text) for text in parsed.get("ssh", ())),
+        "Entitlements": parsed.get("allow", []),
+        "NoCacheFilter": filters,
+        "SourceDateEpoch": int(epoch) if epoch else None,
+        "ExplainCache": parsed.flag("explain-cache"),
+        "Check": checks(parsed),
+    }
+    return {name: value for name, value in found.items() if value or (name == "SourceDateEpoch" and epoch)}
+
+
+def checks(parsed: Parsed) -> bool:
+    """Whether the Dockerfile is only checked. Raises Failure."""
+    call = parsed.get("call") or "build"
+    if call in ("check", "lint") or parsed.flag("check"):
+        return True
+    if call != "build":
+        raise Failure(f"ERROR: --call={call} is not supported: only build and check are")
+    return False
+
+
+def _context(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name and value):
+        raise Failure(f"ERROR: invalid context value: {text}, expected key=value")
+    if value.startswith("oci-layout://"):
+        raise Failure("ERROR: oci-layout:// is not supported for --build-context")
+    if os.path.isdir(value):
+        return name, absolute(value)
+    if value.startswith(_URLS):
+        return name, value
+    raise Failure(f"ERROR: failed to get build context {name}: stat {value}: no such file or directory")
+
+
+def _secret(text: str) -> tuple[str, str]:
+    """(id, base64 of the value)."""
+    fields = _fields("secret", text, {"type", "id", "source", "src", "env"})
+    name, kind = fields.get("id", ""), fields.get("type", "")
+    if kind not in ("", "file", "env"):
+        raise Failure(f'ERROR: unsupported secret type "{kind}"')
+    source = fields.get("src") or fields.get("source") or ""
+    variable = fields.get("env", "")
+    if kind == "env" and not variable:
+        variable, source = source or name, ""
+    if not (kind or variable or source) and name in os.environ:
+        variable = name
+    if not name:
+        name = os.path.basename(source) or variable
+    if not name:
+        raise Failure("ERROR: secret missing required id")
+    value = os.environb.get(os.fsencode(variable), b"") if variable else _content(source or name)
+    if len(value) > _SECRET_LIMIT:
+        raise Failure(f"ERROR: invalid secret {name}: secret too big. max size {_SECRET_LIMIT}")
+    import binascii
+
+    return name, binascii.b2a_base64(value, newline=False).decode()
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(os.path.expanduser(path) if path.startswith("~/") else path, "rb") as file:
+            return file.read(_SECRET_LIMIT + 1)
+    except OSError as exc:
+        reason = (exc.strerror or "").lower()
+        raise Failure(f"ERROR: failed to stat {path}: stat {path}: {reason}") from None
+
+
+def _agent(text: str) -> tuple[str, str]:
+    """(id, socket) of an agent."""
+    name, equals, path = text.partition("=")
+    path = path if equals else os.environ.get("SSH_AUTH_SOCK", "")
+    if not path:
+        raise Failure("ERROR: invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set")
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError as exc:
+        raise Failure(f"ERROR: failed to open {path}: {(exc.strerror or '').lower()}") from None
+    if not is_socket:
+        raise Failure(f"ERROR: {path} is not the socket of an ssh agent: keys are given through an agent")
+    return name, absolute(path)
+
+
+def _fields(flag: str, text: str, known: set[str]) -> dict[str, str]:
+    found = {}
+    for field in csv_fields(text):
+        key, equals, value = field.partition("=")
+        key = key.strip().lower()
+        if not equals:
+            raise Failure(f"ERROR: invalid field '{field}' must be a key=value pair")
+        if key not in known:
+            raise Failure(f"ERROR: unexpected key '{key}' in '{field}' of --{flag}")
+        found[key] = value
+    return found
