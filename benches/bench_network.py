@@ -167,7 +167,7 @@ def members(engine: Engine, count: int) -> float:
 
 def reaches(connection: UnixConnection, source: str, target: str) -> bool:
     """Whether one container resolves another's name and has an answer to a ping of it."""
-    command = {"Cmd": ["busybox", "ping", "-c1", "-W3", target]}
+    command = {"Cmd": ["busybox", "ping", "-c3", "-W2", target]}
     started = connection.call("POST", f"/containers/{source}/exec", command)["Id"]
     connection.call("POST", f"/exec/{started}/start", {"Detach": True})
     while True:

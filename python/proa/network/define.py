@@ -8,6 +8,8 @@ Source: moby daemon/network.go, api/types/network/ipam.go (ValidateIPAM), libnet
 import time
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from proa.errors import Forbidden, InvalidParameter, NotFound, NotImplemented_, ProaError, Unavailable
 from proa.network import records
 from proa.network.drivers import bridge_options, interface_prefix, parent_options
@@ -18,7 +20,6 @@ from proa.schema.network import IPAMConfig, NetworkCreateRequest
 
 Pools = Iterable[tuple[str, int]]
 
-LABEL_LIMIT = 1 << 20
 _DRIVERS = ("bridge", "macvlan", "ipvlan")
 _SINGLE = {"host": "host", "null": "null"}
 
@@ -69,7 +70,7 @@ def define(
             subnets.append(_with_gateway(SubnetRecord(subnet=str(chosen))))
     if driver == "bridge" and len(subnets) > ipv4 + ipv6:
         raise InvalidParameter("bridge driver doesn't support multiple subnets")
-    return _replace_subnets(draft, subnets)
+    return _with_subnets(draft, subnets)
 
 
 def check_request(request: NetworkCreateRequest) -> str:
@@ -188,11 +189,9 @@ def _with_gateway(record: SubnetRecord) -> SubnetRecord:
     )
 
 
-def _replace_subnets(draft: NetworkRecord, subnets: Sequence[SubnetRecord]) -> NetworkRecord:
-    import msgspec
-
+def _with_subnets(draft: NetworkRecord, subnets: Sequence[SubnetRecord]) -> NetworkRecord:
     four_first = sorted(subnets, key=lambda subnet: subnet.range.bits)
-    return msgspec.structs.replace(draft, subnets=tuple(four_first))
+    return replace(draft, subnets=tuple(four_first))
 
 
 def _check_options(draft: NetworkRecord, config: DaemonConfig, networks: Sequence[NetworkRecord]) -> None:

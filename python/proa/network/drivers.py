@@ -32,8 +32,6 @@ class BridgeOptions(Struct, frozen=True, kw_only=True):
 
     name: str
     """Of the bridge device."""
-    given: bool = False
-    """The name was asked for: a device that is there already is used as it is."""
     icc: bool = True
     masquerade: bool = True
     mtu: int = DEFAULT_MTU
@@ -70,7 +68,6 @@ def bridge_options(record: NetworkRecord, config: DaemonConfig) -> BridgeOptions
             masquerade=config.ip_masq,
             mtu=config.mtu or DEFAULT_MTU,
             host_ipv4=config.ip,
-            given=True,
         )
     options = record.options
     modes = [options.get(f"{_BRIDGE}gateway_mode_{family}", "") for family in ("ipv4", "ipv6")]
@@ -82,7 +79,6 @@ def bridge_options(record: NetworkRecord, config: DaemonConfig) -> BridgeOptions
     name = options.get(f"{_BRIDGE}name", "")
     return BridgeOptions(
         name=check_name(name) if name else f"br-{record.id[:12]}",
-        given=bool(name),
         icc=_flag(options, "enable_icc"),
         masquerade=_flag(options, "enable_ip_masquerade") and not record.internal,
         mtu=mtu(options) or DEFAULT_MTU,

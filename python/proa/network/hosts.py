@@ -87,6 +87,8 @@ def raise_bridge(config: DaemonConfig, record: NetworkRecord, shards: Sequence[s
     for shard in shards:
         link.ensure_bridge(shard, (), options.mtu, mark_of(config))
         link.join_bridges(options.name, shard, isolated=not options.icc, mtu=options.mtu)
+    if shards:
+        _make_room()
     forward(config, ipv6=record.ipv6)
     if config.iptables:
         for bridge in (options.name, *shards):
@@ -94,6 +96,13 @@ def raise_bridge(config: DaemonConfig, record: NetworkRecord, shards: Sequence[s
                 docker_user.let_through(bridge)
             except OSError as exc:
                 _log.debug("dockerd's firewall is left as it is: %s", exc)
+
+
+def _make_room() -> None:
+    try:
+        link.make_room_for_neighbours()
+    except OSError as exc:
+        _log.warning("the host knows no more neighbours than before, large networks will suffer: %s", exc)
 
 
 def forward(config: DaemonConfig, *, ipv6: bool) -> None:

@@ -192,11 +192,6 @@ def remove_marked(mark: str) -> None:
                 _remove(netlink, index, name)
 
 
-def marked(name: str) -> str:
-    """The mark of an interface; empty without one."""
-    return next((mark for found, _, mark in interfaces() if found == name), "")
-
-
 def interfaces() -> list[tuple[str, int, str]]:
     """(name, index, mark) of every interface."""
     with Netlink(ROUTE) as netlink:
@@ -271,6 +266,17 @@ def enable_forwarding(*, ipv6: bool = False) -> None:
         if interface.name not in ("all", "lo") and heeds.read_text(encoding="ascii").strip() == "1":
             heeds.write_text("2\n", encoding="ascii")
     _write_once(switch)
+
+
+def make_room_for_neighbours() -> None:
+    """Let the host know more neighbours than its default of 1,024: the limit is one for all namespaces, and
+    beyond it whoever is on a large network loses sight of others. Never lowered. Raises OSError.
+    """
+    for family in ("ipv4", "ipv6"):
+        for number, least in ((1, 4096), (2, 32768), (3, 65536)):
+            limit = Path(f"/proc/sys/net/{family}/neigh/default/gc_thresh{number}")
+            if limit.exists() and int(limit.read_text(encoding="ascii")) < least:
+                limit.write_text(f"{least}\n", encoding="ascii")
 
 
 def _write_once(switch: Path) -> None:

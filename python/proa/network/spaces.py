@@ -82,10 +82,6 @@ class Spaces:
         """An address, parsed."""
         return parse_any(text)[0]
 
-    def use(self) -> dict[str, tuple[int, int]]:
-        """By subnet: addresses held, the network's own counted, and those left to give."""
-        return {str(space.subnet): (len(space), space.available) for space in self._spaces}
-
     def _check_address(self, text: str, *, default: bool) -> None:
         if default:
             raise InvalidParameter("user specified IP address is supported on user defined networks only")
