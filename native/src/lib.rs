@@ -36,3 +36,4 @@ pub mod seccomp;
 pub mod sys;
 mod timers;
 mod tree;
+mod volume;

@@ -19,6 +19,7 @@ use crate::seccomp;
 
 mod files;
 mod layers;
+mod volumes;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -309,6 +310,11 @@ mod proa_native {
     use super::layers::{
         compress_layer, disk_usage, inherit_directories, pack_layer, remove_tree, split_archive,
         sync_file_system, unpack_layer, ByteFeed, LayerUnpacker, UnpackedLayer,
+    };
+
+    #[pymodule_export]
+    use super::volumes::{
+        has_project_quota, is_mounted, limit_directory, mount_bind, mount_filesystem, unmount,
     };
 
     #[pymodule_export]
