@@ -9,6 +9,8 @@ from typing import Self, final
 __all__ = [
     "ByteFeed",
     "ContainerFiles",
+    "FileDigests",
+    "FileTree",
     "LayerUnpacker",
     "LogReader",
     "UnpackedLayer",
@@ -25,15 +27,12 @@ __all__ = [
     "changes",
     "compile_seccomp",
     "compress_layer",
+    "copy_files",
     "default_seccomp_profile",
     "disk_usage",
-    "has_project_quota",
     "inherit_directories",
-    "is_mounted",
     "keeper_main",
-    "limit_directory",
-    "mount_bind",
-    "mount_filesystem",
+    "make_layer_directory",
     "network_stats",
     "pack_layer",
     "read_in_layers",
@@ -42,7 +41,6 @@ __all__ = [
     "sealed_program",
     "split_archive",
     "sync_file_system",
-    "unmount",
     "unpack_layer",
 ]
 
@@ -62,35 +60,6 @@ def sealed_program(path: str) -> int:
 
     Executed as /proc/self/fd/N, its file is out of reach of whoever finds it behind /proc/PID/exe.
     """
-
-# ---- volumes ------------------------------------------------------------------------------------
-
-def mount_filesystem(
-    target: str, kind: str, source: str, options: Sequence[str], *, attributes: int = 0
-) -> None:
-    """Mount a file system over the directory `target`, in the caller's mount namespace, to stay.
-
-    `options` are the file system's own, and those of every superblock (`ro`, `sync`); `attributes` is a sum of
-    MOUNT_ATTR_*. A `source` that is a regular file gets a loop device, which goes with the mount.
-    """
-
-def mount_bind(target: str, source: str, *, recursive: bool = False, attributes: int = 0) -> None:
-    """Bind what is at `source` over the directory `target`; `attributes` go for mounts below, too."""
-
-def unmount(target: str) -> bool:
-    """Unmount all that is mounted on the directory `target`; what is in use goes with its last user.
-
-    False where nothing is.
-    """
-
-def is_mounted(target: str) -> bool:
-    """Whether something is mounted on the directory `target`; False where that is missing."""
-
-def has_project_quota(directory: str) -> bool:
-    """Whether its file system (ext4, xfs) holds directories to a size."""
-
-def limit_directory(directory: str, size: int) -> None:
-    """Bound what the directory, empty yet, may come to hold, in bytes; 0 lifts the limit."""
 
 # ---- confinement --------------------------------------------------------------------------------
 
@@ -334,6 +303,62 @@ class ContainerFiles:
         `keep_kinds`: no directory gives way to something else, nor the reverse. `owner`: of everything,
         instead of what the archive says.
         """
+
+# ---- files of builds ----------------------------------------------------------------------------
+
+@final
+class FileDigests:
+    """Digests of files by inode, size and times, kept in a file from one build to the next."""
+
+    def __new__(cls, path: str) -> Self: ...
+    def save(self) -> None:
+        """Write what was learnt since, if anything."""
+
+@final
+class FileTree:
+    """A tree of files, looked at once: what COPY takes from."""
+
+    @staticmethod
+    def context(directory: str, ignore: Sequence[str]) -> FileTree:
+        """A directory of the host without what the patterns leave out; owners do not count in it."""
+
+    @staticmethod
+    def layers(lower: Sequence[str]) -> FileTree:
+        """The layers of a stage, top first, as one."""
+
+    def digest(self, sources: Sequence[str], exclude: Sequence[str], known: FileDigests) -> str:
+        """64 hex digits for all that a copy of the sources takes over; times have no part in it.
+
+        Raises OSError ENOENT, whose text ends in the path, for a source that finds nothing.
+        """
+
+    def heads(self, source: str, length: int) -> list[tuple[str, bytes]]:
+        """(path, first bytes) of each regular file that a source means."""
+
+    def open(self, path: str) -> int:
+        """A descriptor, the caller's, of a regular file by a path of `heads`."""
+
+def copy_files(
+    layer: tuple[Sequence[str], str, str],
+    target: str,
+    sources: Sequence[tuple[FileTree, Sequence[str]]],
+    *,
+    inline: Sequence[tuple[str, bytes, int, int]] = ...,
+    owner: tuple[int, int] | None = None,
+    mode: str = "",
+    parents: bool = False,
+    exclude: Sequence[str] = ...,
+    epoch: int | None = None,
+) -> None:
+    """COPY into a layer: (lower directories top first, upper, work); blocks, on all processors.
+
+    `target` is absolute, with a slash at its end for a directory. `inline` files are (name, content, mode,
+    seconds since 1970). `owner` None keeps the sources'. No time passes `epoch`. Raises ValueError for what
+    the Dockerfile got wrong, OSError.
+    """
+
+def make_layer_directory(layer: tuple[Sequence[str], str, str], path: str, owner: tuple[int, int]) -> None:
+    """A directory of a layer with those above it, where missing."""
 
 def sync_file_system(directory: str) -> None:
     """Let everything written to the file system that a directory is on reach the disk; blocks for as long."""

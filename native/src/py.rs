@@ -17,9 +17,9 @@ use crate::netns;
 use crate::plan::Resources;
 use crate::seccomp;
 
+mod copying;
 mod files;
 mod layers;
-mod volumes;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -304,17 +304,14 @@ mod proa_native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use super::copying::{copy_files, make_layer_directory, FileDigests, FileTree};
+    #[pymodule_export]
     use super::files::{changes, ContainerFiles};
 
     #[pymodule_export]
     use super::layers::{
         compress_layer, disk_usage, inherit_directories, pack_layer, remove_tree, split_archive,
         sync_file_system, unpack_layer, ByteFeed, LayerUnpacker, UnpackedLayer,
-    };
-
-    #[pymodule_export]
-    use super::volumes::{
-        has_project_quota, is_mounted, limit_directory, mount_bind, mount_filesystem, unmount,
     };
 
     #[pymodule_export]

@@ -26,7 +26,7 @@ mod source;
 mod sparse;
 mod stream;
 mod tar;
-mod tree;
+pub(crate) mod tree;
 mod unpack;
 mod whiteout;
 

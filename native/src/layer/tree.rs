@@ -16,24 +16,24 @@ use crate::error::{Error, Result};
 const FLATTEN_AT: usize = 64;
 
 /// An error about an untrusted name.
-pub(super) fn failed(operation: &str, name: &[u8], errno: Errno) -> Error {
+pub(crate) fn failed(operation: &str, name: &[u8], errno: Errno) -> Error {
     Error::os(operation, String::from_utf8_lossy(name), errno)
 }
 
 /// Open a directory of the host itself, whose path is trusted.
-pub(super) fn open_root(directory: &str) -> Result<OwnedFd> {
+pub(crate) fn open_root(directory: &str) -> Result<OwnedFd> {
     rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Error::os("open", directory, errno))
 }
 
 /// Open `path` as a process with `root` as its root would, symlinks included; never across a mount.
-pub(super) fn open_in_root(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_in_root(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     open_with(root, path, flags, resolve)
 }
 
 /// Open `path` below `root`, any symlink in it being an error (ELOOP).
-pub(super) fn open_beneath(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_beneath(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
@@ -60,7 +60,7 @@ fn open_with(
 }
 
 /// Names and types of a directory's entries, `.` and `..` left out, in no order.
-pub(super) fn list(directory: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
+pub(crate) fn list(directory: impl AsFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
     let mut buffer = Vec::with_capacity(32 << 10);
     let mut entries = Vec::new();
     let mut reader = RawDir::new(directory, buffer.spare_capacity_mut());
@@ -110,7 +110,7 @@ pub(super) fn usage_below(root: &OwnedFd) -> Result<(u64, u64)> {
 }
 
 /// `path/name`, without a slash where the path is empty.
-pub(super) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() {
         name.to_vec()
     } else {
