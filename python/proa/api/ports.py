@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from proa.schema.archive import PathStat
+from proa.schema.build import BuildOptions, BuildPruneReport
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, ContainerUpdateRequest
 from proa.schema.container_state import (
     ContainerCreateResponse,
@@ -228,6 +229,18 @@ class Registries(Protocol):
         ...
 
 
+class Builds(Protocol):
+    """The verbs of /build."""
+
+    async def build(
+        self, options: BuildOptions, body: AsyncIterator[bytes], credentials: Mapping[str, Credentials]
+    ) -> AsyncIterator[bytes]:
+        """Progress as JSON lines; `credentials` by registry domain."""
+        ...
+
+    async def prune(self, *, all: bool, keep_bytes: int, filters: Filters) -> BuildPruneReport: ...
+
+
 class System(Protocol):
     """The verbs of the daemon itself."""
 
@@ -258,5 +271,7 @@ class Engine(Protocol):
     def volumes(self) -> Volumes: ...
     @property
     def registries(self) -> Registries: ...
+    @property
+    def builds(self) -> Builds: ...
     @property
     def system(self) -> System: ...

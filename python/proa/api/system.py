@@ -49,11 +49,6 @@ async def disk_usage(engine: Engine, request: Request) -> Response:
     return json_reply(await engine.system.disk_usage(Query(request.query).texts("type")))
 
 
-async def prune_builds(engine: Engine, request: Request) -> Response:
-    """POST /build/prune: there is no build cache yet, and `docker system prune` wants an answer."""
-    return json_reply({"CachesDeleted": None, "SpaceReclaimed": 0})
-
-
 class LegacyEvent(Struct, omit_defaults=True):
     """An event with the members (status, id, from) that older clients read."""
 
@@ -117,7 +112,6 @@ NO_SWARM = refusal(
 ).handler
 
 NOT_YET = (
-    ("POST", "/build"),
     ("PUT", "/volumes/{name}"),
     ("POST", "/plugins/pull"),
     ("POST", "/session"),
@@ -142,7 +136,6 @@ ROUTES = (
     Route("GET", "/version", version),
     Route("GET", "/info", info),
     Route("GET", "/system/df", disk_usage),
-    Route("POST", "/build/prune", prune_builds),
     Route("GET", "/events", events),
     Route("GET", "/plugins", plugins),
     *(_not_implemented(method, path) for method, path in NOT_YET),

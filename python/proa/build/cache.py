@@ -3,7 +3,7 @@
 A step's key is the digest of its operation, of the keys of its inputs and of the content it reads from
 outside the graph. An image's key is the layers it has, so that a base of another name changes nothing.
 
-Owns the table of SCHEMA. An entry keeps its layer, and all below it, from being collected; a layer that an
+Owns the table of tables.py. An entry keeps its layer, and all below it, from being collected; a layer that an
 image has, too, is no garbage once its entry is pruned.
 """
 
@@ -17,20 +17,6 @@ from msgspec import Struct
 
 from proa.build import graph
 
-SCHEMA: Final = (
-    """
-    CREATE TABLE build_cache (
-        key TEXT PRIMARY KEY,
-        chain_id TEXT NOT NULL,
-        diff_id TEXT NOT NULL,
-        description TEXT NOT NULL,
-        created_ns INTEGER NOT NULL,
-        used_ns INTEGER NOT NULL,
-        uses INTEGER NOT NULL,
-        reads BLOB NOT NULL
-    ) STRICT, WITHOUT ROWID
-    """,
-)
 _VERSION: Final = 1
 """Raised whenever what a step makes of the same operation changes."""
 
@@ -98,12 +84,21 @@ class Cache:
                 "UPDATE build_cache SET used_ns = ?, uses = uses + 1 WHERE key = ?", (now, key)
             )
 
-    def record(self, identity: Identity, chain_id: str, diff_id: str, description: str) -> None:
+    def record(
+        self, identity: Identity, chain_id: str, diff_id: str, description: str, created_ns: int
+    ) -> None:
         """Keep a layer; belongs into the transaction that makes it known."""
-        now = time.time_ns()
         self._database.execute(
             "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
-            (identity.key, chain_id, diff_id, description, now, now, msgspec.json.encode(identity.parts)),
+            (
+                identity.key,
+                chain_id,
+                diff_id,
+                description,
+                created_ns,
+                created_ns,
+                msgspec.json.encode(identity.parts),
+            ),
         )
 
     def forget(self, keys: Iterable[str]) -> None:
@@ -120,10 +115,6 @@ class Cache:
                 "ORDER BY used_ns DESC, key"
             )
         ]
-
-    def chain_ids(self) -> list[str]:
-        """The layers that entries keep."""
-        return [chain for (chain,) in self._database.query("SELECT DISTINCT chain_id FROM build_cache")]
 
     def explain(self, description: str, identity: Identity) -> str:
         """Why a step was not found: what differs from the last one of the same description."""

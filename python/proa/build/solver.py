@@ -7,6 +7,7 @@ once it is known it belongs to the cache, whatever becomes of the build.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from hashlib import sha256
@@ -29,7 +30,16 @@ class Transactions(Protocol):
 class Layer:
     """One layer of a result; its identity may be known later than its files."""
 
-    def __init__(self, parent: "Layer | None", directory: str, chain_id: str = "", diff_id: str = "") -> None:
+    def __init__(
+        self,
+        parent: "Layer | None",
+        directory: str,
+        chain_id: str = "",
+        diff_id: str = "",
+        created_ns: int = 0,
+    ) -> None:
+        """`created_ns` is when its step was done; 0 for a layer of an image."""
+        self.created_ns = created_ns
         self.parent = parent
         self.directory = directory
         self.chain_id = chain_id
@@ -97,7 +107,7 @@ class Solver:
         if entry is None or found is None:
             return None
         *_, (chain_id, directory) = found
-        return Layer(parent, directory, chain_id, entry.diff_id)
+        return Layer(parent, directory, chain_id, entry.diff_id, entry.created_ns)
 
     async def make(
         self,
@@ -113,7 +123,7 @@ class Solver:
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self.layers.discard(overlay)))
             raise
-        layer = Layer(parent, overlay.upper)
+        layer = Layer(parent, overlay.upper, created_ns=time.time_ns())
         layer.settling = self._spawn(
             self._settle(layer, overlay, identity, description), f"layer {description}"
         )
@@ -152,7 +162,7 @@ class Solver:
         chain_id = chain(below, measured.diff_id)
         with self._transactions.transaction():
             directory = self.layers.commit(overlay, chain_id, below, measured)
-            self._cache.record(identity, chain_id, measured.diff_id, description)
+            self._cache.record(identity, chain_id, measured.diff_id, description, layer.created_ns)
         layer.chain_id, layer.diff_id = chain_id, measured.diff_id
         return directory == overlay.upper
 

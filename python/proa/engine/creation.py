@@ -5,8 +5,6 @@ The row comes last: directories without one are garbage that the next boot sweep
 
 import os
 import secrets
-import shutil
-import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -21,13 +19,12 @@ from proa.engine.platforms import check_platform
 from proa.engine.ports import ContainerVolumes, Database, ImageSource, Snapshots
 from proa.engine.record import Record
 from proa.engine.registry import Registry, checked_name
-from proa.engine.resolve import Context, Host, Peer, Resolved, Storage, resolve
+from proa.engine.resolve import Context, Host, Peer, Resolved, resolve
 from proa.engine.state import State
-from proa.errors import InvalidParameter, NotFound, System
+from proa.errors import InvalidParameter, System
 from proa.schema.config import DaemonConfig
 from proa.schema.container import ContainerCreateRequest
 from proa.schema.image import ImageConfig
-from proa.schema.plan import Layers
 
 FILES_KEPT = 64
 """Files of images (passwd, group) that are kept: layers never change, so what was read once holds."""
@@ -100,8 +97,6 @@ class Creation:
             with self._database.transaction():
                 if image_id:
                     self._images.hold(image_id, id_)
-                for mounted in {mount.id for mount in resolved.images}:
-                    self._images.hold(mounted, f"{id_}/{mounted}")
                 self._registry.add(container)
             undo.pop_all()
         self._notices.tell(container, "create")
@@ -122,27 +117,18 @@ class Creation:
 
     async def _make(self, record: Record, undo: AsyncExitStack) -> None:
         own = f"{self._directory}/{record.id}"
-        storage = record.resolved.storage or Storage()
         try:
             os.mkdir(own, 0o700)
-            undo.callback(shutil.rmtree, own, ignore_errors=True)
-            _make_image_directories(record.resolved)
+            undo.callback(os.rmdir, own)
             undo.push_async_callback(self._snapshots.remove, record.id)
             self._snapshots.prepare(
-                record.id,
-                record.image_layers,
-                volatile=record.resolved.host_config.auto_remove,
-                size=storage.size,
-                tmpfs=storage.tmpfs,
+                record.id, record.image_layers, volatile=record.resolved.host_config.auto_remove
             )
         except OSError as exc:
             raise System(f"mkdir {exc.filename}: {(exc.strerror or '').lower()}") from exc
         if record.resolved.volumes:
             undo.callback(self._volumes.release, record.id)
-            try:
-                await self._volumes.provide(record.id, record.resolved.volumes, record.image_layers)
-            except NotFound as exc:  # of a create that means the image, and clients pull it then
-                raise InvalidParameter(str(exc)) from exc
+            await self._volumes.provide(record.id, record.resolved.volumes, record.image_layers)
 
     def _context(self, id_: str, image: ImageConfig | None, layers: tuple[str, ...]) -> Context:
         # A directory of the host (ProaRootfs) may change; layers do not.
@@ -156,7 +142,6 @@ class Creation:
             read=lambda paths: read(layers, tuple(paths)),
             peer=self._peer,
             volume_path=self._volumes.path,
-            find_image=self._images.resolve,
             seccomp=self._seccomp,
         )
 
@@ -171,17 +156,3 @@ class Creation:
             plan=resolved.plan,
             mount_points=resolved.mount_points,
         )
-
-
-def _make_image_directories(resolved: Resolved) -> None:
-    """Where writes to mounted images go; the root of what is seen has the upper one's mode."""
-    layers = {mount.upper: mount.lower[0] for mount in resolved.plan.mounts if isinstance(mount, Layers)}
-    for image in resolved.images:
-        if not image.directory:
-            continue
-        upper = f"{image.directory}/fs"
-        os.makedirs(f"{image.directory}/work", 0o700)
-        os.mkdir(upper)
-        below = os.stat(layers[upper])
-        os.chown(upper, below.st_uid, below.st_gid)
-        os.chmod(upper, stat.S_IMODE(below.st_mode))

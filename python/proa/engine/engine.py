@@ -10,10 +10,11 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from proa.engine import ports
 from proa.engine.background import Background
+from proa.engine.builds.room import BuildRoom
 from proa.engine.cgroups import Cgroups
 from proa.engine.commits import Commits
 from proa.engine.container import Container
@@ -40,6 +41,9 @@ from proa.engine.usage import DiskUsage
 from proa.errors import ProaError
 from proa.schema.config import DaemonConfig
 from proa.schema.keeper import Exited, Welcome
+
+if TYPE_CHECKING:
+    from proa.engine.builds.verbs import Builds
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +126,6 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self._registry = rooms.registry
         self._events = rooms.events
         self._keeper = rooms.keeper
-        self._container_volumes = rooms.container_volumes
         self._recovery: asyncio.Task[None] | None = None
         self._background = Background()
         self._notices = Notices(rooms.events)
@@ -144,6 +147,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self.commits = self._build_commits(rooms)
         self.system = self._build_system(rooms)
         self._reconcile = self._build_reconcile(rooms)
+        self._build_room = self._build_builds(rooms)
 
     # ---- each part, from the rooms and the parts before it ------------------------------------------
 
@@ -162,7 +166,6 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             keeper=rooms.keeper,
             networks=rooms.networking,
             snapshots=rooms.snapshots,
-            volumes=rooms.container_volumes,
             notices=self._notices,
             directory=rooms.directory,
             monitor=self._health.monitor,
@@ -193,7 +196,6 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             registry=rooms.registry,
             keeper=rooms.keeper,
             networks=rooms.networking,
-            volumes=rooms.container_volumes,
             notices=self._notices,
             background=self._background,
             start=self._starting.start,
@@ -297,6 +299,25 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             executor=rooms.executor,
         )
 
+    def _build_builds(self, rooms: Rooms[Any, Any, Any]) -> BuildRoom:
+        return BuildRoom(
+            config=rooms.config,
+            host=rooms.host,
+            images=rooms.images,
+            keeper=rooms.keeper,
+            networks=rooms.networking,
+            events=rooms.events,
+            background=self._background,
+            native=rooms.native,
+            seccomp=rooms.seccomp,
+            executor=rooms.executor,
+        )
+
+    @property
+    def builds(self) -> "Builds":
+        """The verbs of builds, put together on first use."""
+        return self._build_room.verbs
+
     # ---- its life ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -305,15 +326,11 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         Raises Unavailable without a keeper.
         """
         self._reconcile.sweep_at_boot()
+        self._build_room.sweep()
         welcome = await self._keeper.connect(self)
         if self._keeper.outdated:
             welcome = await self._renew_keeper(welcome)
         await self._reconcile.welcomed(welcome, boot=True)
-        self._background.spawn(self._container_volumes.settle(self._alive), "unmounting of volumes")
-
-    def _alive(self, container_id: str) -> bool:
-        container = self._registry.get(container_id)
-        return container is not None and container.state.alive
 
     def reload(self, config: DaemonConfig) -> None:
         """Take over a configuration that was read again: for containers created from now on.
@@ -346,7 +363,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         """A process has ended."""
         if exited.exec_id is not None:
             self.execs.exited(exited)
-        else:
+        elif not self._build_room.exited(exited):
             self._exits.exited(exited)
 
     def oom(self, container_id: str) -> None:
@@ -356,6 +373,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
     def lost(self) -> None:
         """The keeper is gone: get one again, and learn what is left."""
         log.warning("the keeper is gone; its containers have ended")
+        self._build_room.lost()
         self._recovery = asyncio.get_running_loop().create_task(self._recover())
 
     async def _renew_keeper(self, welcome: Welcome) -> Welcome:

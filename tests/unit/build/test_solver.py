@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proa.build import cache, graph
+from proa.build import cache, graph, tables
 from proa.build.cache import Cache
 from proa.build.dockerfile.source import Location
 from proa.build.ports import Measured, Mounted, Output, StepFailed, VertexFailed
@@ -135,7 +135,7 @@ class World:
     def __init__(self, root: Path) -> None:
         self.layers = FakeLayers()
         self.work = FakeWork(self.layers)
-        self.metadata = Metadata(root / "db", {"build": cache.SCHEMA})
+        self.metadata = Metadata(root / "db", {"build": tables.SCHEMA})
         self.cache = Cache(self.metadata)
         self.tasks: list[asyncio.Task[Any]] = []
         self.solver = Solver(

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,15 +165,7 @@ class FakeSnapshots:
     def __init__(self) -> None:
         self.keys: set[str] = set()
 
-    def prepare(
-        self,
-        key: str,
-        lower: Sequence[str],
-        *,
-        volatile: bool = False,
-        size: int = 0,
-        tmpfs: bool = False,
-    ) -> Overlay:
+    def prepare(self, key: str, lower: Sequence[str], *, volatile: bool = False) -> Overlay:
         self.keys.add(key)
         return Overlay(lower=tuple(lower), upper=f"/s/{key}/fs", work=f"/s/{key}/work", volatile=volatile)
 
@@ -235,15 +227,6 @@ class FakeVolumes:
     def release(self, container_id: str) -> None:
         pass
 
-    async def mount(self, container_id: str, wishes: Sequence[VolumeWish]) -> Mapping[str, str]:
-        return {}
-
-    async def unmount(self, container_id: str) -> None:
-        pass
-
-    async def settle(self, alive: Callable[[str], bool]) -> None:
-        pass
-
     async def remove_anonymous(self, name: str, container_id: str) -> None:
         self.names.discard(name)
 
@@ -298,6 +281,15 @@ class FakeNative:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+class NoStore:
+    """The store that builds ask to keep their layers."""
+
+    database = None
+
+    def keep(self, chain_ids: object) -> None:
+        """Nothing is collected here."""
+
+
 class World:
     """The engine and its fakes."""
 
@@ -334,7 +326,7 @@ class World:
                 image_source=self.images,
                 container_volumes=self.volumes,
                 count_images=lambda: 1,
-                images=SimpleNamespace(packing=None),
+                images=SimpleNamespace(packing=None, store=NoStore()),
                 networks=None,
                 volumes=None,
                 registries=Registries(RegistryClient(RegistrySettings())),

@@ -341,7 +341,7 @@ async def test_an_image_kept_in_the_store_keeps_its_manifest(rig: Rig, registry:
     await rig.pull("app", "1")
     rig = await rig.again()
     image: Any = rig.images.resolve("app:1")
-    kept = rig.images._store.manifest(image.id)
+    kept = rig.images.store.manifest(image.id)
     assert kept is not None
     assert digest(kept.data) == manifest
     assert rig.content.find(parse_digest(blob(BASE)))

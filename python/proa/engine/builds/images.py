@@ -1,6 +1,5 @@
 """What a build comes to as an image: its configuration, its history, its layers, its names."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +36,8 @@ class BuiltImages:
         outcome = solution.graph.outcome
         built = await solution.layers()
         layers = self._layers(built)
-        blob = msgspec.json.encode(document(outcome, layers, labels, created_ns))
+        times = [layer.created_ns for layer in built]
+        blob = msgspec.json.encode(document(outcome, layers, labels, created_ns, times))
         with self._store.database.transaction():
             record = self._store.add(blob, decode_image_file(blob), layers)
             for name in names:
@@ -66,22 +66,32 @@ class BuiltImages:
 
 
 def document(
-    outcome: graph.Outcome, layers: Sequence[Layer], labels: Mapping[str, str], created_ns: int | None
+    outcome: graph.Outcome,
+    layers: Sequence[Layer],
+    labels: Mapping[str, str],
+    created_ns: int | None,
+    times: Sequence[int],
 ) -> dict[str, Any]:
-    """The config blob. The history has one step with a layer for each layer."""
-    now = rfc3339(time.time_ns() if created_ns is None else created_ns)
+    """The config blob. The history has one step with a layer for each layer.
+
+    A step was created when its layer was (`times`, base first), one without with the layer before it: built
+    again from the cache, an image is the one that it was.
+    """
     config = outcome.config
     if labels:
         config = replace(config, labels={**(config.labels or {}), **labels})
-    steps = [
-        {
-            "created": now,
-            "created_by": step.created_by,
-            "comment": COMMENT,
-            **({"empty_layer": True} if step.vertex is None else {}),
-        }
-        for step in outcome.steps
-    ]
+    made = sum(step.vertex is not None for step in outcome.steps)
+    own = list(times[len(times) - made :])
+    now = outcome.base.created if outcome.base and outcome.base.created else rfc3339(0)
+    steps = []
+    for step in outcome.steps:
+        if step.vertex is not None:
+            now = rfc3339(own.pop(0))
+        described = {"created": now, "created_by": step.created_by, "comment": COMMENT}
+        steps.append(described if step.vertex is not None else {**described, "empty_layer": True})
+    if created_ns is not None:
+        now = rfc3339(created_ns)
+        steps = [{**step, "created": now} for step in steps]
     found: dict[str, Any] = {
         "architecture": outcome.platform.architecture,
         "config": config_document(config),

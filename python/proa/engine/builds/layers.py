@@ -10,7 +10,7 @@ from typing import TypeVar
 import proa_native
 
 from proa.build.ports import Measured
-from proa.engine.images.store import ImageStore, Lease
+from proa.engine.images.store import ImageStore
 from proa.errors import NotFound, System
 from proa.schema.plan import Overlay
 from proa.snapshots import Snapshots
@@ -21,10 +21,8 @@ _T = TypeVar("_T")
 class BuildLayers:
     """Layers for one daemon's builds."""
 
-    def __init__(self, store: ImageStore, lease: Lease, executor: Executor | None) -> None:
-        """`lease` keeps what is known already, until an entry of the cache or an image does."""
+    def __init__(self, store: ImageStore, executor: Executor | None) -> None:
         self._store = store
-        self._lease = lease
         self._executor = executor
 
     @property
@@ -51,7 +49,6 @@ class BuildLayers:
                 return None
             chain.append(chain_id)
             chain_id = snapshot.parent
-        self._lease.chain_ids.add(top)
         return list(zip(chain, self._snapshots.lower(top), strict=True))[::-1]
 
     def begin(self, lower: Sequence[str]) -> Overlay:
@@ -77,7 +74,6 @@ class BuildLayers:
 
     def commit(self, overlay: Overlay, chain_id: str, parent: str, measured: Measured) -> str:
         """Make it known, within a transaction; returns the directory that is known by that id from now on."""
-        self._lease.chain_ids.add(chain_id)
         draft = Path(overlay.upper)
         self._snapshots.record(draft, chain_id, parent, size=measured.size, inodes=measured.inodes)
         return self._snapshots.lower(chain_id)[0]

@@ -51,6 +51,10 @@ class Progress:
         bar = progress_bar(current, total)
         self._put(id_, {"status": status, "progressDetail": detail, "progress": bar, "id": id_})
 
+    def line(self, value: dict[str, Any]) -> None:
+        """Any other object."""
+        self._put(object(), value)
+
     def aux(self, value: dict[str, Any]) -> None:
         """What programs read of the outcome."""
         self._put(object(), {"progressDetail": {}, "aux": value})
@@ -105,6 +109,18 @@ async def streamed(work: Callable[[Progress], Coroutine[Any, Any, None]]) -> Asy
             await asyncio.wait({task})
         if not task.cancelled():
             task.exception()
+
+
+async def streamed_lines(
+    work: Callable[[Callable[[dict[str, Any]], None]], Coroutine[Any, Any, None]],
+) -> AsyncIterator[bytes]:
+    """Run `work(send)` and yield each object that it sends as a line; otherwise as `streamed`."""
+
+    async def with_progress(progress: Progress) -> None:
+        await work(progress.line)
+
+    async for lines in streamed(with_progress):
+        yield lines
 
 
 def progress_bar(current: int, total: int) -> str:

@@ -352,13 +352,11 @@ class ImageStore:
 
     def release(self, container_id: str) -> bool:
         """The container is gone; true where its image is gone, too, so that layers may be left behind."""
-        # Images that it had mounted are held under its id and theirs.
-        which = "WHERE container = ? OR container GLOB ? || '/*'"
-        rows = self.database.query(f"SELECT image FROM image_users {which}", (container_id, container_id))
+        rows = self.database.query("SELECT image FROM image_users WHERE container = ?", (container_id,))
         if not rows:
             return False
-        self.database.execute(f"DELETE FROM image_users {which}", (container_id, container_id))
-        return any(image not in self._images for (image,) in rows)
+        self.database.execute("DELETE FROM image_users WHERE container = ?", (container_id,))
+        return rows[0][0] not in self._images
 
     # ---- collection -----------------------------------------------------------------------------
 
@@ -380,6 +378,10 @@ class ImageStore:
             yield lease
         finally:
             self._leases.remove(lease)
+
+    def needed_by_images(self) -> set[str]:
+        """Chain ids of layers that an image has."""
+        return {id_ for (id_,) in self.database.query("SELECT DISTINCT chain_id FROM image_layers")}
 
     def keep(self, chain_ids: Callable[[], Iterable[str]]) -> None:
         """Ask this at every collection for more layers that are needed, with all below them."""

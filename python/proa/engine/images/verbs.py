@@ -64,15 +64,15 @@ class Images:
         config: DaemonConfig,
         executor: Executor | None = None,
     ) -> None:
-        self._store = ImageStore(database, content, snapshots)
+        self.store = ImageStore(database, content, snapshots)
         self._events = events
         self._containers = containers
-        self._remover = Remover(self._store, events, containers, executor)
-        self._loader = Loader(self._store, events, executor)
-        self._importer = Importer(self._store, events, executor)
-        self._saver = Saver(self._store, executor)
+        self._remover = Remover(self.store, events, containers, executor)
+        self._loader = Loader(self.store, events, executor)
+        self._importer = Importer(self.store, events, executor)
+        self._saver = Saver(self.store, executor)
         self._puller = pulling.Puller(
-            self._store,
+            self.store,
             registry,
             events,
             executor,
@@ -81,11 +81,11 @@ class Images:
             attempts=config.max_download_attempts,
         )
         self._pusher = pushing.Pusher(
-            self._store, registry, events, executor, uploads=config.max_concurrent_uploads
+            self.store, registry, events, executor, uploads=config.max_concurrent_uploads
         )
-        self.packing = Packing(self._store, events, executor)
+        self.packing = Packing(self.store, events, executor)
         """For commits, which are the containers' as well."""
-        self._restorer = Restorer(self._store, executor)
+        self._restorer = Restorer(self.store, executor)
         self._collecting: set[asyncio.Future[Any]] = set()
 
     async def close(self) -> None:
@@ -93,14 +93,18 @@ class Images:
         self._puller.close()
         if self._collecting:
             await asyncio.wait(self._collecting)
-        self._store.snapshots.close()
+        self.store.snapshots.close()
 
     async def start(self) -> None:
         """Put away what a crash left, before the first request; it goes in its own time."""
-        garbage = self._store.content.sweep()
-        self._store.snapshots.sweep_committed()
+        garbage = self.store.content.sweep()
+        self.store.snapshots.sweep_committed()
         await self._restorer.restore()
         self._in_background(self._remover.collect(garbage))
+
+    async def collect(self) -> None:
+        """Remove what nothing needs any more."""
+        await self._remover.collect()
 
     # ---- for the engine -------------------------------------------------------------------------
 
@@ -109,39 +113,39 @@ class Images:
 
         proa/hello is there on demand: it comes out of the package, not from a registry.
         """
-        record = self._store.find(ref)
+        record = self.store.find(ref)
         if record is None and _is_hello(ref):
-            return install_hello(self._store)
-        return record or self._store.resolve(ref)
+            return install_hello(self.store)
+        return record or self.store.resolve(ref)
 
     def by_id(self, image_id: str) -> ImageRecord | None:
         """By full id."""
-        return self._store.by_id(image_id)
+        return self.store.by_id(image_id)
 
     def count(self) -> int:
         """How many images there are."""
-        return len(self._store.all())
+        return len(self.store.all())
 
     def hold(self, image_id: str, container_id: str) -> None:
         """A container stands on the image's layers until `release`. Idempotent. Raises NotFound."""
-        self._store.hold(image_id, container_id)
+        self.store.hold(image_id, container_id)
 
     def release(self, container_id: str) -> None:
         """The container is gone. Unknown: nothing to do.
 
         The last container of a deleted image takes the image's layers with it.
         """
-        if self._store.release(container_id):
+        if self.store.release(container_id):
             self._collect()
 
     def usage(self) -> tuple[int, list[ImageSummary]]:
         """(bytes of all layers, every image with what it shares and how many containers it has), for df."""
         summaries = []
-        for record in self._store.all():
-            summary = _summary(record, self._store.references(record.id), self._shared_size(record))
+        for record in self.store.all():
+            summary = _summary(record, self.store.references(record.id), self._shared_size(record))
             users = len(self._containers.using_image(record.id))
             summaries.append(msgspec.structs.replace(summary, containers=users))
-        return sum(snapshot.size for snapshot in self._store.snapshots.all()), summaries
+        return sum(snapshot.size for snapshot in self.store.snapshots.all()), summaries
 
     # ---- reads ----------------------------------------------------------------------------------
 
@@ -151,11 +155,11 @@ class Images:
         """Newest first. `all` changes nothing: there are no intermediate images."""
         image_filters.check_keys(filters, image_filters.LIST_FILTERS)
         dangling = image_filters.boolean(filters, "dangling")
-        tests = image_filters.tests(self._store, filters)
+        tests = image_filters.tests(self.store, filters)
         patterns = filters.get("reference") or ()
         summaries = []
-        for record in self._store.all():
-            names = self._store.references(record.id)
+        for record in self.store.all():
+            names = self.store.references(record.id)
             if dangling is not None and dangling == bool(names):
                 continue
             if patterns:
@@ -169,8 +173,8 @@ class Images:
 
     async def inspect(self, ref: str) -> ImageInspect:
         """Raises NotFound."""
-        record = self._store.resolve(ref)
-        names = self._store.references(record.id)
+        record = self.store.resolve(ref)
+        names = self.store.references(record.id)
         file = record.file
         layers = list(record.layers)
         data = {"LowerDir": ":".join(layers[1:]), "UpperDir": layers[0]} if layers else {}
@@ -193,12 +197,12 @@ class Images:
                 name="overlay2", data={key: value for key, value in data.items() if value}
             ),
             root_fs={"Type": "layers", "Layers": [layer.diff_id for layer in record.content]},
-            metadata={"LastTagTime": rfc3339(self._store.tagged_ns(record.id))},
+            metadata={"LastTagTime": rfc3339(self.store.tagged_ns(record.id))},
         )
 
     async def history(self, ref: str) -> Sequence[ImageHistoryResponseItem]:
         """Steps of the build, the last one first. Raises NotFound."""
-        record = self._store.resolve(ref)
+        record = self.store.resolve(ref)
         sizes = list(record.sizes)
         steps = record.file.history or [History() for _ in sizes]
         items = []
@@ -214,7 +218,7 @@ class Images:
                 )
             )
         if items:
-            tags = [name.familiar for name in self._store.references(record.id) if name.tag]
+            tags = [name.familiar for name in self.store.references(record.id) if name.tag]
             items[-1] = msgspec.structs.replace(items[-1], id=record.id, tags=tags or None)
         return items[::-1]
 
@@ -229,7 +233,7 @@ class Images:
         if tag:
             name = Reference(name.domain, name.path, parse_tag(tag))
         name = name.with_default_tag()
-        self._store.tag(name, record.id)
+        self.store.tag(name, record.id)
         self._events.emit("image", "tag", record.id, {"name": name.familiar})
 
     async def remove(self, ref: str, *, force: bool, prune: bool) -> Sequence[ImageDeleteResponseItem]:
@@ -308,7 +312,7 @@ class Images:
     def _shared_size(self, record: ImageRecord) -> int:
         """Bytes of layers that other images stand on, too."""
         others = {
-            layer.chain_id for other in self._store.all() if other.id != record.id for layer in other.content
+            layer.chain_id for other in self.store.all() if other.id != record.id for layer in other.content
         }
         pairs = zip(record.content, record.sizes, strict=True)
         return sum(size for layer, size in pairs if layer.chain_id in others)

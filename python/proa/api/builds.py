@@ -1,0 +1,151 @@
+"""POST /build and /build/prune.
+
+The classic endpoint, as the docker CLI without BuildKit, docker-py and Compose's classic path use it: the
+body is the context, a tar. A JSON body of type application/vnd.proa.build.v1+json is proa's own: the context
+is a directory of this host.
+
+Source: the Docker Engine API v1.51, ImageBuild, BuildPrune; moby daemon/server/router/build/build_routes.go.
+"""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+import msgspec
+
+from proa.api.ports import Engine
+from proa.api.query import Query
+from proa.api.responses import Response, Stream, json_reply
+from proa.api.routes import Route
+from proa.api.streams import Progress
+from proa.errors import InvalidParameter, NotImplemented_
+from proa.http._connection import Request
+from proa.schema.build import BuildOptions, ProaBuild
+from proa.schema.container import Ulimit
+from proa.schema.registry import Credentials
+
+PROA_BUILD = "application/vnd.proa.build.v1+json"
+_T = TypeVar("_T")
+
+LIMIT = 8 << 20
+"""Bytes of proa's own body: Dockerfile and secrets."""
+
+_arguments = msgspec.json.Decoder(dict[str, str | None])
+_labels = msgspec.json.Decoder(dict[str, str])
+_ulimits: msgspec.json.Decoder[list[Ulimit]] = msgspec.json.Decoder(list[Ulimit])
+_logins = msgspec.json.Decoder(dict[str, Credentials])
+_local = msgspec.json.Decoder(ProaBuild)
+
+
+async def build(engine: Engine, request: Request) -> Response:
+    """POST /build."""
+    query = Query(request.query)
+    local = await _own_body(request)
+    options = _options(query, local)
+    building = await engine.builds.build(options, request.body, _credentials(request))
+    return Stream(await Progress.start(building))
+
+
+async def prune(engine: Engine, request: Request) -> Response:
+    """POST /build/prune."""
+    query = Query(request.query)
+    keep = query.number("keep-storage") or query.number("reserved-space") or 0
+    return json_reply(
+        await engine.builds.prune(all=query.flag("all"), keep_bytes=keep, filters=query.filters())
+    )
+
+
+async def _own_body(request: Request) -> ProaBuild | None:
+    if request.headers.get("content-type", "").partition(";")[0].strip() != PROA_BUILD:
+        return None
+    data = bytearray()
+    body: AsyncIterator[bytes] = request.body
+    async for chunk in body:
+        data += chunk
+        if len(data) > LIMIT:
+            raise InvalidParameter("the build's description is too large")
+    try:
+        return _local.decode(data)
+    except msgspec.DecodeError as exc:
+        raise InvalidParameter(f"invalid JSON: {exc}") from exc
+
+
+def _options(query: Query, local: ProaBuild | None) -> BuildOptions:
+    if query.text("version") == "2" and local is None:
+        raise NotImplemented_("BuildKit is not supported: set DOCKER_BUILDKIT=0, or use proa build")
+    if query.flag("squash"):
+        raise NotImplemented_("squash is not supported")
+    return BuildOptions(
+        local=local or ProaBuild(),
+        events=local is not None,
+        dockerfile=query.text("dockerfile") or "Dockerfile",
+        remote=query.text("remote"),
+        tags=tuple(query.texts("t")),
+        quiet=query.flag("q"),
+        no_cache=query.flag("nocache"),
+        pull=query.flag("pull"),
+        target=query.text("target"),
+        platform=query.text("platform"),
+        arguments={
+            name: value
+            for name, value in _decoded(query, "buildargs", _arguments, {}).items()
+            if value is not None
+        },
+        labels=_decoded(query, "labels", _labels, {}),
+        network_mode=query.text("networkmode") or "default",
+        extra_hosts=_hosts(query),
+        cgroup_parent=query.text("cgroupparent"),
+        shm_size=query.number("shmsize") or 0,
+        ulimits=tuple(_ulimits_of(query)),
+        memory=query.number("memory") or 0,
+        memory_swap=query.number("memswap") or 0,
+        cpu_shares=query.number("cpushares") or 0,
+        cpu_period=query.number("cpuperiod") or 0,
+        cpu_quota=query.number("cpuquota") or 0,
+        cpuset_cpus=query.text("cpusetcpus"),
+        cpuset_mems=query.text("cpusetmems"),
+    )
+
+
+def _ulimits_of(query: Query) -> list[Ulimit]:
+    return _decoded(query, "ulimits", _ulimits, [])
+
+
+def _hosts(query: Query) -> tuple[str, ...]:
+    return tuple(host for text in query.texts("extrahosts") for host in text.split(",") if host)
+
+
+def _decoded(query: Query, key: str, decoder: "msgspec.json.Decoder[_T]", default: _T) -> _T:
+    text = query.text(key)
+    if not text or text == "null":
+        return default
+    try:
+        return decoder.decode(text)
+    except msgspec.DecodeError as exc:
+        raise InvalidParameter(f"invalid {key}: {exc}") from exc
+
+
+def _credentials(request: Request) -> dict[str, Credentials]:
+    """X-Registry-Config: logins by registry; docker.io's key is its old address."""
+    text = request.headers.get("x-registry-config", "").strip().rstrip("=")
+    if not text:
+        return {}
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        found = _logins.decode(data) if data.strip() not in (b"", b"null") else {}
+    except (binascii.Error, msgspec.DecodeError) as exc:
+        raise InvalidParameter(f"invalid X-Registry-Config header: {exc}") from None
+    return {_domain(address): login for address, login in found.items()}
+
+
+def _domain(address: str) -> str:
+    domain = address.partition("://")[2] or address
+    domain = domain.partition("/")[0]
+    return "docker.io" if domain == "index.docker.io" else domain
+
+
+ROUTES = (
+    Route("POST", "/build", build, streams_body=True),
+    Route("POST", "/build/prune", prune),
+)

@@ -1,0 +1,314 @@
+"""The contexts of one build: each a directory of this host, however it came here, and what is ignored of it.
+
+    a local directory    as it lies; nothing is copied
+    a tar                unpacked by the native core into scratch
+    git                  fetched by the host's git into scratch
+    http(s)              a tar, or a Dockerfile alone
+
+The empty name is the main one. What lies in scratch goes with the build.
+
+Source: docker build's reference, "Build context"; moby builder/remotecontext/git/gitutils.go for the grammar
+of git URLs (CVE-2019-13139: nothing that git could take for an option).
+"""
+
+import asyncio
+import os
+import re
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import proa_native
+
+from proa.build.ignore import read_ignore_file
+from proa.errors import InvalidParameter, NotFound, System
+
+_GIT: Final = re.compile(r"(?:git|ssh)://|git@[\w.-]+:|https?://[^#?]+\.git(?:[#?]|$)")
+_BARE_GIT: Final = re.compile(r"(?:github|gitlab)\.com/")
+_REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
+_LIMIT: Final = 1 << 20
+"""Bytes of a Dockerfile or an ignore file."""
+
+
+def is_git(url: str) -> bool:
+    """Whether a URL names a repository."""
+    return bool(_GIT.match(url) or _BARE_GIT.match(url))
+
+
+class Context:
+    """One directory, and the patterns of what is ignored of it."""
+
+    def __init__(self, root: str, ignore: Sequence[str]) -> None:
+        self.root = root
+        self.ignore = tuple(ignore)
+
+
+class Contexts:
+    """The contexts of one build; an async context manager around their scratch directory."""
+
+    def __init__(self, scratch: Path, executor: Executor | None) -> None:
+        """A directory of its own is made below `scratch`."""
+        self._scratch = scratch / secrets.token_hex(8)
+        self._executor = executor
+        self._contexts: dict[str, Context] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._scratch.mkdir(mode=0o700, parents=True)
+        except OSError as exc:
+            raise System(f"mkdir {self._scratch}: {(exc.strerror or '').lower()}") from exc
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        removing = self._run(proa_native.remove_tree, str(self._scratch))
+        with suppress(OSError):
+            await asyncio.shield(removing)
+
+    # ---- where contexts come from -------------------------------------------------------------------
+
+    def add_directory(self, name: str, path: str, ignore: Sequence[str] | None = None) -> None:
+        """A directory as it lies; without `ignore`, its .dockerignore says. Raises InvalidParameter."""
+        if not os.path.isdir(path):
+            raise InvalidParameter(f"unable to prepare context: path {path!r} not found")
+        if ignore is None:
+            text = _read_beneath(path, ".dockerignore")
+            ignore = read_ignore_file(text) if text is not None else ()
+        self._contexts[name] = Context(path, ignore)
+
+    async def add_tar(self, name: str, body: AsyncIterator[bytes]) -> None:
+        """A tar, compressed or not. Raises InvalidParameter for a malformed one."""
+        target = self.scratch()
+        await self._unpack(body, target)
+        self.add_directory(name, target)
+
+    async def add_remote(self, name: str, url: str) -> None:
+        """A git repository, or what an http(s) URL leads to. Raises InvalidParameter, NotFound."""
+        if is_git(url):
+            target = self.scratch()
+            self.add_directory(name, await fetch_git(url, target))
+        elif url.startswith(("http://", "https://")):
+            await self._add_url(name, url)
+        else:
+            raise InvalidParameter(f"unable to prepare context: unsupported URL {url!r}")
+
+    async def _add_url(self, name: str, url: str) -> None:
+        from proa.build.fetching import open_url
+
+        async with open_url(url) as (head, body):
+            if head.content_type.startswith("text/plain"):
+                text = b"".join([chunk async for chunk in _limited(body, _LIMIT)])
+                target = self.scratch()
+                await self._run(_write, f"{target}/Dockerfile", text)
+                self.add_directory(name, target)
+            else:
+                await self.add_tar(name, body)
+
+    def scratch(self) -> str:
+        """A new directory that goes with the build."""
+        target = self._scratch / secrets.token_hex(4)
+        target.mkdir(mode=0o755)
+        return str(target)
+
+    # ---- what is in them ------------------------------------------------------------------------------
+
+    def root(self, name: str) -> str:
+        """The directory of a context. Raises NotFound."""
+        return self.find(name).root
+
+    def find(self, name: str) -> Context:
+        """Raises NotFound."""
+        context = self._contexts.get(name)
+        if context is None:
+            raise NotFound(f"build context {name!r} not found" if name else "there is no build context")
+        return context
+
+    def dockerfile(self, path: str) -> tuple[str, str]:
+        """(text, name) of the Dockerfile; its own ignore file, if there is one, counts from now on.
+
+        A relative path is one of the main context, and stays beneath it; an absolute one is of this host.
+        Raises InvalidParameter in Docker's words.
+        """
+        if path.startswith("/"):
+            root, relative = os.path.split(path)
+        else:
+            root, relative = self.root(""), os.path.normpath(path)
+        if relative.startswith("../"):
+            raise InvalidParameter(f"the Dockerfile ({path}) must be within the build context")
+        text = _read_beneath(root, relative)
+        if text is None and path == "Dockerfile":
+            text = _read_beneath(root, "dockerfile")
+        if text is None:
+            raise InvalidParameter(f"failed to read dockerfile: open {path}: no such file or directory")
+        ignore = _read_beneath(root, f"{relative}.dockerignore")
+        main = self._contexts.get("")
+        if ignore is not None and main is not None:
+            self._contexts[""] = Context(main.root, read_ignore_file(ignore))
+        return text, os.path.basename(path)
+
+    # ---- inside -----------------------------------------------------------------------------------
+
+    async def _unpack(self, body: AsyncIterator[bytes], target: str) -> None:
+        """Feed a body to the native core, which reads it from a socket in the executor."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            job = self._run(_unpack_into, theirs.fileno(), target)
+            feed = asyncio.ensure_future(_feed(body, ours))
+            both: set[asyncio.Future[Any]] = {job, feed}
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                if not job.done():
+                    await feed  # A failed client must not look like the archive's end.
+                    ours.shutdown(socket.SHUT_WR)
+                await asyncio.shield(job)
+            finally:
+                feed.cancel()
+                # Also wakes a reader that waits for bytes that will never come.
+                with suppress(OSError):
+                    ours.shutdown(socket.SHUT_RDWR)
+                await asyncio.wait(both)
+                if not feed.cancelled():
+                    feed.exception()
+
+    def _run(self, call: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
+        return asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+
+
+async def _feed(body: AsyncIterator[bytes], target: socket.socket) -> None:
+    send = asyncio.get_running_loop().sock_sendall
+    async for chunk in body:
+        await send(target, chunk)
+
+
+async def _limited(body: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    count = 0
+    async for chunk in body:
+        count += len(chunk)
+        if count > limit:
+            raise InvalidParameter("the remote Dockerfile is too large")
+        yield chunk
+
+
+def _unpack_into(source: int, target: str) -> None:
+    try:
+        proa_native.unpack_layer(source, target, overlay=False)
+    except ValueError as exc:
+        raise InvalidParameter(f"Error processing tar file: {exc}") from exc
+    except OSError as exc:
+        raise System(exc.strerror or str(exc)) from exc
+
+
+def _read_beneath(root: str, path: str) -> str | None:
+    """A file of a tree, symlinks resolved inside it; None where there is none. Raises InvalidParameter."""
+    try:
+        (data,) = proa_native.read_in_layers([root], [path], limit=_LIMIT)
+    except OSError as exc:
+        raise InvalidParameter(f"failed to read {path}: {(exc.strerror or '').lower()}") from exc
+    return None if data is None else data.decode("utf-8", "replace")
+
+
+def _write(path: str, data: bytes) -> None:
+    Path(path).write_bytes(data)
+
+
+# ---- git --------------------------------------------------------------------------------------------
+
+
+async def fetch_git(url: str, target: str, *, keep_git_dir: bool = False) -> str:
+    """Fetch `url#ref:directory` into `target`; returns the directory asked for.
+
+    Raises InvalidParameter, and NotFound where this host has no git.
+    """
+    remote, reference, directory = split_git(url)
+    if not keep_git_dir:
+        git_dir = f"{target}/.git"
+    await _git("init", "-q", "--", target)
+    await _git("-C", target, "fetch", "-q", "--depth", "1", "--no-tags", "--", remote, reference)
+    await _git("-C", target, "checkout", "-q", "--detach", "FETCH_HEAD")
+    if not keep_git_dir:
+        proa_native.remove_tree(git_dir)
+    return _subdirectory(target, directory) if directory else target
+
+
+def _subdirectory(root: str, directory: str) -> str:
+    """A directory of a repository that was fetched, which nobody else changes. Raises InvalidParameter."""
+    path, top = os.path.realpath(f"{root}/{directory}"), os.path.realpath(root)
+    if os.path.commonpath((path, top)) != top:
+        raise InvalidParameter(f"git subdirectory {directory!r} is outside of the repository")
+    if not os.path.isdir(path):
+        raise InvalidParameter(f"git subdirectory {directory!r} not found")
+    return path
+
+
+async def resolve_git(url: str) -> str:
+    """The commit that a URL's ref is at now. Raises InvalidParameter, NotFound."""
+    remote, reference, _ = split_git(url)
+    if re.fullmatch(r"[0-9a-f]{40}", reference):
+        return reference
+    output = await _git("ls-remote", "--", remote, reference, f"{reference}^{{}}")
+    lines = [line.split("\t") for line in output.splitlines() if "\t" in line]
+    if not lines:
+        raise InvalidParameter(f"repository does not contain ref {reference}")
+    # An annotated tag's commit is listed after the tag.
+    return lines[-1][0]
+
+
+def split_git(url: str) -> tuple[str, str, str]:
+    """(remote, ref, directory); raises InvalidParameter for what git could misunderstand."""
+    remote, _, fragment = url.partition("#")
+    reference, _, directory = fragment.partition(":")
+    reference = reference or "HEAD"
+    if _BARE_GIT.match(remote):
+        remote = f"https://{remote}"
+    if remote.startswith("-") or not _REF.fullmatch(reference) or ".." in reference:
+        raise InvalidParameter(f"invalid git reference: {url!r}")
+    if remote.startswith(("http://", "https://", "git://", "ssh://")):
+        host = urlsplit(remote).hostname or ""
+        if not host or host.startswith("-"):
+            raise InvalidParameter(f"invalid git URL: {url!r}")
+    if directory.startswith("/") or ".." in directory.split("/"):
+        raise InvalidParameter(f"invalid git subdirectory: {directory!r}")
+    return remote, reference, directory
+
+
+async def _git(*arguments: str) -> str:
+    """Run git without hooks, prompts, the user's configuration, or protocols that run programs."""
+    environment = {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+    }
+    options = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=never")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "git",
+            *options,
+            *arguments,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError as exc:
+        raise NotFound("git is not installed on this host: a git repository cannot be fetched") from exc
+    try:
+        output, errors = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise InvalidParameter(f"failed to fetch git repository: {errors.decode(errors='replace').strip()}")
+    return output.decode(errors="replace")

@@ -1,0 +1,313 @@
+"""COPY, ADD and WORKDIR, on the native core's trees and copies: half of proa.build.ports.Work.
+
+A context is looked at once a build, whatever many steps take from it; a file that is as it was is not read.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from email.utils import parsedate_to_datetime
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import proa_native
+
+from proa.build import graph
+from proa.build.archives import is_archive, unpack
+from proa.build.contexts import Contexts, fetch_git, resolve_git
+from proa.build.fetching import open_url
+from proa.build.owners import owner_of
+from proa.build.ports import Output
+from proa.errors import InvalidParameter, NotFound, System
+from proa.schema.plan import Overlay
+
+_T = TypeVar("_T")
+
+_HEAD = 512
+_FETCHED_MODE = 0o600
+
+
+class BuildFiles:
+    """The files of one build's steps."""
+
+    def __init__(
+        self,
+        contexts: Contexts,
+        executor: Executor | None,
+        digests: proa_native.FileDigests,
+        epoch_ns: int | None,
+    ) -> None:
+        self._contexts = contexts
+        self._executor = executor
+        self._digests = digests
+        self._epoch = None if epoch_ns is None else epoch_ns // 10**9
+        self._trees: dict[str, asyncio.Future[proa_native.FileTree]] = {}
+        self._fetched: dict[str, asyncio.Task[tuple[Path, str, int]]] = {}
+        self._commits: dict[str, asyncio.Task[str]] = {}
+
+    # ---- identity ---------------------------------------------------------------------------------
+
+    async def identify(self, operation: graph.Operation) -> tuple[str, ...]:
+        """Digests of everything outside the graph that an operation reads. Raises NotFound."""
+        match operation:
+            case graph.Copy(sources=sources, exclude=exclude):
+                return tuple([await self._identify(source, exclude) for source in sources])
+            case graph.Run(mounts=mounts):
+                names = [mount.context for mount in mounts if mount.context is not None]
+                return tuple([await self._digest(name, ("/",), ()) for name in names])
+            case graph.ContextRoot(context=name):
+                return (await self._digest(name, ("/",), ()),)
+        return ()
+
+    async def _identify(self, source: graph.CopySource, exclude: Sequence[str]) -> str:
+        match source:
+            case graph.FromContext(context=name, paths=paths):
+                return await self._digest(name, paths, exclude)
+            case graph.FromUrl():
+                _, digest, _ = await self._fetch(source)
+                return digest
+            case graph.FromGit():
+                return await self._commit(source)
+        return ""
+
+    async def _digest(self, name: str, paths: Sequence[str], exclude: Sequence[str]) -> str:
+        tree = await self._tree(name)
+        try:
+            return await self._run(tree.digest, paths, exclude, self._digests)
+        except ValueError as exc:
+            raise InvalidParameter(str(exc)) from exc
+        except FileNotFoundError as exc:
+            missing = str(exc).partition("lookup ")[2].partition(": ")[0]
+            raise NotFound(f'failed to calculate checksum of ref: "{missing}": not found') from exc
+        except OSError as exc:
+            raise System(f"build context: {exc.strerror or exc}") from exc
+
+    async def _tree(self, name: str) -> proa_native.FileTree:
+        if name not in self._trees:
+            context = self._contexts.find(name)
+            self._trees[name] = asyncio.ensure_future(self._look(context.root, context.ignore))
+        return await asyncio.shield(self._trees[name])
+
+    async def _look(self, root: str, ignore: Sequence[str]) -> proa_native.FileTree:
+        try:
+            return await self._run(proa_native.FileTree.context, root, list(ignore))
+        except ValueError as exc:
+            raise InvalidParameter(str(exc)) from exc
+        except OSError as exc:
+            raise System(f"build context: {exc.strerror or exc}") from exc
+
+    # ---- work -------------------------------------------------------------------------------------
+
+    async def copy(
+        self, rootfs: Overlay, step: graph.Copy, inputs: Sequence[tuple[str, ...]], output: Output
+    ) -> None:
+        """Copy files. Raises NotFound, InvalidParameter, System."""
+        owner = await self._owner(step.chown, rootfs)
+        sources: list[tuple[proa_native.FileTree, list[str]]] = []
+        inline: list[tuple[str, bytes, int, int]] = []
+        archives: list[tuple[proa_native.FileTree, str]] = []
+        now = int(time.time()) if self._epoch is None else self._epoch
+        of_context = False
+        for source in step.sources:
+            match source:
+                case graph.FromContext(context=name, paths=paths):
+                    of_context = True
+                    tree = await self._tree(name)
+                    plain, packed = await self._sorted(tree, paths, unpack=step.unpack)
+                    sources += [(tree, plain)] if plain else []
+                    archives += packed
+                case graph.FromInput(input=number, paths=paths):
+                    sources.append((await self._layers(inputs[number]), list(paths)))
+                case graph.Inline(name=name, text=text):
+                    inline.append((name, text.encode("utf-8", "surrogateescape"), 0o644, now))
+                case graph.FromUrl():
+                    await self._add_url(source, step, rootfs, owner, inline, archives)
+                case graph.FromGit():
+                    root = await self._checkout(source)
+                    sources.append((await self._look(root, ()), ["/"]))
+        if owner is None and of_context:
+            owner = (0, 0)
+        if sources or inline:
+            await self._copy(rootfs, step, step.target, sources, inline, owner)
+        for tree, path in archives:
+            await self._unpack(rootfs, step, tree, path, owner if step.chown else None)
+
+    async def _copy(
+        self,
+        rootfs: Overlay,
+        step: graph.Copy,
+        target: str,
+        sources: Sequence[tuple[proa_native.FileTree, Sequence[str]]],
+        inline: Sequence[tuple[str, bytes, int, int]],
+        owner: tuple[int, int] | None,
+    ) -> None:
+        def work() -> None:
+            proa_native.copy_files(
+                _layer(rootfs),
+                target,
+                sources,
+                inline=inline,
+                owner=owner,
+                mode=step.chmod,
+                parents=step.parents,
+                exclude=list(step.exclude),
+                epoch=self._epoch,
+            )
+
+        await self._checked(work)
+
+    async def make_directory(self, rootfs: Overlay, step: graph.Directory) -> None:
+        """Make a directory."""
+        owner = await self._owner(step.user, rootfs) or (0, 0)
+        await self._checked(lambda: proa_native.make_layer_directory(_layer(rootfs), step.path, owner))
+
+    async def fill(self, rootfs: Overlay, step: graph.ContextRoot) -> None:
+        """Copy a whole context."""
+        whole = graph.Copy(sources=(), target="/")
+        tree = await self._tree(step.context)
+        await self._copy(rootfs, whole, "/", [(tree, ["/"])], (), (0, 0))
+
+    async def _layers(self, lower: Sequence[str]) -> proa_native.FileTree:
+        def work() -> proa_native.FileTree:
+            return proa_native.FileTree.layers(list(lower))
+
+        return await self._checked(work)
+
+    async def _owner(self, text: str, rootfs: Overlay) -> tuple[int, int] | None:
+        """`user[:group]`, by name as the step's own files have it; None for nothing."""
+        if not text:
+            return None
+        return await self._run(owner_of, text, rootfs.lower)
+
+    # ---- ADD --------------------------------------------------------------------------------------
+
+    async def _sorted(
+        self, tree: proa_native.FileTree, paths: Sequence[str], *, unpack: bool
+    ) -> tuple[list[str], list[tuple[proa_native.FileTree, str]]]:
+        """(what is copied, what is unpacked)."""
+        if not unpack:
+            return list(paths), []
+        plain: list[str] = []
+        packed: list[tuple[proa_native.FileTree, str]] = []
+        for path in paths:
+            heads = await self._checked(partial(tree.heads, path, _HEAD))
+            found = [name for name, head in heads if is_archive(head)]
+            packed += [(tree, name) for name in found]
+            if not found:
+                plain.append(path)
+            else:
+                plain += [_literal(name) for name, head in heads if not is_archive(head)]
+        return plain, packed
+
+    async def _unpack(
+        self,
+        rootfs: Overlay,
+        step: graph.Copy,
+        tree: proa_native.FileTree,
+        path: str,
+        owner: tuple[int, int] | None,
+    ) -> None:
+        """An archive's files: unpacked aside, then copied as any others."""
+        aside = self._contexts.scratch()
+
+        def work() -> proa_native.FileTree:
+            source = tree.open(path)
+            try:
+                unpack(source, aside)
+            finally:
+                os.close(source)
+            return proa_native.FileTree.layers([aside])
+
+        unpacked = await self._checked(work)
+        target = step.target if step.target.endswith("/") else f"{step.target}/"
+        await self._copy(rootfs, step, target, [(unpacked, ["/"])], (), owner)
+
+    async def _add_url(
+        self,
+        source: graph.FromUrl,
+        step: graph.Copy,
+        rootfs: Overlay,
+        owner: tuple[int, int] | None,
+        inline: list[tuple[str, bytes, int, int]],
+        archives: list[tuple[proa_native.FileTree, str]],
+    ) -> None:
+        path, _, modified = await self._fetch(source)
+        tree = await self._look(str(path.parent), ())
+        if source.unpack:
+            archives.append((tree, path.name))
+            return
+        os.utime(path, (modified, modified))
+        tree = await self._look(str(path.parent), ())
+        target = f"{step.target}{path.name}" if step.target.endswith("/") else step.target
+        await self._copy(rootfs, step, target, [(tree, [_literal(path.name)])], (), owner or (0, 0))
+
+    async def _fetch(self, source: graph.FromUrl) -> tuple[Path, str, int]:
+        """(file, digest, seconds of Last-Modified) of a URL, once a build. Raises InvalidParameter."""
+        if source.url not in self._fetched:
+            self._fetched[source.url] = asyncio.ensure_future(self._download(source.url))
+        path, digest, modified = await asyncio.shield(self._fetched[source.url])
+        if source.checksum and source.checksum != digest:
+            raise InvalidParameter(f"digest mismatch {digest}: {source.checksum}")
+        return path, digest, modified
+
+    async def _download(self, url: str) -> tuple[Path, str, int]:
+        name = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
+        if name in ("", ".", "..") or "\0" in name:
+            name = "__unnamed__"
+        path = Path(self._contexts.scratch()) / name
+        hasher = sha256()
+        async with open_url(url) as (head, body):
+            with path.open("xb") as file:
+                os.fchmod(file.fileno(), _FETCHED_MODE)
+                async for chunk in body:
+                    hasher.update(chunk)
+                    await self._run(file.write, chunk)
+        modified = 0
+        if head.last_modified:
+            try:
+                modified = int(parsedate_to_datetime(head.last_modified).timestamp())
+            except (TypeError, ValueError):
+                modified = 0
+        return path, f"sha256:{hasher.hexdigest()}", modified
+
+    async def _commit(self, source: graph.FromGit) -> str:
+        if source.remote not in self._commits:
+            self._commits[source.remote] = asyncio.ensure_future(resolve_git(source.remote))
+        commit = await asyncio.shield(self._commits[source.remote])
+        if source.checksum and not commit.startswith(source.checksum):
+            raise InvalidParameter(f"expected checksum to match {source.checksum}, got {commit}")
+        return commit
+
+    async def _checkout(self, source: graph.FromGit) -> str:
+        return await fetch_git(source.remote, self._contexts.scratch(), keep_git_dir=source.keep_git_dir)
+
+    # ---- inside -----------------------------------------------------------------------------------
+
+    async def _checked(self, work: Callable[[], _T]) -> _T:
+        """A blocking call of the native core, its errors in the engine's words."""
+        try:
+            return await self._run(work)
+        except ValueError as exc:
+            raise InvalidParameter(str(exc)) from exc
+        except FileNotFoundError as exc:
+            missing = str(exc).partition("lookup ")[2].partition(": ")[0]
+            raise NotFound(f'"{missing}": not found' if missing else str(exc)) from exc
+        except OSError as exc:
+            raise System(str(exc)) from exc
+
+    def _run(self, call: Callable[..., _T], *args: Any) -> "asyncio.Future[_T]":
+        return asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+
+
+def _layer(rootfs: Overlay) -> tuple[list[str], str, str]:
+    return list(rootfs.lower), rootfs.upper, rootfs.work
+
+
+def _literal(path: str) -> str:
+    """A path as a pattern that means itself."""
+    return "".join(f"\\{c}" if c in "*?[\\" else c for c in path)

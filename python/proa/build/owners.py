@@ -1,0 +1,65 @@
+"""`--chown=user[:group]`: names are looked up in the files of the step's own root.
+
+Source: passwd(5), group(5).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import proa_native
+
+from proa.errors import InvalidParameter
+
+_HIGHEST = (1 << 32) - 2
+
+
+def owner_of(text: str, lower: Sequence[str]) -> tuple[int, int]:
+    """(uid, gid); without a group it is the user's own, or the user's number. Raises InvalidParameter."""
+    user, colon, group = text.partition(":")
+    passwd, groups = _read(lower)
+    uid = _number(user)
+    gid = uid
+    for name, found_uid, found_gid in _users(passwd):
+        if name == user or (uid is not None and found_uid == uid):
+            uid, gid = found_uid, found_gid
+            break
+    if uid is None:
+        raise InvalidParameter(f"unable to find user {user}: no matching entries in passwd file")
+    if colon and group:
+        gid = _number(group)
+        if gid is None:
+            gid = next((number for name, number in _groups(groups) if name == group), None)
+        if gid is None:
+            raise InvalidParameter(f"unable to find group {group}: no matching entries in group file")
+    return uid, uid if gid is None else gid
+
+
+def _read(lower: Sequence[str]) -> tuple[str, str]:
+    try:
+        found = proa_native.read_in_layers(list(lower), ["/etc/passwd", "/etc/group"])
+    except OSError as exc:
+        raise InvalidParameter(f"cannot look up owners: {exc}") from exc
+    passwd, group = (data.decode("utf-8", "replace") if data else "" for data in found)
+    return passwd, group
+
+
+def _number(text: str) -> int | None:
+    """A numeric id is always an id; past 32 bits it is an error."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if int(text) > _HIGHEST:
+        raise InvalidParameter(f"uids and gids must be in range 0-{_HIGHEST}: {text}")
+    return int(text)
+
+
+def _users(passwd: str) -> Iterable[tuple[str, int, int]]:
+    for line in passwd.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 4 and fields[2].isdigit() and fields[3].isdigit():
+            yield fields[0], int(fields[2]), int(fields[3])
+
+
+def _groups(groups: str) -> Iterable[tuple[str, int]]:
+    for line in groups.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 3 and fields[2].isdigit():
+            yield fields[0], int(fields[2])

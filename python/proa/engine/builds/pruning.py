@@ -1,0 +1,159 @@
+"""The cache as df shows it and prune empties it: entries of steps, and directories of cache mounts.
+
+Source: the Docker Engine API v1.51, BuildPrune, BuildCache; docker builder prune's reference.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+
+import proa_native
+from msgspec import Struct
+
+from proa.build.cache import Cache
+from proa.durations import parse_duration
+from proa.engine.builds.mounts import CacheDirectories
+from proa.engine.durations import rfc3339
+from proa.engine.images.store import ImageStore
+from proa.errors import InvalidParameter, System
+from proa.schema.build import BuildCacheRecord, BuildPruneReport
+
+_FILTERS = frozenset(("until", "id", "type", "description", "inuse", "shared", "private", "parents"))
+
+
+class _Candidate(Struct, frozen=True):
+    record: BuildCacheRecord
+    used_ns: int
+    directory: str = ""
+    """Of a cache mount; empty for a step's entry."""
+
+
+class Pruner:
+    """Looks at the cache, and takes from it."""
+
+    def __init__(
+        self,
+        *,
+        store: ImageStore,
+        cache: Cache,
+        caches: CacheDirectories,
+        collect: Callable[[], Awaitable[object]],
+        executor: Executor | None,
+    ) -> None:
+        """`collect` removes what nothing needs any more."""
+        self._store = store
+        self._cache = cache
+        self._caches = caches
+        self._collect = collect
+        self._executor = executor
+
+    def records(self) -> list[BuildCacheRecord]:
+        """Every entry, the one used last first; sizes of cache mounts are not looked at."""
+        return [candidate.record for candidate in self._steps()]
+
+    async def prune(
+        self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
+    ) -> BuildPruneReport:
+        """Remove entries, the one used longest ago first, until at most `keep_bytes` are left.
+
+        Without `all`, only layers that no image has are counted and removed. Raises InvalidParameter.
+        """
+        tests = _tests(filters)
+        steps = self._steps()
+        mounts = await asyncio.get_running_loop().run_in_executor(self._executor, self._mounts)
+        found = sorted((*steps, *mounts), key=lambda candidate: candidate.used_ns)
+        found = [each for each in found if all or not each.record.shared]
+        kept = sum(each.record.size for each in found)
+        doomed = []
+        for candidate in found:
+            if keep_bytes and kept <= keep_bytes:
+                break
+            if candidate.record.in_use or not tests(candidate):
+                continue
+            doomed.append(candidate)
+            kept -= candidate.record.size
+        await self._remove(doomed)
+        return BuildPruneReport(
+            caches_deleted=[each.record.id for each in doomed] or None,
+            space_reclaimed=sum(each.record.size for each in doomed if not each.record.shared),
+        )
+
+    async def _remove(self, doomed: Sequence[_Candidate]) -> None:
+        self._cache.forget(each.record.id for each in doomed if not each.directory)
+        loop = asyncio.get_running_loop()
+        for each in doomed:
+            if each.directory:
+                await loop.run_in_executor(self._executor, _remove_tree, each.directory)
+        await self._collect()
+
+    def _steps(self) -> list[_Candidate]:
+        snapshots = {snapshot.chain_id: snapshot for snapshot in self._store.snapshots.all()}
+        of_images = self._store.needed_by_images()
+        candidates = []
+        counted: set[str] = set()
+        for entry in self._cache.all():
+            snapshot = snapshots.get(entry.chain_id)
+            size = snapshot.size if snapshot and entry.chain_id not in counted else 0
+            counted.add(entry.chain_id)
+            record = BuildCacheRecord(
+                id=entry.key,
+                description=entry.description,
+                shared=entry.chain_id in of_images,
+                size=size,
+                created_at=rfc3339(entry.created_ns),
+                last_used_at=rfc3339(entry.used_ns),
+                usage_count=entry.uses,
+            )
+            candidates.append(_Candidate(record, entry.used_ns))
+        return candidates
+
+    def _mounts(self) -> list[_Candidate]:
+        """Directories of cache mounts; blocks."""
+        candidates = []
+        for path, in_use in self._caches.all():
+            try:
+                size, _ = proa_native.disk_usage(path)
+                used_ns = os.stat(path).st_mtime_ns
+            except OSError:
+                continue  # it went meanwhile
+            record = BuildCacheRecord(
+                id=os.path.basename(path),
+                type="exec.cachemount",
+                description="cache mount",
+                in_use=in_use,
+                size=size,
+                created_at=rfc3339(used_ns),
+                last_used_at=rfc3339(used_ns),
+            )
+            candidates.append(_Candidate(record, used_ns, path))
+        return candidates
+
+
+def _remove_tree(path: str) -> None:
+    try:
+        proa_native.remove_tree(path)
+    except OSError as exc:
+        raise System(exc.strerror or str(exc)) from exc
+
+
+def _tests(filters: Mapping[str, Sequence[str]]) -> Callable[[_Candidate], bool]:
+    for name in filters:
+        if name not in _FILTERS:
+            raise InvalidParameter(f"invalid filter '{name}'")
+    until = filters.get("until")
+    if until is not None and len(until) != 1:
+        raise InvalidParameter("filters expect only one value for until")
+    before = time.time_ns() - parse_duration(until[0]) if until else None
+    ids, types = filters.get("id", ()), filters.get("type", ())
+
+    def test(candidate: _Candidate) -> bool:
+        record = candidate.record
+        if before is not None and candidate.used_ns > before:
+            return False
+        if ids and not any(record.id.startswith(wanted) for wanted in ids):
+            return False
+        return not types or record.type in types
+
+    return test

@@ -1,0 +1,170 @@
+"""How a build tells its client: Docker's lines, or vertices as events for whoever shows steps in parallel.
+
+    {"vertex": {"number": 1, "title": "[2/5] RUN x"}}                 it has begun
+    {"vertex": {"number": 1, "cached": true}}                         it was done before
+    {"output": {"number": 1, "stream": 1, "text": "..."}}
+    {"vertex": {"number": 1, "done": true, "seconds": 1.5}}           or "error": "..."
+    {"failure": {"excerpt": "..."}}                                   the lines at fault, before the error
+    {"aux": {"ID": "sha256:..."}}                                     the image
+
+Source of the lines: moby builder/dockerfile/dispatchers.go, pkg/streamformatter.
+"""
+
+import codecs
+import time
+from collections.abc import Callable
+from typing import Any
+
+from proa.build import graph
+
+Send = Callable[[dict[str, Any]], None]
+
+OUTPUT_LIMIT = 2 << 20
+"""Bytes of output of one step that a client is told."""
+
+
+class _Clipped:
+    """Text of a step's output, up to the limit."""
+
+    def __init__(self) -> None:
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
+        self._left = OUTPUT_LIMIT
+
+    def text(self, stream: int, data: bytes) -> str:
+        if self._left <= 0:
+            return ""
+        decoder = self._decoders.get(stream)
+        if decoder is None:
+            decoder = self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
+        self._left -= len(data)
+        if self._left <= 0:
+            return decoder.decode(data) + "\n[output clipped, log limit 2MiB reached]\n"
+        return decoder.decode(data)
+
+
+class Lines:
+    """Docker's lines, for the classic API."""
+
+    def __init__(self, send: Send, *, quiet: bool) -> None:
+        self._send = send
+        self._quiet = quiet
+        self._vertices: tuple[graph.Vertex, ...] = ()
+        self._numbers: dict[int, int] = {}
+        self._outputs: dict[int, _Clipped] = {}
+
+    def planned(self, wanted: graph.Graph) -> None:
+        """The steps are known."""
+        self._vertices = wanted.vertices
+        shown = [number for number, vertex in enumerate(wanted.vertices) if vertex.title]
+        self._numbers = {number: place for place, number in enumerate(shown, 1)}
+
+    def started(self, vertex: int) -> None:
+        """A step begins."""
+        if vertex in self._numbers:
+            title = self._vertices[vertex].title.partition("] ")[2]
+            self._stream(f"Step {self._numbers[vertex]}/{len(self._numbers)} : {title}\n")
+
+    def cached(self, vertex: int) -> None:
+        """A step was done before."""
+        self.started(vertex)
+        self._stream(" ---> Using cache\n")
+
+    def output(self, vertex: int, stream: int, data: bytes) -> None:
+        """Output of a step."""
+        clipped = self._outputs.setdefault(vertex, _Clipped())
+        text = clipped.text(stream, data)
+        if text:
+            self._stream(text)
+
+    def finished(self, vertex: int, error: str | None) -> None:
+        """A step has ended."""
+        self._outputs.pop(vertex, None)
+
+    def pulling(self, reference: str, line: dict[str, Any]) -> None:
+        """Progress of a base image's pull."""
+        if not self._quiet:
+            self._send(line)
+
+    def explained(self, vertex: int, text: str) -> None:
+        """Why a step is not in the cache."""
+        self._stream(f" ---> not cached: {text}\n")
+
+    def warned(self, text: str) -> None:
+        """Something that the user should know."""
+        self._stream(f"[Warning] {text}\n")
+
+    def failed(self, excerpt: str) -> None:
+        """The lines at fault; the error follows."""
+
+    def built(self, image_id: str, names: list[str]) -> None:
+        """The image is there."""
+        self._send({"aux": {"ID": image_id}})
+        if self._quiet:
+            self._send({"stream": f"{image_id}\n"})
+            return
+        self._stream(f"Successfully built {image_id[7:19]}\n")
+        for name in names:
+            self._stream(f"Successfully tagged {name}\n")
+
+    def _stream(self, text: str) -> None:
+        if not self._quiet:
+            self._send({"stream": text})
+
+
+class Events:
+    """Vertices as events."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._vertices: tuple[graph.Vertex, ...] = ()
+        self._begun: dict[int, float] = {}
+        self._outputs: dict[int, _Clipped] = {}
+
+    def planned(self, wanted: graph.Graph) -> None:
+        """The steps are known."""
+        self._vertices = wanted.vertices
+        self._send({"plan": {"vertices": len(wanted.vertices)}})
+
+    def started(self, vertex: int) -> None:
+        """A step begins."""
+        self._begun[vertex] = time.monotonic()
+        self._send({"vertex": {"number": vertex, "title": self._vertices[vertex].title}})
+
+    def cached(self, vertex: int) -> None:
+        """A step was done before."""
+        self._send({"vertex": {"number": vertex, "title": self._vertices[vertex].title, "cached": True}})
+
+    def output(self, vertex: int, stream: int, data: bytes) -> None:
+        """Output of a step."""
+        clipped = self._outputs.setdefault(vertex, _Clipped())
+        text = clipped.text(stream, data)
+        if text:
+            self._send({"output": {"number": vertex, "stream": stream, "text": text}})
+
+    def finished(self, vertex: int, error: str | None) -> None:
+        """A step has ended."""
+        self._outputs.pop(vertex, None)
+        seconds = time.monotonic() - self._begun.pop(vertex, time.monotonic())
+        ended: dict[str, Any] = {"number": vertex, "seconds": round(seconds, 3)}
+        ended |= {"done": True} if error is None else {"error": error}
+        self._send({"vertex": ended})
+
+    def pulling(self, reference: str, line: dict[str, Any]) -> None:
+        """Progress of a base image's pull."""
+        self._send({"pull": {"reference": reference, **line}})
+
+    def explained(self, vertex: int, text: str) -> None:
+        """Why a step is not in the cache."""
+        self._send({"miss": {"number": vertex, "title": self._vertices[vertex].title, "text": text}})
+
+    def warned(self, text: str) -> None:
+        """Something that the user should know."""
+        self._send({"warning": text})
+
+    def failed(self, excerpt: str) -> None:
+        """The lines at fault; the error follows."""
+        self._send({"failure": {"excerpt": excerpt}})
+
+    def built(self, image_id: str, names: list[str]) -> None:
+        """The image is there."""
+        self._send({"aux": {"ID": image_id, "Names": names}})

@@ -1,0 +1,233 @@
+"""The verbs of /build: build, and prune of the cache. Implements api.ports.Builds.
+
+Puts one build together: its contexts, its plan, its steps, its image, and what its client is told.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+
+import msgspec
+import proa_native
+
+from proa.build import graph
+from proa.build.cache import Cache
+from proa.build.contexts import Contexts
+from proa.build.dockerfile.parsing import parse_dockerfile
+from proa.build.dockerfile.source import DockerfileError, Location, excerpt
+from proa.build.planning import Request, plan
+from proa.build.platforms import host_platform, parse_platform
+from proa.build.ports import StepFailed, VertexFailed
+from proa.build.solver import Solver
+from proa.engine.builds.bases import BuildBases
+from proa.engine.builds.commands import Limits
+from proa.engine.builds.images import BuiltImages
+from proa.engine.builds.pruning import Pruner
+from proa.engine.builds.reporting import Events, Lines, Send
+from proa.engine.builds.work import Workshop
+from proa.engine.images import Images
+from proa.engine.images.progress import streamed_lines
+from proa.errors import InvalidParameter, ProaError
+from proa.schema.build import BuildCacheRecord, BuildOptions, BuildPruneReport
+from proa.schema.reference import Reference, parse_reference
+from proa.schema.registry import Credentials
+
+Reporter = Lines | Events
+
+log = logging.getLogger(__name__)
+
+
+class Builds:
+    """Builds images. One for the daemon."""
+
+    def __init__(
+        self,
+        *,
+        images: Images,
+        built: BuiltImages,
+        solver: Solver,
+        workshop: Workshop,
+        cache: Cache,
+        pruner: Pruner,
+        digests: proa_native.FileDigests,
+        executor: Executor | None,
+        contexts: Callable[[], Contexts],
+    ) -> None:
+        """`contexts` makes the contexts of one build."""
+        self._images = images
+        self._built = built
+        self._solver = solver
+        self._cache = cache
+        self._pruner = pruner
+        self._digests = digests
+        self._executor = executor
+        self._workshop = workshop
+        self._contexts = contexts
+
+    async def build(
+        self,
+        options: BuildOptions,
+        body: AsyncIterator[bytes],
+        credentials: Mapping[str, Credentials],
+    ) -> AsyncIterator[bytes]:
+        """Progress as a stream of JSON lines; the image id in an `aux` near the end.
+
+        Raises classes of proa.errors, after some lines as well; closed early, it ends the build.
+        """
+        names = [_name(tag) for tag in options.tags]
+        epoch = _epoch(options)
+
+        async def work(send: Send) -> None:
+            reporter = Events(send) if options.events else Lines(send, quiet=options.quiet)
+            await self._build(options, body, credentials, names, epoch, reporter)
+
+        return streamed_lines(work)
+
+    async def _build(
+        self,
+        options: BuildOptions,
+        body: AsyncIterator[bytes],
+        credentials: Mapping[str, Credentials],
+        names: Sequence[Reference],
+        epoch: int | None,
+        reporter: Reporter,
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            # Nothing is collected meanwhile: a build relies on layers that it found.
+            stack.enter_context(self._images.store.busy())
+            contexts = await stack.enter_async_context(self._contexts())
+            await _fill(contexts, options, body)
+            text, name = _dockerfile(contexts, options)
+            try:
+                wanted = await self._plan(text, options, credentials, reporter)
+                work = self._workshop.for_build(contexts, _limits(options), options)
+                solution = await stack.enter_async_context(self._solver.solve(wanted, work, reporter))
+                record = await self._built.make(solution, names, options.labels, epoch)
+            except (DockerfileError, VertexFailed) as exc:
+                raise _shown(exc, name, text, reporter, classic=not options.events) from exc
+        self._keep_digests()
+        reporter.built(record.id, [each.familiar for each in names])
+
+    def _keep_digests(self) -> None:
+        """What was learnt of files, for the next process; not waited for."""
+        saving = asyncio.get_running_loop().run_in_executor(self._executor, self._digests.save)
+        saving.add_done_callback(_log_failure)
+
+    async def _plan(
+        self,
+        text: str,
+        options: BuildOptions,
+        credentials: Mapping[str, Credentials],
+        reporter: Reporter,
+    ) -> graph.Graph:
+        local = options.local
+        here = host_platform()
+        request = Request(
+            target=options.target,
+            arguments=options.arguments,
+            contexts={name.lower(): value for name, value in local.contexts.items()},
+            platform=parse_platform(options.platform) if options.platform else here,
+            build_platform=here,
+            no_cache=options.no_cache,
+            no_cache_stages=frozenset(local.no_cache_filter),
+        )
+        bases = BuildBases(
+            self._images,
+            lambda domain: credentials.get(domain),
+            always_pull=options.pull,
+            progress=lambda reference, line: reporter.pulling(reference, msgspec.json.decode(line)),
+        )
+        wanted = await plan(parse_dockerfile(text), request, bases)
+        if wanted.unused_arguments:
+            reporter.warned(f"One or more build-args [{' '.join(wanted.unused_arguments)}] were not consumed")
+        reporter.planned(wanted)
+        return wanted
+
+    async def prune(
+        self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
+    ) -> BuildPruneReport:
+        """Drop entries of the cache; without `all` only those whose layers no image has. See pruning.py."""
+        return await self._pruner.prune(all=all, keep_bytes=keep_bytes, filters=filters)
+
+    def usage(self) -> list[BuildCacheRecord]:
+        """Every entry of the cache, for df."""
+        return self._pruner.records()
+
+
+def _log_failure(saving: "asyncio.Future[None]") -> None:
+    if not saving.cancelled() and (failure := saving.exception()) is not None:
+        log.warning("digests of files were not kept: %s", failure)
+
+
+async def _fill(contexts: Contexts, options: BuildOptions, body: AsyncIterator[bytes]) -> None:
+    """Every context of the build, the main one first."""
+    local = options.local
+    if local.context:
+        contexts.add_directory("", local.context)
+    elif options.remote:
+        await contexts.add_remote("", options.remote)
+    elif local.dockerfile_text is None:
+        await contexts.add_tar("", body)
+    for name, value in local.contexts.items():
+        if value.startswith("docker-image://"):
+            continue
+        if value.startswith("/"):
+            contexts.add_directory(name.lower(), value)
+        else:
+            await contexts.add_remote(name.lower(), value)
+
+
+def _dockerfile(contexts: Contexts, options: BuildOptions) -> tuple[str, str]:
+    """(text, name) of the Dockerfile."""
+    local = options.local
+    if local.dockerfile_text is not None:
+        return local.dockerfile_text, options.dockerfile
+    return contexts.dockerfile(local.dockerfile_path or options.dockerfile)
+
+
+def _name(tag: str) -> Reference:
+    reference = parse_reference(tag)
+    if reference.digest:
+        raise InvalidParameter("invalid reference format: a build cannot be tagged with a digest")
+    return reference.with_default_tag()
+
+
+def _limits(options: BuildOptions) -> Limits:
+    return Limits(**{name: getattr(options, name) for name in Limits.__struct_fields__})
+
+
+def _epoch(options: BuildOptions) -> int | None:
+    """SOURCE_DATE_EPOCH in nanoseconds, from the client or as a build argument."""
+    if options.local.source_date_epoch is not None:
+        return options.local.source_date_epoch * 10**9
+    text = options.arguments.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {text}")
+    return int(text) * 10**9
+
+
+def _shown(
+    error: DockerfileError | VertexFailed, name: str, text: str, reporter: Reporter, *, classic: bool
+) -> ProaError:
+    """The error as the client is to read it, its lines told before."""
+    location: Location | None = error.location
+    if location is not None:
+        reporter.failed(excerpt(name, text, location))
+    cause = error.__cause__
+    if classic and isinstance(cause, StepFailed):
+        return StepFailedClassic(cause.command, cause.code)
+    if isinstance(error, VertexFailed) and isinstance(cause, ProaError) and classic:
+        return cause
+    return error
+
+
+class StepFailedClassic(ProaError):
+    """A failed command in the words of the classic builder."""
+
+    def __init__(self, command: Sequence[str], code: int) -> None:
+        super().__init__(f"The command '{' '.join(command)}' returned a non-zero code: {code}")
+        self.code = code
