@@ -44,7 +44,6 @@ fn enter(borrowed: &[(RawFd, c_int)]) -> Result<()> {
 fn leave(borrowed: &[(RawFd, c_int)], host: &Host) {
     for (_, kinds) in borrowed {
         let own = match *kinds {
-            libc::CLONE_NEWPID => host.pid_namespace.as_fd(),
             libc::CLONE_NEWNET => host.network_namespace.as_fd(),
             _ => continue,
         };

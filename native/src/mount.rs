@@ -8,11 +8,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{open, openat2, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD};
+use rustix::fs::{
+    fstat, fstatfs, open, openat2, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD,
+    PROC_SUPER_MAGIC,
+};
 use rustix::io::Errno;
 use rustix::mount::{
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree, FsMountFlags,
-    FsOpenFlags, MountAttrFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags,
 };
 
 use crate::error::{Error, Result};
@@ -54,6 +57,45 @@ pub fn shared_memory_of(init: BorrowedFd<'_>) -> Result<OwnedFd> {
         open_tree(fd, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
     };
     visiting(init, copy).map_err(fail)?.map_err(fail)
+}
+
+/// A procfs of the pid namespace that the container of `pid` and `init` has, made from outside of it: who is to have
+/// it need not be seen in there yet. `pid` is not reaped, so that the number is its own.
+pub fn processes_of(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let fail = |e: Errno| Error::os("mount", "proc", e);
+    let namespace = open(format!("/proc/{pid}/ns/pid"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let namespace = namespace.map_err(|e| Error::os("open", format!("/proc/{pid}/ns/pid"), e))?;
+    let fs = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).map_err(fail)?;
+    match fsconfig_set_fd(&fs, "pidns", namespace.as_fd()) {
+        Ok(()) => {}
+        // EINVAL: a kernel before 6.17 has no such option.
+        Err(Errno::INVAL) => return processes_shared_by(namespace.as_fd(), init).map_err(fail),
+        Err(error) => return Err(fail(error)),
+    }
+    fsconfig_create(&fs).map_err(fail)?;
+    attach_later(&fs, ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC).map_err(fail)
+}
+
+/// A copy of what the container itself has at /proc, if it is a procfs of its own pid namespace.
+fn processes_shared_by(namespace: BorrowedFd<'_>, init: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let copy = || {
+        let how = (OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS);
+        let fd = openat2(CWD, c"/proc", how.0, Mode::empty(), how.1)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(fd, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
+    };
+    let fd = visiting(init, copy)??;
+    if fstatfs(&fd)?.f_type != PROC_SUPER_MAGIC {
+        return Err(Errno::NOTDIR);
+    }
+    let shown = statat(&fd, c"1/ns/pid", AtFlags::empty())?;
+    let wanted = fstat(namespace)?;
+    if (shown.st_dev, shown.st_ino) != (wanted.st_dev, wanted.st_ino) {
+        return Err(Errno::XDEV);
+    }
+    let change = MountAttributes::new(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, libc::MS_PRIVATE);
+    sys::mount_setattr(fd.as_fd(), false, &change)?;
+    Ok(fd)
 }
 
 /// Runs `work` in another mount namespace: a mount can be copied only from within its own.
@@ -244,4 +286,53 @@ fn copy_entry(
         rustix::fs::chmodat(target, name, mode, AtFlags::empty())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A process that is the first of a pid namespace of its own, and has its procfs at /proc.
+    fn first_of_its_own() -> Option<(Child, i32)> {
+        let script = ["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "echo; read line"];
+        let (input, output) = (Stdio::piped(), Stdio::piped());
+        let mut child = Command::new("unshare").args(script).stdin(input).stdout(output).spawn().ok()?;
+        std::io::Read::read_exact(child.stdout.as_mut()?, &mut [0]).ok()?;
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let pid = std::fs::read_to_string(children).ok()?.trim().parse().ok()?;
+        Some((child, pid))
+    }
+
+    #[test]
+    fn the_procfs_of_another_pid_namespace_shows_what_is_in_there() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root for namespaces");
+            return;
+        }
+        let Some((mut child, pid)) = first_of_its_own() else {
+            eprintln!("skipped: needs unshare(1)");
+            return;
+        };
+        let check = move || {
+            sys::supervise::own_working_directory().expect("a working directory of the thread's own");
+            let raw = rustix::process::Pid::from_raw(pid).expect("a pid");
+            let init = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).expect("pidfd");
+            let path = format!("/proc/{pid}/ns/pid");
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let namespace = open(path, flags, Mode::empty()).expect("its namespace");
+            let own = open("/proc/self/ns/pid", flags, Mode::empty()).expect("ours");
+            let made = processes_of(pid, init.as_fd()).expect("made");
+            let shared = processes_shared_by(namespace.as_fd(), init.as_fd()).expect("shared");
+            for proc in [made, shared] {
+                let shown = statat(&proc, c"1/ns/pid", AtFlags::empty()).expect("its first process");
+                assert_eq!(shown.st_ino, fstat(&namespace).expect("stat").st_ino);
+            }
+            assert_eq!(processes_shared_by(own.as_fd(), init.as_fd()).err(), Some(Errno::XDEV));
+        };
+        std::thread::spawn(check).join().expect("no panic");
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
 }

@@ -131,9 +131,22 @@ impl<'a> Builder<'a> {
             self.push(Op::Unshare { kinds: libc::CLONE_NEWCGROUP }, "namespace", "cgroup");
         }
         self.streams(process, terminal.map(Source::Fd), context.stdio);
-        self.session(process);
-        self.confine(process);
-        self.prepared.script.own_memory = plan.init;
+        if self.prepared.enters {
+            // The container whose pid namespace it is may trace what comes in, and make it do anything: so that is
+            // confined already. A profile that refuses clone refuses this start.
+            self.confine(process);
+            self.push(Op::CloseOthers, "stdio", "close_range");
+            self.seal(process);
+            self.enter();
+            self.session(process);
+            self.push(Op::Ready, "sync", "");
+        } else {
+            self.session(process);
+            self.confine(process);
+            self.push(Op::Ready, "sync", "");
+            self.seal(process);
+        }
+        self.prepared.script.own_memory = self.prepared.enters || plan.init;
         if plan.init {
             self.push(Op::Init, "init", "fork");
         }
@@ -142,8 +155,7 @@ impl<'a> Builder<'a> {
 
     fn guest(&mut self, init: &ContainerHandle, process: &Process, stdio: Stdio<'_>) -> Step {
         self.beginning();
-        self.push(Op::OwnGroup, "clone", "process group");
-        self.prepared.enters = true;
+        self.will_enter();
         self.prepared.namespaces = 0;
         self.prepared.script.own_memory = true;
         let pidfd = init.pidfd.as_raw_fd();
@@ -177,16 +189,23 @@ impl<'a> Builder<'a> {
             terminal = Some(Source::Slot(Slot::Terminal));
         }
         self.streams(process, terminal, stdio);
+        self.push(Op::CloseOthers, "stdio", "close_range");
         self.enter();
         self.session(process);
         self.confine(process);
+        self.push(Op::Ready, "sync", "");
+        self.seal(process);
         self.execute(process)
+    }
+
+    fn will_enter(&mut self) {
+        self.prepared.enters = true;
+        self.push(Op::OwnGroup, "clone", "process group");
     }
 
     /// From here on the container sees the process. Its own may be privileged to look into others (`SYS_PTRACE`): what
     /// enters has nothing of the host's but its memory any more, no root, no directory and no descriptor.
     fn enter(&mut self) {
-        self.push(Op::CloseOthers, "stdio", "close_range");
         self.push(Op::Undumpable, "signals", "dumpable");
         self.push(Op::Enter, "clone", "pid namespace");
         self.push(Op::AwaitGo, "sync", ""); // until the parent knows of it
@@ -253,19 +272,20 @@ impl<'a> Builder<'a> {
             self.push(Op::UserRoot, "user", "root of the user namespace");
         }
         for (fd, subject, kinds) in joins {
-            // A namespace that belongs to the host's users cannot be joined from within a new user
-            // namespace, and a pid namespace takes children only.
-            let lendable = matches!(kinds, libc::CLONE_NEWPID | libc::CLONE_NEWNET);
-            if spaces.user.is_some() && !lendable {
+            // A namespace that belongs to the host's users cannot be joined from within a new user namespace.
+            if spaces.user.is_some() && kinds != libc::CLONE_NEWNET {
                 return Err(invalid(
-                    "a container with a user namespace shares no ipc, uts or cgroup namespace",
+                    "a container with a user namespace shares no pid, ipc, uts or cgroup namespace",
                 ));
             }
-            if spaces.user.is_some() || kinds == libc::CLONE_NEWPID {
+            if spaces.user.is_some() {
                 self.prepared.borrowed.push((fd, kinds));
-            } else {
-                self.push(Op::Join { fd, kinds }, "namespace", subject);
+                continue;
             }
+            if kinds == libc::CLONE_NEWPID {
+                self.will_enter(); // a pid namespace takes children only
+            }
+            self.push(Op::Join { fd, kinds }, "namespace", subject);
         }
         if self.prepared.namespaces & libc::CLONE_NEWNET != 0 {
             self.push(Op::LoopbackUp, "network", "lo");
@@ -310,19 +330,34 @@ impl<'a> Builder<'a> {
             let terminal = Source::Fd(0);
             self.push(Op::ControllingTerminal { terminal }, "terminal", "controlling terminal");
         }
+    }
+
+    /// Gives up privileges: everything that needs them comes before, the last capabilities and execve alone after.
+    fn confine(&mut self, process: &Process) {
         for limit in &process.rlimits {
             let operation = Op::Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard };
             self.push(operation, "rlimit", rlimit_name(limit.resource));
         }
         self.push(Op::Umask(process.umask.unwrap_or(0o022)), "umask", "");
-    }
-
-    /// Gives up privileges: everything that needs them comes before, execve alone after.
-    fn confine(&mut self, process: &Process) {
         // From here on the container's processes may match its privileges, and it still holds what the caller
         // has open (CVE-2016-9962): no one may look into it. execve makes the program dumpable again.
         self.prepared.resets_oom_score = process.oom_score_adj.is_none() && self.host.resists_oom();
         self.push(Op::Undumpable, "signals", "dumpable");
+        if process.no_new_privileges {
+            self.push(Op::NoNewPrivileges, "no_new_privs", "");
+        }
+        let bound =
+            Op::BoundCapabilities { keep: process.capabilities.bounding, last: self.host.last_capability };
+        self.push(bound, "capabilities", "bounding set");
+        let (uid, gid, groups) = (process.uid, process.gid, process.groups.clone());
+        self.push(Op::Identity { uid, gid, groups }, "user", format!("{uid}:{gid}"));
+        self.push(Op::DeathSignal, "signals", "parent death"); // a change of user cleared it
+        self.push(Op::CloseRest, "stdio", "close_range");
+        self.push(Op::UnblockSignals, "signals", "");
+    }
+
+    /// The last of it: what is refused from here on, the program is refused as well.
+    fn seal(&mut self, process: &Process) {
         let mut sets = process.capabilities;
         let missing = sets.permitted & !self.host.capabilities;
         if missing != 0 {
@@ -334,17 +369,6 @@ impl<'a> Builder<'a> {
                 *set &= self.host.capabilities;
             }
         }
-        if process.no_new_privileges {
-            self.push(Op::NoNewPrivileges, "no_new_privs", "");
-        }
-        let bound = Op::BoundCapabilities { keep: sets.bounding, last: self.host.last_capability };
-        self.push(bound, "capabilities", "bounding set");
-        let (uid, gid, groups) = (process.uid, process.gid, process.groups.clone());
-        self.push(Op::Identity { uid, gid, groups }, "user", format!("{uid}:{gid}"));
-        self.push(Op::DeathSignal, "signals", "parent death"); // a change of user cleared it
-        self.push(Op::CloseRest, "stdio", "close_range");
-        self.push(Op::UnblockSignals, "signals", "");
-        self.push(Op::Ready, "sync", "");
         let capabilities = Op::Capabilities {
             effective: sets.effective & sets.permitted,
             permitted: sets.permitted,
@@ -386,9 +410,17 @@ pub(crate) fn c_string(text: &str) -> std::result::Result<CString, Failure> {
     CString::new(text).map_err(|_| invalid(format!("{text:?} contains a NUL byte")))
 }
 
-fn handle(context: &SpawnContext<'_, '_>, id: &str) -> std::result::Result<RawFd, Failure> {
+/// A running container whose namespace is shared.
+pub(crate) fn peer<'c>(
+    context: &SpawnContext<'_, 'c>,
+    id: &str,
+) -> std::result::Result<&'c ContainerHandle, Failure> {
     let missing = || Failure { step: "not_found".into(), subject: id.into(), errno: 0 };
-    (context.container)(id).map(|found| found.pidfd.as_raw_fd()).ok_or_else(missing)
+    (context.container)(id).ok_or_else(missing)
+}
+
+fn handle(context: &SpawnContext<'_, '_>, id: &str) -> std::result::Result<RawFd, Failure> {
+    peer(context, id).map(|found| found.pidfd.as_raw_fd())
 }
 
 /// A path of the container, made relative to its root, with what is to be made where it is missing.

@@ -10,7 +10,8 @@
 //! | prepare, clone3                         |                                             |
 //! | attach to cgroups, write id maps        | mounts, hostname, ...                       |
 //! | one byte: go                            | waits for it before the cgroup namespace    |
-//! | takes the other for its child, go again | exec: record `entered`: a sibling goes on   |
+//! | takes the other for its child, go again | exec, or a shared pid namespace: record     |
+//! |                                         | `entered`: a sibling goes on, in there      |
 //! |                                         | record `warning`: (operation, errno)        |
 //! |                                         | record `terminal` with the pty master's fd  |
 //! |                                         | record `ready`: all that is left is execve  |
@@ -57,7 +58,6 @@ pub struct ContainerHandle {
 /// What is the same for every start: probed and opened once per keeper.
 #[derive(Debug)]
 pub struct Host {
-    pub(crate) pid_namespace: OwnedFd,
     pub(crate) network_namespace: OwnedFd,
     /// What this process may pass on, bit n for capability n.
     pub(crate) capabilities: u64,
@@ -76,7 +76,6 @@ impl Host {
         let last = read_text("/proc/sys/kernel/cap_last_cap")?;
         let uid_map = read_text("/proc/self/uid_map")?;
         Ok(Self {
-            pid_namespace: open_namespace("/proc/self/ns/pid")?,
             network_namespace: open_namespace("/proc/self/ns/net")?,
             capabilities,
             last_capability: last.trim().parse().unwrap_or(40),

@@ -21,7 +21,7 @@ use crate::keeper::protocol::Failure;
 use crate::mount::{self, Kind};
 use crate::overlay::{self, Overlay};
 use crate::plan::{Mount, Namespace, Network, Plan, Propagation, Rootfs};
-use crate::prepare::{c_string, failure, invalid, target, Builder, Step};
+use crate::prepare::{c_string, failure, invalid, peer, target, Builder, Step};
 use crate::process::SpawnContext;
 use crate::sys::{self, MountAttributes, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 
@@ -40,14 +40,22 @@ const PROC_FILES: [&str; 11] = [
     "proc/sys/crypto/fips_enabled",
 ];
 
+/// Id maps, and who root is outside.
+type OwnedMap = (Arc<OwnedFd>, (u32, u32));
+
 /// Symbolic links in one path, as the kernel has it.
 const MAX_LINKS: usize = 40;
 
 /// The /dev/shm of the container `id`, whose IPC namespace is joined.
 fn shared_memory(context: &SpawnContext<'_, '_>, id: &str) -> std::result::Result<OwnedFd, Failure> {
-    let missing = || Failure { step: "not_found".into(), subject: id.into(), errno: 0 };
-    let donor = (context.container)(id).ok_or_else(missing)?;
+    let donor = peer(context, id)?;
     mount::shared_memory_of(donor.pidfd.as_fd()).map_err(|e| failure("mount", &e))
+}
+
+/// The procfs for a container that joins the pid namespace of the container `id`.
+fn processes(context: &SpawnContext<'_, '_>, id: &str) -> std::result::Result<OwnedFd, Failure> {
+    let donor = peer(context, id)?;
+    mount::processes_of(donor.pid, donor.pidfd.as_fd()).map_err(|e| failure("mount", &e))
 }
 
 impl Builder<'_> {
@@ -93,15 +101,17 @@ impl Builder<'_> {
     }
 
     /// The container's id maps, and who its root is outside.
-    fn id_map(&self, plan: &Plan) -> Result<Option<(Arc<OwnedFd>, (u32, u32))>> {
+    fn id_map(&self, plan: &Plan) -> Result<Option<OwnedMap>> {
         let owners = owners_of(plan);
         let user = plan.namespaces.user.as_ref();
         user.map(|user| Ok((self.host.id_map(user)?, (owners.uid, owners.gid)))).transpose()
     }
 
-    /// A procfs of the container's pid namespace that no one else sees yet: settings are written through it.
+    /// A procfs of the child's pid namespace that no one else sees yet: settings are written through it. It becomes
+    /// the container's, unless that joins another pid namespace, which the child is not in yet.
     fn proc_and_settings(&mut self, plan: &Plan) {
-        let wanted = plan.mounts.iter().any(|mount| matches!(mount, Mount::Proc { .. }));
+        let joins = matches!(plan.namespaces.pid, Namespace::Container { .. });
+        let wanted = !joins && plan.mounts.iter().any(|mount| matches!(mount, Mount::Proc { .. }));
         if !wanted && plan.sysctls.is_empty() && plan.process.oom_score_adj.is_none() {
             return;
         }
@@ -147,7 +157,13 @@ impl Builder<'_> {
                 let source = Source::Fd(self.hold(fd));
                 self.attach_user(source, target, &settled(root, plan, target), Kind::Directory)?;
             }
-            Mount::Proc { target } => self.attach_own(Source::Slot(Slot::Proc), target)?,
+            Mount::Proc { target } => {
+                let source = match &plan.namespaces.pid {
+                    Namespace::Container { id } => Source::Fd(self.hold(processes(context, id)?)),
+                    _ => Source::Slot(Slot::Proc),
+                };
+                self.attach_own(source, target)?;
+            }
             Mount::Sysfs { target, readonly } => self.sysfs(target, *readonly, plan, context)?,
             Mount::Mqueue { target } => {
                 self.make(c"mqueue", false, Slot::Mqueue);

@@ -28,7 +28,6 @@ from proa.schema.plan import ContainerNamespace, Overlay, Plan
 StartMonitor = Callable[[Container], Monitor | None]
 """Starts the container's healthcheck, if it has one."""
 NOT_STARTED = 128
-CAP_SYS_PTRACE = 1 << 19
 
 
 class Starting:
@@ -120,11 +119,6 @@ class Starting:
             if peer is None or not peer.state.alive:
                 what = _shared_namespace(container, peer_id)
                 raise Conflict(f"cannot join {what} of a non running container: {peer_id}")
-            if _may_look_into(peer, container):
-                raise Conflict(
-                    f"cannot join PID of container {peer_id}: it has CAP_SYS_PTRACE and is not privileged; "
-                    "it would see the host in a process that is still on its way in"
-                )
         if host_config.network_mode.startswith("container:") and not container.record.resolved.peers:
             raise Conflict(f"No such container: {host_config.network_mode.removeprefix('container:')}")
 
@@ -144,18 +138,6 @@ def _allow_mount_again(rootfs: Overlay) -> None:
     the host lies between. Source: Documentation/filesystems/overlayfs.rst, volatile mount.
     """
     shutil.rmtree(f"{rootfs.work}/work/incompat", ignore_errors=True)
-
-
-def _may_look_into(peer: Container, container: Container) -> bool:
-    """The new process is born in the peer's pid namespace with the host's root, until it has changed it
-    (CVE-2016-9962). A privileged peer has the host anyway.
-    """
-    pid = container.record.resolved.plan.namespaces.pid
-    if not isinstance(pid, ContainerNamespace) or pid.id != peer.id:
-        return False
-    resolved = peer.record.resolved
-    traces = resolved.plan.process.capabilities.bounding & CAP_SYS_PTRACE
-    return bool(traces) and not resolved.host_config.privileged
 
 
 def _shared_namespace(container: Container, peer_id: str) -> str:
