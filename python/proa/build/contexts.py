@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 
 import proa_native
 
-from proa.build.ignore import read_ignore_file
 from proa.errors import InvalidParameter, NotFound, System
+from proa.ignore import read_ignore_file
 
 _GIT: Final = re.compile(r"(?:git|ssh)://|git@[\w.-]+:|https?://[^#?]+\.git(?:[#?]|$)")
 _BARE_GIT: Final = re.compile(r"(?:github|gitlab)\.com/")

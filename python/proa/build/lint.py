@@ -18,8 +18,8 @@ from proa.build.dockerfile.expansion import Expander
 from proa.build.dockerfile.lines import Node
 from proa.build.dockerfile.parsing import Dockerfile, Stage
 from proa.build.dockerfile.source import Location
-from proa.build.ignore import Patterns
 from proa.errors import InvalidParameter
+from proa.ignore import Patterns
 from proa.schema.reference import parse_reference
 
 _PAGES = "https://docs.docker.com/go/dockerfile/rule/"

@@ -3,9 +3,9 @@
 import pytest
 
 from proa.build.dockerfile.parsing import parse_dockerfile
-from proa.build.ignore import Patterns
 from proa.build.lint import Settings, lint, settings_of
 from proa.errors import InvalidParameter
+from proa.ignore import Patterns
 
 
 def findings(text: str, ignore: Patterns | None = None) -> list[str]:

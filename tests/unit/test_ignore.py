@@ -2,8 +2,8 @@
 
 import pytest
 
-from proa.build.ignore import Patterns, read_ignore_file
 from proa.errors import InvalidParameter
+from proa.ignore import Patterns, read_ignore_file
 
 
 @pytest.mark.parametrize(
