@@ -61,16 +61,25 @@ class FakeDaemon:
     routes: list[tuple[str, str, Answer | Callable[[Request], Answer]]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     max_version: str = "1.51"
+    tcp: bool = False
+    """Listen on a port of 127.0.0.1 instead."""
 
     def __post_init__(self) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.socket_path))
+        self._listener = socket.socket(socket.AF_INET if self.tcp else socket.AF_UNIX)
+        self._listener.bind(("127.0.0.1", 0) if self.tcp else str(self.socket_path))
         self._listener.listen(64)
         self._lock = threading.Lock()
         self._closing = False
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._spawn(self._accept)
+
+    @property
+    def host(self) -> str:
+        """Its DOCKER_HOST."""
+        return (
+            f"tcp://127.0.0.1:{self._listener.getsockname()[1]}" if self.tcp else f"unix://{self.socket_path}"
+        )
 
     def on(self, method: str, path: str, answer: Answer | Callable[[Request], Answer]) -> None:
         """Answer `method` on paths that match `path`; the latest rule wins."""

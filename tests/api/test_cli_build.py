@@ -68,7 +68,7 @@ def proa(
         "PATH": os.environ["PATH"],
         "HOME": str(daemon.socket_path.parent),
         "PYTHONPATH": str(PYTHON),
-        "DOCKER_HOST": f"unix://{daemon.socket_path}",
+        "DOCKER_HOST": daemon.host,
         **variables,
     }
     command = [sys.executable, "-m", "proa.cli", *words]
@@ -162,6 +162,28 @@ def test_a_tar_on_stdin_goes_as_it_is(daemon: FakeDaemon) -> None:
     assert request.headers["content-type"] == "application/x-tar"
     assert request.body == archive.getvalue()
     assert query == {"dockerfile": ["sub/Dockerfile"]}
+
+
+def test_a_daemon_elsewhere_is_sent_the_directory(tmp_path: Path, context: Path) -> None:
+    daemon = FakeDaemon(tmp_path / "unused", tcp=True)
+    try:
+        daemon.on("POST", "/build", Answer(200, BUILT))
+        (context / ".dockerignore").write_text("*.log")
+        (context / "x.log").touch()
+        done = proa(daemon, "build", "--secret", "id=T", "--no-cache-filter", "a", str(context), T="t")
+        assert done.returncode == 0, done.stderr
+        request, query = asked(daemon)
+        with tarfile.open(fileobj=io.BytesIO(request.body)) as archive:
+            assert archive.getnames() == [".dockerignore", "Dockerfile"]
+        assert query == {"dockerfile": ["Dockerfile"]}
+        assert json.loads(base64.urlsafe_b64decode(request.headers["x-proa-build"])) == {
+            "Secrets": {"T": base64.b64encode(b"t").decode()},
+            "NoCacheFilter": ["a"],
+        }
+        refused = proa(daemon, "build", "--build-context", f"a={context}", str(context))
+        assert refused.stderr == b"ERROR: --build-context a: a directory needs a daemon on this host\n"
+    finally:
+        daemon.close()
 
 
 def test_a_url_is_the_daemons_to_fetch(daemon: FakeDaemon) -> None:

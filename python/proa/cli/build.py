@@ -82,7 +82,9 @@ def _watch(api: Client, path: str, context: "Context", options: "Globals", displ
     built = Built()
     failed = True
     try:
-        response = api.upload("POST", path, context.body, context.content_type, _logins(options))
+        response = api.upload(
+            "POST", path, context.body, context.content_type, context.header + _logins(options)
+        )
         for event in messages(response):
             error = (event.get("errorDetail") or {}).get("message") or event.get("error")
             if error:

@@ -1,8 +1,11 @@
 """Where a build's files are, and how they reach the daemon.
 
-    a directory  its path, in proa's own body: nothing is copied
-    -            a tar as it is, or a Dockerfile alone
-    a URL        the daemon fetches it
+    a directory, daemon here       its path, in proa's own body: nothing is copied
+    a directory, daemon elsewhere  a tar of what .dockerignore leaves
+    -                              a tar as it is, or a Dockerfile alone
+    a URL                          the daemon fetches it
+
+Where a tar is the body, what only proa's own body could carry is in a header.
 
 Source: the documentation of `docker build`, "Build context".
 """
@@ -23,6 +26,7 @@ PROA_BUILD = "application/vnd.proa.build.v1+json"
 TAR = "application/x-tar"
 
 _CHUNK = 1 << 18
+_HEADER_LIMIT = 48 << 10
 _REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "github.com/", "gitlab.com/")
 _ARCHIVES = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
@@ -30,12 +34,15 @@ _ARCHIVES = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 class Context:
     """The body of the request, and what its query says of it."""
 
-    __slots__ = ("body", "content_type", "query")
+    __slots__ = ("body", "content_type", "header", "query")
 
-    def __init__(self, body: "Iterator[bytes]", content_type: str, query: dict[str, str]) -> None:
+    def __init__(
+        self, body: "Iterator[bytes]", content_type: str, query: dict[str, str], header: str = ""
+    ) -> None:
         self.body = body
         self.content_type = content_type
         self.query = query
+        self.header = header
 
 
 def context_of(parsed: Parsed, own: "dict[str, Any]", *, local: bool) -> Context:
@@ -44,14 +51,14 @@ def context_of(parsed: Parsed, own: "dict[str, Any]", *, local: bool) -> Context
     `local` is whether the daemon sees this host's files. Raises Failure.
     """
     source, file = parsed.args[0], parsed.get("file")
+    if not local:
+        _refuse_paths(own)
     if source == "-":
         if file == "-":
             raise Failure("ERROR: invalid argument: can't use stdin for both build context and dockerfile")
         return _from_stdin(file, own)
     if os.path.isdir(source):
-        if not local:
-            raise Failure("ERROR: a directory can only be built by a daemon on this host")
-        return _local(source, file, own)
+        return _local(source, file, own) if local else _sent(source, file, own)
     if source.startswith(_REMOTE):
         return _remote(source, file, own)
     raise Failure(f'ERROR: unable to prepare context: path "{source}" not found')
@@ -86,27 +93,35 @@ def _from_stdin(file: str, own: "dict[str, Any]") -> Context:
     if not start:
         raise Failure("ERROR: failed to peek context header from STDIN: EOF")
     if _is_archive(start):
-        _only_classic(own)
-        return Context(_after(start, parts), TAR, {"dockerfile": file})
+        return Context(_after(start, parts), TAR, {"dockerfile": file}, _header(own))
     if file:
         raise Failure("ERROR: ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
     return _own({**own, "DockerfileText": _text(_after(start, parts))}, {})
 
 
-def _only_classic(own: "dict[str, Any]") -> None:
-    """An archive has the body to itself: what travels beside a directory's path has no place then."""
-    flags = {
-        "Contexts": "build-context",
-        "Secrets": "secret",
-        "Ssh": "ssh",
-        "Entitlements": "allow",
-        "NoCacheFilter": "no-cache-filter",
-        "ExplainCache": "explain-cache",
-        "Check": "check",
-    }
-    for name, flag in flags.items():
-        if name in own:
-            raise Failure(f"ERROR: --{flag} needs a directory as context, and a daemon on this host")
+def _sent(source: str, file: str, own: "dict[str, Any]") -> Context:
+    from proa.cli.build_tar import context_tar
+
+    body, name = context_tar(source, file, b"".join(_stdin()) if file == "-" else None)
+    return Context(body, TAR, {"dockerfile": name}, _header(own))
+
+
+def _header(own: "dict[str, Any]") -> str:
+    import binascii
+
+    text = binascii.b2a_base64(encode(own), newline=False).decode().replace("+", "-").replace("/", "_")
+    if len(text) > _HEADER_LIMIT:
+        raise Failure("ERROR: the secrets are too large to go beside a context that is an archive")
+    return f"X-Proa-Build: {text}\r\n"
+
+
+def _refuse_paths(own: "dict[str, Any]") -> None:
+    """What names files of this host means nothing to a daemon elsewhere."""
+    if "Ssh" in own:
+        raise Failure("ERROR: --ssh needs a daemon on this host")
+    for name, value in own.get("Contexts", {}).items():
+        if value.startswith("/"):
+            raise Failure(f"ERROR: --build-context {name}: a directory needs a daemon on this host")
 
 
 def _is_archive(start: bytes) -> bool:

@@ -54,7 +54,7 @@ def pack(path: str, base: str, names: Names) -> "Iterator[bytes]":
         source, name = pending.pop()
         try:
             status = os.lstat(source)
-            yield from _entry(source, rename(name, names), status, links)
+            yield from entry(source, rename(name, names), status, links)
             if stat.S_ISDIR(status.st_mode):
                 below = sorted(os.listdir(source), reverse=True)
                 pending += [(os.path.join(source, entry), f"{name}/{entry}") for entry in below]
@@ -63,15 +63,22 @@ def pack(path: str, base: str, names: Names) -> "Iterator[bytes]":
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _entry(
-    source: str, name: str, status: os.stat_result, links: dict[tuple[int, int], str]
+def entry(
+    source: str,
+    name: str,
+    status: os.stat_result,
+    links: dict[tuple[int, int], str],
+    *,
+    owned: bool = True,
 ) -> "Iterator[bytes]":
+    """One path of a tar; `links` are the names of inodes with several. Not `owned`, all is root's."""
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return  # a socket
     info = tarfile.TarInfo(name)
     info.type, info.mode, info.mtime = kind, stat.S_IMODE(status.st_mode), status.st_mtime
-    info.uid, info.gid = status.st_uid, status.st_gid
+    if owned:
+        info.uid, info.gid = status.st_uid, status.st_gid
     inode = (status.st_dev, status.st_ino)
     if kind != tarfile.DIRTYPE and status.st_nlink > 1:
         if inode in links:
