@@ -123,8 +123,15 @@ class Steps:
         step.status = f"{layer}: {status}" if layer else status
         return step
 
+    def pulled(self) -> list[Step]:
+        """The pulls, which are done when the plan is there."""
+        found = [step for key, step in self.all.items() if isinstance(key, tuple) and not step.ended]
+        for step in found:
+            step.ended, step.seconds = True, self.clock() - step.begun
+        return found
+
     def note(self, event: "dict[str, Any]") -> None:
-        """Events that are shown at the end."""
+        """Events that are shown at the end, and how many steps there are."""
         if "warning" in event:
             self.warnings.append(event)
         elif "failure" in event:
@@ -186,6 +193,9 @@ class Plain:
             self._write(event["stream"])
         else:
             steps.note(event)
+            if "plan" in event:
+                for step in steps.pulled():
+                    self._vertex(step)
 
     def close(self, failed: bool) -> None:
         """What is said at the end."""

@@ -59,6 +59,8 @@ class Terminal:
             self._console.print(Text(event["stream"].rstrip("\n")))
         else:
             steps.note(event)
+            if "plan" in event:
+                steps.pulled()
 
     def close(self, failed: bool) -> None:
         """Draw the last state; what is said at the end comes below it."""

@@ -123,11 +123,13 @@ def test_a_miss_and_a_pull(clock: Clock) -> None:
                 "progressDetail": {"current": 1},
             }
         },
+        2,
+        {"plan": {"vertices": 1}},
         {"miss": {"number": 3, "title": "[2/2] RUN x", "text": "the command differs"}},
         {"stream": "Step 1/1\n"},
     )
     assert text == (
-        "#1 [internal] pull busybox\n#1 abc: Pulling fs layer\n#1 ...\n\n"
+        "#1 [internal] pull busybox\n#1 abc: Pulling fs layer\n#1 DONE 2.0s\n\n"
         "#2 [2/2] RUN x\n#2 not cached: the command differs\nStep 1/1\n"
     )
 
