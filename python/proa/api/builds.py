@@ -2,7 +2,7 @@
 
 The classic endpoint, as the docker CLI without BuildKit, docker-py and Compose's classic path use it: the
 body is the context, a tar. A JSON body of type application/vnd.proa.build.v1+json is proa's own: the context
-is a directory of this host.
+is a directory of this host. Where such a client sends a tar all the same, X-Proa-Build has that JSON.
 
 Source: the Docker Engine API v1.51, ImageBuild, BuildPrune; moby daemon/server/router/build/build_routes.go.
 """
@@ -41,7 +41,7 @@ _local = msgspec.json.Decoder(ProaBuild)
 async def build(engine: Engine, request: Request) -> Response:
     """POST /build."""
     query = Query(request.query)
-    local = await _own_body(request)
+    local = await _own(request)
     options = _options(query, local)
     building = await engine.builds.build(options, request.body, _credentials(request))
     return Stream(await Progress.start(building))
@@ -56,15 +56,21 @@ async def prune(engine: Engine, request: Request) -> Response:
     )
 
 
-async def _own_body(request: Request) -> ProaBuild | None:
+async def _own(request: Request) -> ProaBuild | None:
+    """What proa's own client says: in the body, or in a header where a tar is the body."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != PROA_BUILD:
-        return None
+        described = _from_base64url(request, "x-proa-build")
+        return _described(described) if described else None
     data = bytearray()
     body: AsyncIterator[bytes] = request.body
     async for chunk in body:
         data += chunk
         if len(data) > LIMIT:
             raise InvalidParameter("the build's description is too large")
+    return _described(data)
+
+
+def _described(data: bytes | bytearray) -> ProaBuild:
     try:
         return _local.decode(data)
     except msgspec.DecodeError as exc:
@@ -128,15 +134,20 @@ def _decoded(query: Query, key: str, decoder: "msgspec.json.Decoder[_T]", defaul
 
 def _credentials(request: Request) -> dict[str, Credentials]:
     """X-Registry-Config: logins by registry; docker.io's key is its old address."""
-    text = request.headers.get("x-registry-config", "").strip().rstrip("=")
-    if not text:
-        return {}
+    data = _from_base64url(request, "x-registry-config")
     try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         found = _logins.decode(data) if data.strip() not in (b"", b"null") else {}
-    except (binascii.Error, msgspec.DecodeError) as exc:
+    except msgspec.DecodeError as exc:
         raise InvalidParameter(f"invalid X-Registry-Config header: {exc}") from None
     return {_domain(address): login for address, login in found.items()}
+
+
+def _from_base64url(request: Request, name: str) -> bytes:
+    text = request.headers.get(name, "").strip().rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as exc:
+        raise InvalidParameter(f"invalid {name} header: {exc}") from None
 
 
 def _domain(address: str) -> str:

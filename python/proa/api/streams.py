@@ -82,12 +82,17 @@ class Progress(AsyncIterator[bytes]):
             return await anext(self._rest)
         except ProaError as error:
             self._failed = True
-            message = str(error)
-            return _encode({"errorDetail": {"message": message}, "error": message}) + b"\r\n"
+            return _encode({"errorDetail": _detail(error), "error": str(error)}) + b"\r\n"
 
     async def aclose(self) -> None:
         """Close the source."""
         await close(self._rest)
+
+
+def _detail(error: ProaError) -> dict[str, object]:
+    """An error's text, and the exit code where it is of a command: the docker CLI ends with that."""
+    code = getattr(error, "code", None)
+    return {"message": str(error)} if code is None else {"code": code, "message": str(error)}
 
 
 async def close(source: AsyncIterator[Any]) -> None:

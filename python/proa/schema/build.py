@@ -26,6 +26,8 @@ class ProaBuild(Struct, frozen=True, kw_only=True, rename="pascal", omit_default
     no_cache_filter: list[str] = []
     source_date_epoch: int | None = None
     explain_cache: bool = False
+    check: bool = False
+    """Only check the Dockerfile."""
 
 
 class BuildOptions(Struct, frozen=True, kw_only=True):

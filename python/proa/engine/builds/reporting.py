@@ -4,6 +4,7 @@
     {"vertex": {"number": 1, "cached": true}}                         it was done before
     {"output": {"number": 1, "stream": 1, "text": "..."}}
     {"vertex": {"number": 1, "done": true, "seconds": 1.5}}           or "error": "..."
+    {"warning": "...", "rule": ...}                                   see Events.found for more
     {"failure": {"excerpt": "..."}}                                   the lines at fault, before the error
     {"aux": {"ID": "sha256:..."}}                                     the image
 
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proa.build import graph
+from proa.build.lint import Finding
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -93,6 +95,10 @@ class Lines:
         """Something that the user should know."""
         self._stream(f"[Warning] {text}\n")
 
+    def found(self, finding: Finding, excerpt: str) -> None:
+        """A build check's violation."""
+        self.warned(str(finding))
+
     def failed(self, excerpt: str) -> None:
         """The lines at fault; the error follows."""
 
@@ -160,6 +166,11 @@ class Events:
     def warned(self, text: str) -> None:
         """Something that the user should know."""
         self._send({"warning": text})
+
+    def found(self, finding: Finding, excerpt: str) -> None:
+        """A build check's violation."""
+        told = {"rule": finding.rule, "description": finding.message, "url": finding.url, "excerpt": excerpt}
+        self._send({"warning": str(finding), **told})
 
     def failed(self, excerpt: str) -> None:
         """The lines at fault; the error follows."""

@@ -15,13 +15,14 @@ import proa_native
 from proa.build import graph
 from proa.build.cache import Cache
 from proa.build.contexts import Contexts
-from proa.build.dockerfile.parsing import parse_dockerfile
+from proa.build.dockerfile.parsing import Dockerfile, parse_dockerfile
 from proa.build.dockerfile.source import DockerfileError, Location, excerpt
 from proa.build.planning import Request, plan
 from proa.build.platforms import host_platform, parse_platform
 from proa.build.ports import StepFailed, VertexFailed
 from proa.build.solver import Solver
 from proa.engine.builds.bases import BuildBases
+from proa.engine.builds.checking import ARGUMENT, check
 from proa.engine.builds.commands import Limits
 from proa.engine.builds.images import BuiltImages
 from proa.engine.builds.pruning import Pruner
@@ -35,6 +36,9 @@ from proa.schema.reference import Reference, parse_reference
 from proa.schema.registry import Credentials
 
 Reporter = Lines | Events
+
+_OWN_ARGUMENTS = frozenset((ARGUMENT, "SOURCE_DATE_EPOCH"))
+"""Build arguments that speak to the builder, not to the Dockerfile."""
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +105,11 @@ class Builds:
             await _fill(contexts, options, body)
             text, name = _dockerfile(contexts, options)
             try:
-                wanted = await self._plan(text, options, credentials, reporter)
+                file = parse_dockerfile(text)
+                _check(file, name, text, contexts, options, reporter)
+                if options.local.check:
+                    return
+                wanted = await self._plan(file, options, credentials, reporter)
                 work = self._workshop.for_build(contexts, _limits(options), options)
                 solution = await stack.enter_async_context(self._solver.solve(wanted, work, reporter))
                 record = await self._built.make(solution, names, options.labels, epoch)
@@ -117,7 +125,7 @@ class Builds:
 
     async def _plan(
         self,
-        text: str,
+        file: Dockerfile,
         options: BuildOptions,
         credentials: Mapping[str, Credentials],
         reporter: Reporter,
@@ -139,9 +147,10 @@ class Builds:
             always_pull=options.pull,
             progress=lambda reference, line: reporter.pulling(reference, msgspec.json.decode(line)),
         )
-        wanted = await plan(parse_dockerfile(text), request, bases)
-        if wanted.unused_arguments:
-            reporter.warned(f"One or more build-args [{' '.join(wanted.unused_arguments)}] were not consumed")
+        wanted = await plan(file, request, bases)
+        unused = [name for name in wanted.unused_arguments if name not in _OWN_ARGUMENTS]
+        if unused:
+            reporter.warned(f"One or more build-args [{' '.join(unused)}] were not consumed")
         reporter.planned(wanted)
         return wanted
 
@@ -187,6 +196,22 @@ def _dockerfile(contexts: Contexts, options: BuildOptions) -> tuple[str, str]:
     return contexts.dockerfile(local.dockerfile_path or options.dockerfile)
 
 
+def _check(
+    file: Dockerfile, name: str, text: str, contexts: Contexts, options: BuildOptions, reporter: Reporter
+) -> None:
+    """The build checks; a build that only checks does not fail by what they find."""
+    has_context = options.local.context or options.remote or options.local.dockerfile_text is None
+    check(
+        file,
+        name,
+        text,
+        ignore=contexts.find("").ignore if has_context else (),
+        argument=options.arguments.get(ARGUMENT, ""),
+        reporter=reporter,
+        fatal=not options.local.check,
+    )
+
+
 def _name(tag: str) -> Reference:
     reference = parse_reference(tag)
     if reference.digest:
@@ -217,7 +242,9 @@ def _shown(
     location: Location | None = error.location
     if location is not None:
         reporter.failed(excerpt(name, text, location))
-    cause = error.__cause__
+    cause: BaseException | None = error
+    while isinstance(cause, DockerfileError | VertexFailed):
+        cause = cause.__cause__
     if classic and isinstance(cause, StepFailed):
         return StepFailedClassic(cause.command, cause.code)
     if isinstance(error, VertexFailed) and isinstance(cause, ProaError) and classic:
