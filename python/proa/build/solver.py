@@ -216,7 +216,8 @@ class _Solving:
                     if step.vertex is not None:
                         self._result(step.vertex)
         except BaseExceptionGroup as group:
-            raise first_failure(group) from None
+            failure = first_failure(group)
+            raise failure from failure.__cause__
         return Solution(self._graph, {number: task.result() for number, task in self._results.items()})
 
     def _identity(self, number: int) -> "asyncio.Task[Identity]":

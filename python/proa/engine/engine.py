@@ -264,6 +264,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             images=rooms.images,
             containers=self.containers,
             volumes=rooms.volumes,
+            build_cache=lambda: self.builds.usage(),
             directory=rooms.directory,
             disk_usage=rooms.native.disk_usage,
             executor=rooms.executor,

@@ -16,6 +16,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from proa.errors import InvalidParameter
+from proa.schema.build import BuildCacheRecord
 from proa.schema.container_state import ContainerSummary
 from proa.schema.image import ImageSummary
 from proa.schema.system import SystemDataUsage
@@ -53,11 +54,13 @@ class DiskUsage:
         images: UsedImages,
         containers: ListedContainers,
         volumes: UsedVolumes,
+        build_cache: Callable[[], list[BuildCacheRecord]],
         directory: Path,
         disk_usage: Callable[[str], tuple[int, int]],
         executor: Executor | None = None,
     ) -> None:
         """`disk_usage` is proa_native's."""
+        self._build_cache = build_cache
         self._images = images
         self._containers = containers
         self._volumes = volumes
@@ -77,7 +80,7 @@ class DiskUsage:
             images=images,
             containers=await self._with_logs() if "container" in wanted else None,
             volumes=list(await self._volumes.usage()) if "volume" in wanted else None,
-            build_cache=[] if "build-cache" in wanted else None,
+            build_cache=self._build_cache() if "build-cache" in wanted else None,
         )
 
     async def _with_logs(self) -> list[ContainerSummary]:

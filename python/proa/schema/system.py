@@ -5,6 +5,7 @@ Source: the Docker Engine API, v1.51 (definitions of the same names).
 
 from msgspec import Struct, field
 
+from proa.schema.build import BuildCacheRecord
 from proa.schema.container_state import ContainerSummary
 from proa.schema.image import ImageSummary
 from proa.schema.presence import SHOWN_BOOL, SHOWN_INT, SHOWN_NULL, SHOWN_STR
@@ -188,7 +189,7 @@ class SystemDataUsage(Struct, frozen=True, kw_only=True, rename="pascal"):
     images: list[ImageSummary] | None = None
     containers: list[ContainerSummary] | None = None
     volumes: list[Volume] | None = None
-    build_cache: list[dict[str, object]] | None = None
+    build_cache: list[BuildCacheRecord] | None = None
 
 
 class EventActor(Struct, frozen=True, kw_only=True, rename="pascal"):
