@@ -12,6 +12,7 @@ from proa.build.files import BuildFiles
 from proa.build.ports import Mounted, Output
 from proa.engine.builds.commands import Commands, Limits
 from proa.engine.builds.mounts import CacheDirectories, StepMounts
+from proa.engine.builds.stubs import missing_targets, remove_stubs
 from proa.errors import Forbidden
 from proa.schema.build import BuildOptions
 from proa.schema.plan import Overlay
@@ -47,7 +48,9 @@ class BuildWork:
         self._check_entitlements(step)
         async with self._mounts.of(step, mounts) as prepared:
             environment = (*proxy, *prepared.environment)
+            targets = missing_targets(prepared.mounts, rootfs.lower)
             await self._commands.run(rootfs, step, prepared.mounts, environment, self._limits, output)
+        remove_stubs(rootfs.upper, targets)
 
     def _check_entitlements(self, step: graph.Run) -> None:
         """Where the process is spawned, and nowhere before (CVE-2024-23653)."""

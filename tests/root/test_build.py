@@ -1,0 +1,327 @@
+"""Builds on a real daemon: steps, files, mounts, the cache, failures, and what they leave behind."""
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import socket
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from instance import Instance, eventually, instance
+
+PROA_BUILD = "application/vnd.proa.build.v1+json"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    with instance(tmp_path_factory.mktemp("build")) as daemon:
+        yield daemon
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(daemon: Instance) -> Iterator[None]:
+    """No step leaves a cgroup, a mount, or a directory of its own."""
+    yield
+    builds = Path(daemon.config.data_root, "builds")
+    assert eventually(lambda: daemon.leftovers() == [])
+    assert eventually(lambda: not [*builds.glob("steps/*"), *builds.glob("contexts/*")])
+
+
+class Outcome:
+    """What a build told."""
+
+    def __init__(self, lines: list[dict[str, Any]]) -> None:
+        self.lines = lines
+        self.error = next((line["error"] for line in lines if "error" in line), "")
+        self.output = "".join(line["output"]["text"] for line in lines if "output" in line)
+        self.cached = [line["vertex"]["title"] for line in lines if line.get("vertex", {}).get("cached")]
+        self.excerpt = next((line["failure"]["excerpt"] for line in lines if "failure" in line), "")
+        self.id = next((line["aux"]["ID"] for line in lines if "aux" in line), "")
+
+
+class Connection(http.client.HTTPConnection):
+    """HTTP over the daemon's socket."""
+
+    def __init__(self, daemon: Instance) -> None:
+        super().__init__("proa", timeout=60)
+        self._path = f"{daemon.config.exec_root}/proad.sock"
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._path)
+
+
+@contextlib.contextmanager
+def asked(
+    daemon: Instance, context: Path, query: str = "", **more: Any
+) -> Iterator[http.client.HTTPResponse]:
+    body = json.dumps({"Context": str(context), **more})
+    with contextlib.closing(Connection(daemon)) as connection:
+        connection.request("POST", f"/build?{query}", body, {"Content-Type": PROA_BUILD})
+        with connection.getresponse() as answer:
+            yield answer
+
+
+def build(daemon: Instance, context: Path, query: str = "t=built", **more: Any) -> Outcome:
+    with asked(daemon, context, query, **more) as answer:
+        lines = [json.loads(line) for line in answer.read().splitlines() if line.strip()]
+        status = answer.status
+    if status != 200:
+        lines = [{"error": lines[0]["message"]}]
+    return Outcome(lines)
+
+
+def context_of(tmp_path: Path, dockerfile: str, **files: str) -> Path:
+    (tmp_path / "Dockerfile").write_text(dockerfile)
+    for name, text in files.items():
+        path = tmp_path / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def run(daemon: Instance, command: str, image: str = "built") -> str:
+    found = daemon.run("run", "--rm", image, "sh", "-c", command)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_a_whole_dockerfile(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path,
+        "FROM busybox AS base\nARG who=nobody\nWORKDIR /app\nCOPY src ./\n"
+        "RUN echo $who > who && ls > list\nENV A=b\n"
+        "FROM base\nCOPY --from=base /app/list /copied\nCOPY --chown=7:8 --chmod=0600 src/one /two\n"
+        'EXPOSE 80\nCMD ["cat", "/app/who"]\n',
+        src__one="1",
+        src__deep__two="2",
+    )
+    outcome = build(daemon, context, "t=built&buildargs=%7B%22who%22%3A%22me%22%7D")
+    assert outcome.error == ""
+    assert daemon.run("run", "--rm", "built").stdout == "me\n"
+    assert run(daemon, "cat /copied; stat -c '%u %g %a' /two; cat /app/deep/two; echo $A") == (
+        "deep\nlist\none\nwho\n7 8 600\n2b\n"
+    )
+    again = build(daemon, context, "t=built&buildargs=%7B%22who%22%3A%22me%22%7D")
+    assert again.id == outcome.id
+    assert len(again.cached) == 5
+
+
+def test_what_changed_is_done_again_and_times_do_not_count(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nCOPY a /a\nRUN cat /a\n", a="one", b="not copied")
+    first = build(daemon, context)
+    os.utime(context / "a", (1, 1))
+    (context / "b").write_text("changed")
+    assert build(daemon, context).id == first.id
+    (context / "a").write_text("two")
+    changed = build(daemon, context)
+    assert changed.cached == []
+    assert changed.output == "two"
+
+
+def test_what_is_ignored_is_not_there(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nCOPY . /all\n", a="1", secret__key="k", secret__pub="p")
+    (context / ".dockerignore").write_text("secret\n!secret/pub\nDockerfile\n")
+    assert build(daemon, context).error == ""
+    assert run(daemon, "cd /all && find . -type f | sort") == "./.dockerignore\n./a\n./secret/pub\n"
+
+
+def test_copy_into_what_is_there_and_through_links_of_the_image(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path,
+        "FROM busybox\nRUN mkdir -p /real/sub && echo old > /real/sub/f && ln -s /real /link "
+        "&& ln -s ../../../etc /out\nCOPY tree /link/\nCOPY one /out/one\n",
+        tree__sub__f="new",
+        tree__sub__g="g",
+        one="1",
+    )
+    assert build(daemon, context).error == ""
+    assert run(daemon, "cat /real/sub/f /real/sub/g /etc/one; ls -ld /link | cut -c1") == "newg1l\n"
+    assert not Path("/etc/one").exists()
+
+
+def test_links_of_a_context_stay_inside_it(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nCOPY out /taken\n", file="x")
+    (context / "out").symlink_to("/etc/passwd")
+    outcome = build(daemon, context)
+    assert '"/out": not found' in outcome.error
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY . /all\n")
+    assert build(daemon, context).error == ""
+    assert run(daemon, "readlink /all/out") == "/etc/passwd\n"
+
+
+def test_archives_are_unpacked_by_add_alone(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path, "FROM busybox\nADD a.tgz /added/\nADD a.txz /added2\nCOPY a.tgz /copied/\n"
+    )
+    for name, mode in (("a.tgz", "w:gz"), ("a.txz", "w:xz")):
+        with tarfile.open(context / name, mode) as archive:
+            info = tarfile.TarInfo("dir/file")
+            info.size, info.uid = 2, 5
+            archive.addfile(info, io.BytesIO(b"in"))
+    assert build(daemon, context).error == ""
+    assert run(daemon, "cat /added/dir/file /added2/dir/file; stat -c %u /added/dir/file; ls /copied") == (
+        "inin5\na.tgz\n"
+    )
+
+
+def test_heredocs(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path,
+        "FROM busybox\nARG v=1\nCOPY <<one <<'two' /files/\n$v\none\n$v\ntwo\n"
+        "RUN <<EOF\necho a\necho b\nEOF\nRUN <<EOF\n#!/bin/busybox sh\necho from $0\nEOF\n",
+    )
+    outcome = build(daemon, context)
+    assert outcome.output == "a\nb\nfrom /dev/pipes/EOF\n"
+    assert run(daemon, "cat /files/one /files/two") == "1\n$v\n"
+
+
+def test_mounts_of_commands(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path,
+        "FROM busybox AS other\nRUN echo stage > /s\nFROM busybox\n"
+        "RUN --mount=type=cache,target=/c echo $(cat /c/n 2>/dev/null)x > /c/n && cp /c/n /counted\n"
+        "RUN --mount=target=/ctx --mount=from=other,source=/s,target=/t cat /ctx/file /t > /read; "
+        "echo no > /ctx/file; true\n"
+        "RUN --mount=target=/ctx,rw echo gone > /ctx/new && cat /ctx/new\n"
+        "RUN --mount=type=secret,id=s cat /run/secrets/s; stat -c %a /run/secrets/s\n"
+        "RUN --mount=type=tmpfs,target=/tmpfs echo x > /tmpfs/x\n",
+        file="context\n",
+    )
+    outcome = build(daemon, context, Secrets={"s": "aHVzaA=="})
+    assert outcome.error == ""
+    assert outcome.output == "/bin/sh: can't create /ctx/file: Read-only file system\ngone\nhush400\n"
+    assert (
+        run(daemon, "cat /counted /read; ls -d /tmpfs /run/secrets /c /t 2>/dev/null; true")
+        == "x\ncontext\nstage\n"
+    )
+    assert not (context / "new").exists()
+    (context / "Dockerfile").write_text(
+        "FROM busybox\nRUN --mount=type=cache,target=/c cat /c/n && echo $(cat /c/n)y > /c/n\n"
+    )
+    assert build(daemon, context).output == "x\n"
+
+
+def test_a_secret_is_no_part_of_the_image_nor_of_the_cache_key(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path, "FROM busybox\nRUN --mount=type=secret,id=s,required wc -c /run/secrets/s\n"
+    )
+    assert "secret s: not found" in build(daemon, context).error
+    first = build(daemon, context, Secrets={"s": "YQ=="})
+    assert build(daemon, context, Secrets={"s": "Yg=="}).id == first.id
+
+
+def test_networks_of_commands_and_entitlements(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nRUN --network=none ls /sys/class/net\n")
+    assert build(daemon, context).output == "lo\n"
+    context = context_of(tmp_path, "FROM busybox\nRUN --security=insecure true\n")
+    assert "security.insecure is not allowed" in build(daemon, context).error
+    assert build(daemon, context, Entitlements=["security.insecure"]).error == ""
+
+
+def test_a_failed_command_is_shown_where_it_stands(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path, "FROM busybox\nRUN echo before\nRUN echo words && exit 3\nRUN echo after\n"
+    )
+    outcome = build(daemon, context)
+    assert outcome.error == (
+        'process "/bin/sh -c echo words && exit 3" did not complete successfully: exit code: 3'
+    )
+    assert outcome.output == "before\nwords\n"
+    assert "   3 | >>> RUN echo words && exit 3" in outcome.excerpt
+    assert outcome.id == ""
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "error"),
+    [
+        ("FROM busybox\nFOO\n", "dockerfile parse error on line 2: unknown instruction: FOO"),
+        ("FROM busybox\nCOPY nothing /\n", '"/nothing": not found'),
+        ("FROM busybox\nCOPY *.nothing /\n", '"/*.nothing": not found'),
+        ("FROM busybox\nCOPY --chown=nobody-here a /\n", "unable to find user nobody-here"),
+        ("FROM busybox\nCOPY a a /target\n", "the destination must be a directory and end with a /"),
+        ("FROM busybox\nCOPY a /bin/busybox/x\n", "Not a directory"),
+        ('FROM busybox\nRUN ["/nothing"]\n', "no such file or directory"),
+        ("FROM busybox\nUSER nobody-here\nRUN true\n", "unable to find user nobody-here"),
+    ],
+)
+def test_what_cannot_be_built(daemon: Instance, tmp_path: Path, dockerfile: str, error: str) -> None:
+    outcome = build(daemon, context_of(tmp_path, dockerfile, a="a"))
+    assert error in outcome.error
+    assert outcome.id == ""
+
+
+def test_a_client_that_goes_away_ends_its_build(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nRUN echo begun && sleep 600\n")
+    with asked(daemon, context) as answer:
+        seen = b""
+        while b"begun" not in seen:
+            seen += answer.read1(4096)
+    # What is left of the step is looked at after every test.
+    assert eventually(lambda: not list(Path(daemon.config.data_root, "builds/steps").iterdir()))
+
+
+def test_builds_share_a_step_that_both_want(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path,
+        "FROM busybox\nRUN --mount=type=cache,target=/c echo once >> /c/log && sleep 1 && cat /c/log\n",
+    )
+    outcomes: list[Outcome] = []
+    threads = [threading.Thread(target=lambda: outcomes.append(build(daemon, context, ""))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {outcome.output for outcome in outcomes} == {"once\n"}
+    assert len({outcome.id for outcome in outcomes}) == 1
+
+
+def test_the_docker_cli_builds_saves_and_runs(
+    daemon: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(
+        tmp_path, "FROM busybox\nCOPY . /app\nRUN cat /app/file > /read\nLABEL a=b\n", file="f"
+    )
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")
+    result = daemon.run("build", "-t", "by-docker:1", "--label", "c=d", str(context))
+    assert result.returncode == 0, result.stderr
+    assert "Successfully tagged by-docker:1" in result.stdout
+    assert run(daemon, "cat /read", "by-docker:1") == "f"
+    labels = json.loads(daemon.run("inspect", "-f", "{{json .Config.Labels}}", "by-docker:1").stdout)
+    assert labels == {"a": "b", "c": "d"}
+    saved = tmp_path / "saved.tar"
+    assert daemon.run("save", "-o", str(saved), "by-docker:1").returncode == 0
+    assert daemon.run("rmi", "by-docker:1").returncode == 0
+    assert daemon.run("load", "-i", str(saved)).returncode == 0
+    assert run(daemon, "cat /read", "by-docker:1") == "f"
+
+
+def test_the_cache_is_pruned(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nRUN echo pruned > /p\n")
+    build(daemon, context, "")
+    report = daemon.api.call("POST", "/build/prune?all=1")
+    assert report["CachesDeleted"]
+    assert build(daemon, context, "").cached == []
+
+
+def test_layers_of_the_cache_outlive_their_images(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nRUN echo kept > /k\n")
+    build(daemon, context, "t=to-go")
+    assert daemon.run("rmi", "-f", "to-go").returncode == 0
+    assert len(build(daemon, context, "t=back").cached) == 1
+    assert run(daemon, "cat /k", "back") == "kept\n"
+
+
+def test_the_cache_is_there_after_a_kill(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nRUN echo survives > /k\n")
+    first = build(daemon, context)
+    daemon.kill_daemon()
+    daemon.start()
+    again = build(daemon, context)
+    assert (again.id, len(again.cached)) == (first.id, 1)
