@@ -30,9 +30,9 @@ class Containers:
         self._clients: list[Client] = []
 
     def prepare(self) -> int:
-        """A namespace with only lo, which is all that the resolver needs."""
+        """A namespace with only lo, all that the resolver needs; every other one is made ready for it."""
         key = next(self._keys)
-        endpoint = protocol.KeeperEndpoint(bridge="", mac=bytes(6), mtu=1500, addresses=(), gateways=())
+        endpoint = protocol.KeeperEndpoint(bridge="", mac=bytes(6), mtu=1500, names=key % 2 == 0)
         answer = self.rig.wire.ask(lambda seq: protocol.NetPrepare(seq=seq, key=key, endpoint=endpoint))
         assert isinstance(answer, protocol.NetReady), answer
         return key

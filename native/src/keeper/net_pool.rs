@@ -1,7 +1,9 @@
 //! Network namespaces made ready before any start wants them, held by fd and by nothing else.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 
+use crate::dns::sockets::{self, Sockets};
 use crate::error::Result;
 use crate::keeper::protocol::Endpoint;
 use crate::netns::{HostNetwork, Prepared};
@@ -15,17 +17,23 @@ pub struct NetPool {
     /// Nothing but `lo`, which is up.
     spares: Vec<Prepared>,
     prepared: HashMap<u64, Prepared>,
+    /// The resolver's sockets in prepared namespaces, by the same keys. Made again where a hand-over loses them.
+    names: HashMap<u64, Sockets>,
 }
 
 impl NetPool {
     /// A pool for the network namespace of the calling thread.
     pub fn new() -> Result<Self> {
-        Ok(Self { host: HostNetwork::open()?, spares: Vec::new(), prepared: HashMap::new() })
+        let host = HostNetwork::open()?;
+        Ok(Self { host, spares: Vec::new(), prepared: HashMap::new(), names: HashMap::new() })
     }
 
     /// Make a namespace ready under `key`; answers the host's end of its veth.
     pub fn prepare(&mut self, key: u64, endpoints: &[&Endpoint]) -> Result<String> {
         let prepared = self.host.prepare(endpoints)?;
+        if endpoints.iter().any(|endpoint| endpoint.names) {
+            self.names.insert(key, self.host.visit(prepared.netns.as_fd(), sockets::open)?);
+        }
         let host_interface = prepared.host_interface.clone();
         self.insert(key, prepared);
         Ok(host_interface)
@@ -42,10 +50,11 @@ impl NetPool {
         self.prepared.insert(key, prepared);
     }
 
-    /// One that no start has taken yet.
-    #[must_use]
-    pub fn get(&self, key: u64) -> Option<&Prepared> {
-        self.prepared.get(&key)
+    /// The resolver's sockets in a namespace that no start has taken yet, `None` where there is no such namespace.
+    pub fn take_names(&mut self, key: u64) -> Option<Result<Sockets>> {
+        let prepared = self.prepared.get(&key)?;
+        let made = self.names.remove(&key).map(Ok);
+        Some(made.unwrap_or_else(|| self.host.visit(prepared.netns.as_fd(), sockets::open)))
     }
 
     #[must_use]
@@ -55,6 +64,7 @@ impl NetPool {
 
     /// Out of the pool; dropping it lets the kernel take the namespace down in its own time.
     pub fn take(&mut self, key: u64) -> Option<Prepared> {
+        self.names.remove(&key);
         self.prepared.remove(&key)
     }
 

@@ -197,6 +197,9 @@ pub struct Endpoint {
     /// Frames may go back where they came from.
     #[serde(default)]
     pub hairpin: bool,
+    /// Its container will be told to the resolver: what that needs is made ready, too.
+    #[serde(default)]
+    pub names: bool,
     /// (path below /proc/sys/net, value), set before the interface is up.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,

@@ -127,15 +127,13 @@ impl Keeper {
     }
 
     /// New sockets for a container that has none yet, or is about to start in a new namespace.
-    fn sockets_for(&self, sandbox: &Sandbox) -> Result<Option<Sockets>, Failure> {
-        let prepared = sandbox.key.and_then(|key| self.pool.get(key));
-        let host = self.pool.host();
-        let made = if let Some(prepared) = prepared {
-            host.visit(prepared.netns.as_fd(), sockets::open)
+    fn sockets_for(&mut self, sandbox: &Sandbox) -> Result<Option<Sockets>, Failure> {
+        let made = if let Some(made) = sandbox.key.and_then(|key| self.pool.take_names(key)) {
+            made
         } else if self.resolver.served.contains(&sandbox.id) {
             return Ok(None);
         } else if let Some(running) = self.table.running(&sandbox.id) {
-            host.visit(running.handle.pidfd.as_fd(), sockets::open)
+            self.pool.host().visit(running.handle.pidfd.as_fd(), sockets::open)
         } else {
             return Err(refusal("not_found", format!("{} neither runs nor is about to", sandbox.id)));
         };

@@ -142,6 +142,7 @@ class Network:
             mac=bytes.fromhex(endpoint.mac.replace(":", "")),
             addresses=tuple(addresses),
             gateways=gateways if routed else (),
+            names=not self.record.builtin,
             sysctls=drivers.endpoint_sysctls(endpoint.wish.driver_options, endpoint.interface),
         )
         return drivers.on_host(common, self.record, self._config, bridge=endpoint.bridge, hairpin=hairpin)

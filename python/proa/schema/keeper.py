@@ -115,6 +115,8 @@ class KeeperEndpoint(Struct, frozen=True, kw_only=True):
     isolated: bool = False
     """It does not reach other isolated ports of its bridge."""
     hairpin: bool = False
+    names: bool = False
+    """Its container will be told to the resolver: what that needs is made ready, too."""
     sysctls: tuple[tuple[str, str], ...] = ()
     """(path below /proc/sys/net, value)."""
 
