@@ -1,12 +1,16 @@
 """Builds by `proa build` and by the docker CLI without BuildKit, on a real daemon with busybox as base."""
 
+import contextlib
 import io
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tarfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -154,3 +158,58 @@ def test_the_docker_cli_without_buildkit(
     done = build(daemon, context, cli="docker")
     assert done.returncode == 3
     assert "The command '/bin/sh -c exit 3' returned a non-zero code: 3" in done.stderr
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def elsewhere(daemon: Instance) -> Iterator[str]:
+    """The daemon's address as one of another host: a port that leads to its socket."""
+    assert daemon.engine is not None
+    sockets: list[socket.socket] = [socket.create_server(("127.0.0.1", 0))]
+    threads: list[threading.Thread] = []
+
+    def spawn(*pair: socket.socket) -> None:
+        threads.append(threading.Thread(target=_pump, args=pair))
+        threads[-1].start()
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = sockets[0].accept()
+                server = socket.socket(socket.AF_UNIX)
+                sockets.extend((client, server))
+                server.connect(f"{daemon.config.exec_root}/proad.sock")
+                spawn(client, server)
+                spawn(server, client)
+
+    acceptor = threading.Thread(target=accept)
+    acceptor.start()
+    yield f"tcp://127.0.0.1:{sockets[0].getsockname()[1]}"
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+    acceptor.join()
+    for thread in threads:
+        thread.join()
+    for each in sockets:
+        each.close()
+
+
+def test_a_daemon_elsewhere(daemon: Instance, context: Path, elsewhere: str, tmp_path: Path) -> None:
+    (context / ".dockerignore").write_text("*.log\nDockerfile\n.dockerignore\n")
+    (context / "x.log").touch()
+    (tmp_path / "other").write_text("FROM busybox\nCOPY . /c/\nRUN test $(ls -A /c) = file\n")
+    (tmp_path / "secret").write_text("value")
+    words = ("-f", tmp_path / "other", "--secret", f"id=s,src={tmp_path}/secret", context)
+    done = daemon.run("-H", elsewhere, "build", *map(str, words), cli="proa")
+    assert done.returncode == 0, done.stderr
+    assert "[3/3] RUN test" in done.stderr
+    again = daemon.run("-H", elsewhere, "build", *map(str, words), cli="proa")
+    assert again.stderr.count(" CACHED\n") == 2

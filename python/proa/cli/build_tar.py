@@ -39,10 +39,11 @@ def context_tar(root: str, file: str, text: bytes | None) -> "tuple[Iterator[byt
             return _Tree(root, own, (name, f"{name}{_IGNORE}", _IGNORE)).parts({}), name
         text = _read(path)
     name = f".dockerfile.{os.urandom(10).hex()}"
-    more = {name: text or b""}
-    if own is not None:
-        more[f"{name}{_IGNORE}"] = own
-    return _Tree(root, own, (_IGNORE,)).parts(more), name
+    patterns = own if own is not None else _read(f"{root}/{_IGNORE}", missing=True) or b""
+    # What travels along is no part of the context: no COPY finds it.
+    hidden = f"{patterns.decode('utf-8', 'replace')}\n{name}\n{name}{_IGNORE}\n"
+    more = {name: text or b"", f"{name}{_IGNORE}": hidden.encode()}
+    return _Tree(root, patterns, (_IGNORE,)).parts(more), name
 
 
 def _default(root: str) -> str:

@@ -67,6 +67,7 @@ def test_a_dockerfile_from_elsewhere_travels_along(root: Path, tmp_path: Path) -
     assert name.startswith(".dockerfile.")
     assert list(members) == [name, f"{name}.dockerignore", "Dockerfile"]
     assert contents[name] == b"FROM c\n"
+    assert contents[f"{name}.dockerignore"] == f"sub\nlink\n\n{name}\n{name}.dockerignore\n".encode()
     _, name, contents = read(root, "-", b"FROM d\n")
     assert contents[name] == b"FROM d\n"
 
