@@ -307,6 +307,7 @@ def test_check_shows_findings(daemon: FakeDaemon, context: Path) -> None:
         "Check complete, 1 warning has been found!\n\n"
         "WARNING: FromAsCasing - https://example.com/r\ncasing\nDockerfile:1\n",
     )
+    assert done.stderr == b""
 
 
 @pytest.mark.parametrize("words", [("builder", "build"), ("image", "build"), ("buildx", "b")])

@@ -39,10 +39,11 @@ def _build(parsed: Parsed) -> int:
     api = client(parsed.options)
     context = context_of(parsed, own, local=api.host.startswith("unix://"))
     quiet = parsed.flag("quiet") or parsed.get("progress") == "quiet"
-    display = display_of(parsed.get("progress"), parsed.flag("quiet"))
+    checking = checks(parsed)
+    display = display_of("quiet" if checking else parsed.get("progress"), parsed.flag("quiet"))
     path = "/build" + query_of(parsed, tags, context.query)
     built = _watch(api, path, context, parsed.options, display)
-    if checks(parsed):
+    if checking:
         from proa.cli.build_check import show_findings
 
         return show_findings(built.warnings)
