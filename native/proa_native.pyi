@@ -30,9 +30,14 @@ __all__ = [
     "copy_files",
     "default_seccomp_profile",
     "disk_usage",
+    "has_project_quota",
     "inherit_directories",
+    "is_mounted",
     "keeper_main",
+    "limit_directory",
     "make_layer_directory",
+    "mount_bind",
+    "mount_filesystem",
     "network_stats",
     "pack_layer",
     "read_in_layers",
@@ -41,6 +46,7 @@ __all__ = [
     "sealed_program",
     "split_archive",
     "sync_file_system",
+    "unmount",
     "unpack_layer",
 ]
 
@@ -60,6 +66,35 @@ def sealed_program(path: str) -> int:
 
     Executed as /proc/self/fd/N, its file is out of reach of whoever finds it behind /proc/PID/exe.
     """
+
+# ---- volumes ------------------------------------------------------------------------------------
+
+def mount_filesystem(
+    target: str, kind: str, source: str, options: Sequence[str], *, attributes: int = 0
+) -> None:
+    """Mount a file system over the directory `target`, in the caller's mount namespace, to stay.
+
+    `options` are the file system's own, and those of every superblock (`ro`, `sync`); `attributes` is a sum of
+    MOUNT_ATTR_*. A `source` that is a regular file gets a loop device, which goes with the mount.
+    """
+
+def mount_bind(target: str, source: str, *, recursive: bool = False, attributes: int = 0) -> None:
+    """Bind what is at `source` over the directory `target`; `attributes` go for mounts below, too."""
+
+def unmount(target: str) -> bool:
+    """Unmount all that is mounted on the directory `target`; what is in use goes with its last user.
+
+    False where nothing is.
+    """
+
+def is_mounted(target: str) -> bool:
+    """Whether something is mounted on the directory `target`; False where that is missing."""
+
+def has_project_quota(directory: str) -> bool:
+    """Whether its file system (ext4, xfs) holds directories to a size."""
+
+def limit_directory(directory: str, size: int) -> None:
+    """Bound what the directory, empty yet, may come to hold, in bytes; 0 lifts the limit."""
 
 # ---- confinement --------------------------------------------------------------------------------
 

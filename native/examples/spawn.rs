@@ -73,7 +73,7 @@ fn once(host: &Host, plan: &Plan, group: Option<&Group>) -> [f64; 3] {
     let null = File::options().read(true).write(true).open("/dev/null").unwrap();
     let stdio = Streams { stdin: null.as_fd(), stdout: null.as_fd(), stderr: null.as_fd() };
     let container = |_: &str| None::<&ContainerHandle>;
-    let context = SpawnContext { host, stdio, netns: None, container: &container, group };
+    let context = SpawnContext { host, stdio, netns: None, container: &container, caller: None, group };
     let begun = Instant::now();
     let since = || begun.elapsed().as_secs_f64() * 1e6;
     let mut spawning = spawn(plan, &context).unwrap();
@@ -100,7 +100,7 @@ fn plan(lower: String, upper: String, work: String, args: Vec<String>) -> Plan {
         id: "f".repeat(64),
         hostname: "floor".into(),
         domainname: String::new(),
-        rootfs: Rootfs::Overlay { lower: vec![lower], upper, work, volatile: false },
+        rootfs: Rootfs::Overlay { lower: vec![lower], upper, work, volatile: false, late: false },
         readonly_rootfs: false,
         rootfs_propagation: Propagation::Rprivate,
         namespaces: Namespaces {

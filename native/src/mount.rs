@@ -37,6 +37,34 @@ pub(crate) fn clone_tree(path: &str, recursive: bool) -> Result<OwnedFd> {
     open_tree(CWD, path, flags).map_err(|e| Error::os("bind source", path, e))
 }
 
+/// A detached copy of what is at `path` below the directory `source`. No link, no `..` and no rename meanwhile leads
+/// out of it: EXDEV.
+fn clone_beneath(source: &str, path: &str, recursive: bool) -> Result<OwnedFd> {
+    const TRIES: usize = 16;
+    let fail = |e: Errno| Error::os("volume subpath", path, e);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let base = open(source, flags, Mode::empty()).map_err(|e| Error::os("bind source", source, e))?;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let find = || openat2(&base, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
+    // EAGAIN: something was renamed meanwhile, so that the kernel cannot vouch for a `..`.
+    let found = (1..TRIES).map(|_| find()).find(|found| !matches!(found, Err(Errno::AGAIN)));
+    let found = found.unwrap_or_else(find).map_err(fail)?;
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(found, c"", flags).map_err(fail)
+}
+
+/// Shows a bind through id maps, where its file system has them.
+fn map_ids(fd: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    match sys::mount_idmap(fd, user_namespace) {
+        Err(Errno::INVAL) => Ok(()), // it has none, or is mapped already
+        other => other,
+    }
+}
+
 /// A program of the host as it may be executed where a container can look at it (CVE-2019-5736): /proc/PID/exe then
 /// leads to a read-only mount that is attached nowhere, so that not even root of a container can change the file.
 pub fn sealed_program(path: &str) -> Result<OwnedFd> {
@@ -101,7 +129,7 @@ fn processes_shared_by(namespace: BorrowedFd<'_>, init: BorrowedFd<'_>) -> rusti
 /// Runs `work` in another mount namespace: a mount can be copied only from within its own.
 ///
 /// The caller, which must have its working directory to itself (it is no other thread's), goes there and comes back.
-fn visiting<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> rustix::io::Result<T> {
+pub fn visiting<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> rustix::io::Result<T> {
     let own = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     sys::setns(namespace, libc::CLONE_NEWNS)?;
     let result = work();
@@ -139,8 +167,17 @@ pub fn kind_of(fd: BorrowedFd<'_>) -> rustix::io::Result<Kind> {
     Ok(if directory { Kind::Directory } else { Kind::File })
 }
 
+/// What a bind source depends on beside its plan.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BindContext<'a> {
+    /// The user namespace of the container, for binds that are id-mapped.
+    pub idmap: Option<BorrowedFd<'a>>,
+    /// proad's mount namespace, for what was mounted late.
+    pub caller: Option<BorrowedFd<'a>>,
+}
+
 /// A bind source with its attributes, from a [`Mount::Bind`].
-pub fn bind(mount: &Mount) -> Result<(OwnedFd, Kind)> {
+pub fn bind(mount: &Mount, context: BindContext<'_>) -> Result<(OwnedFd, Kind)> {
     let Mount::Bind {
         source,
         readonly,
@@ -151,15 +188,30 @@ pub fn bind(mount: &Mount) -> Result<(OwnedFd, Kind)> {
         nodev,
         noexec,
         propagation,
+        subpath,
+        idmap,
+        late,
         ..
     } = mount
     else {
         return Err(Error::Invalid("not a bind".into()));
     };
-    let fd = match propagation {
-        Propagation::Shared | Propagation::Rshared => clone_shared_tree(source, *recursive)?,
-        _ => clone_tree(source, *recursive)?,
+    let source_tree = || match subpath.as_str() {
+        "" => clone_tree(source, *recursive),
+        path => clone_beneath(source, path, *recursive),
     };
+    let fd = match (propagation, context.caller) {
+        (_, Some(caller)) if *late => {
+            visiting(caller, source_tree).map_err(|e| Error::os("bind source", source.as_str(), e))??
+        }
+        (Propagation::Shared | Propagation::Rshared, _) if subpath.is_empty() => {
+            clone_shared_tree(source, *recursive)?
+        }
+        _ => source_tree()?,
+    };
+    if let (true, Some(user_namespace)) = (*idmap, context.idmap) {
+        map_ids(fd.as_fd(), user_namespace).map_err(|e| Error::os("id-map", source.as_str(), e))?;
+    }
     let fail = |e: Errno| Error::os("bind attributes", source.as_str(), e);
     let kind = kind_of(fd.as_fd()).map_err(fail)?;
     let (kinds, everywhere) = propagation_bits(*propagation);

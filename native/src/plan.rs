@@ -49,6 +49,9 @@ pub enum Rootfs {
         work: String,
         /// Mount with `volatile`: no sync, for `--rm` and builds.
         volatile: bool,
+        /// `upper` and `work` are on a mount that proad made after the keeper had its own mount namespace:
+        /// all is looked up in proad's.
+        late: bool,
     },
 }
 
@@ -135,6 +138,13 @@ pub enum Mount {
         propagation: Propagation,
         /// Engine-made files (/etc/hosts, ...): a missing source is an engine error.
         engine_file: bool,
+        /// Only what is at this path below the source, which no link leads out of (`RESOLVE_BENEATH`); empty for all.
+        subpath: String,
+        /// In a container with a user namespace, show the owners through its id maps, as the root does. A file
+        /// system that has none (nfs) shows its owners as they are.
+        idmap: bool,
+        /// The source is on a mount that came after the keeper had its own mount namespace: it is looked up in proad's.
+        late: bool,
     },
     /// The layers of an image as a tree of their own: an image that is mounted, a stage that a build looks into.
     Layers {

@@ -131,6 +131,8 @@ pub struct SpawnContext<'a, 'c> {
     pub netns: Option<BorrowedFd<'a>>,
     /// The running container of an id, for namespaces that are another container's.
     pub container: &'a dyn Fn(&str) -> Option<&'c ContainerHandle>,
+    /// The mount namespace of proad: what it mounted after this process had its own is found there.
+    pub caller: Option<BorrowedFd<'a>>,
     /// Made already, limits written; `None` leaves the child in the caller's cgroups.
     pub group: Option<&'a Group>,
 }

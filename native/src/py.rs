@@ -20,6 +20,7 @@ use crate::seccomp;
 mod copying;
 mod files;
 mod layers;
+mod volumes;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -312,6 +313,11 @@ mod proa_native {
     use super::layers::{
         compress_layer, disk_usage, inherit_directories, pack_layer, remove_tree, split_archive,
         sync_file_system, unpack_layer, ByteFeed, LayerUnpacker, UnpackedLayer,
+    };
+
+    #[pymodule_export]
+    use super::volumes::{
+        has_project_quota, is_mounted, limit_directory, mount_bind, mount_filesystem, unmount,
     };
 
     #[pymodule_export]

@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod loop_device;
+pub mod quota;
 pub mod supervise;
 
 use std::ffi::{c_int, c_void, CStr};

@@ -18,7 +18,7 @@ use crate::dev::{self, Dev, Owners, Wanted};
 use crate::error::{Error, Result};
 use crate::idmap::to_host;
 use crate::keeper::protocol::Failure;
-use crate::mount::{self, Kind};
+use crate::mount::{self, BindContext, Kind};
 use crate::overlay::{self, Overlay};
 use crate::plan::{Mount, Namespace, Network, Plan, Propagation, Rootfs};
 use crate::prepare::{c_string, failure, invalid, peer, target, Builder, Step};
@@ -65,7 +65,7 @@ impl Builder<'_> {
         plan: &Plan,
         context: &SpawnContext<'_, '_>,
     ) -> std::result::Result<Option<RawFd>, Failure> {
-        let root = self.root(plan).map_err(|e| failure("rootfs", &e))?;
+        let root = self.root(plan, context).map_err(|e| failure("rootfs", &e))?;
         dev::make_elsewhere(root.as_fd(), &plan.devices).map_err(|e| failure("device", &e))?;
         self.push(Op::PrivateMounts, "mount", "private propagation");
         self.push(Op::AttachRoot { mount: root.as_raw_fd() }, "mount", "root filesystem");
@@ -87,17 +87,21 @@ impl Builder<'_> {
         Ok(terminal)
     }
 
-    fn root(&self, plan: &Plan) -> Result<OwnedFd> {
-        let Rootfs::Overlay { lower, upper, work, volatile } = &plan.rootfs;
+    fn root(&self, plan: &Plan, context: &SpawnContext<'_, '_>) -> Result<OwnedFd> {
+        let Rootfs::Overlay { lower, upper, work, volatile, late } = &plan.rootfs;
         let idmap = self.id_map(plan)?;
-        Overlay {
+        let overlay = Overlay {
             lower,
             writable: Some((upper, work)),
             volatile: *volatile,
             idmap: idmap.as_ref().map(|(fd, owner)| (fd.as_fd(), *owner)),
             userxattr: !self.host.initial_user_namespace,
+        };
+        match context.caller {
+            Some(caller) if *late => mount::visiting(caller, || overlay.mount())
+                .map_err(|e| Error::os("mount overlay", upper.as_str(), e))?,
+            _ => overlay.mount(),
         }
-        .mount()
     }
 
     /// The container's id maps, and who its root is outside.
@@ -142,7 +146,7 @@ impl Builder<'_> {
     ) -> std::result::Result<Option<RawFd>, Failure> {
         match mount {
             Mount::Bind { target, .. } => {
-                let (fd, kind) = mount::bind(mount).map_err(|e| failure("mount", &e))?;
+                let (fd, kind) = self.bind(mount, plan, context).map_err(|e| failure("mount", &e))?;
                 let source = Source::Fd(self.hold(fd));
                 self.attach_user(source, target, &settled(root, plan, target), kind)?;
             }
@@ -175,6 +179,12 @@ impl Builder<'_> {
             }
         }
         Ok(None)
+    }
+
+    fn bind(&self, mount: &Mount, plan: &Plan, context: &SpawnContext<'_, '_>) -> Result<(OwnedFd, Kind)> {
+        let idmap = self.id_map(plan)?;
+        let idmap = idmap.as_ref().map(|(fd, _)| fd.as_fd());
+        mount::bind(mount, BindContext { idmap, caller: context.caller })
     }
 
     fn layers(&self, mount: &Mount, plan: &Plan) -> Result<(OwnedFd, Kind)> {

@@ -149,7 +149,17 @@ fn namespaces_of_another_container_are_joined() {
     plan.namespaces.net = Network::Container { id: "first".into() };
     let container = |id: &str| (id == "first").then_some(&running.handle);
     let started = with_pipes(|stdio| {
-        spawn(&plan, &SpawnContext { host: &host, stdio, netns: None, container: &container, group: None })
+        spawn(
+            &plan,
+            &SpawnContext {
+                host: &host,
+                stdio,
+                netns: None,
+                container: &container,
+                caller: None,
+                group: None,
+            },
+        )
     });
     let outcome = started.expect("started").finish();
     assert_eq!((outcome.output.as_str(), outcome.code), ("inside\nsleep\nshared\n", 0));
@@ -220,7 +230,8 @@ fn a_terminal_needs_no_pipes() {
     plan.process.tty = true;
     let null = File::open("/dev/null").expect("/dev/null");
     let stdio = Stdio { stdin: null.as_fd(), stdout: null.as_fd(), stderr: null.as_fd() };
-    let context = SpawnContext { host: &host, stdio, netns: None, container: &no_container, group: None };
+    let context =
+        SpawnContext { host: &host, stdio, netns: None, container: &no_container, caller: None, group: None };
     let spawning = spawn(&plan, &context).expect("spawned");
     let running = drive(spawning, null.into()).expect("started");
     assert_eq!(running.reap(), 3);

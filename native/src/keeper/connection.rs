@@ -3,12 +3,14 @@
 //! `SOCK_SEQPACKET` keeps packets whole, so there is no framing. Nothing here blocks: what the socket
 //! does not take is queued, and while much is queued no further request is read.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     accept_with, bind, listen, recvmsg, sendmsg, socket_with, sockopt, AddressFamily, RecvAncillaryBuffer,
@@ -80,13 +82,19 @@ pub struct Connection {
     socket: Watched,
     queue: VecDeque<Vec<u8>>,
     closed: bool,
+    /// The mount namespace of the other side, opened when a start first needs it.
+    mounts: OnceCell<Option<OwnedFd>>,
 }
 
 impl Connection {
     #[must_use]
     pub fn new(socket: OwnedFd, poll: &Poll) -> Self {
-        let mut connection =
-            Self { socket: poll.watch(socket, Source::Peer), queue: VecDeque::new(), closed: false };
+        let mut connection = Self {
+            socket: poll.watch(socket, Source::Peer),
+            queue: VecDeque::new(),
+            closed: false,
+            mounts: OnceCell::new(),
+        };
         connection.update();
         connection
     }
@@ -101,6 +109,17 @@ impl Connection {
     #[must_use]
     pub fn closed(&self) -> bool {
         self.closed
+    }
+
+    /// The mount namespace of proad; `None` where it cannot be had.
+    #[must_use]
+    pub fn mounts(&self) -> Option<BorrowedFd<'_>> {
+        let open = || {
+            let pid = sockopt::socket_peercred(&self.socket).ok()?.pid.as_raw_nonzero();
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::open(format!("/proc/{pid}/ns/mnt"), flags, Mode::empty()).ok()
+        };
+        self.mounts.get_or_init(open).as_ref().map(AsFd::as_fd)
     }
 
     /// Take one packet. `buffer` holds [`PACKET_LIMIT`] bytes.

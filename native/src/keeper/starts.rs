@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::connection::Connection;
 use super::log_writer::LogWriter;
 use super::pipes::Pipes;
 use super::poll::{Flags, Part, Source};
@@ -68,6 +69,7 @@ impl Keeper {
             stdio: child_streams(pipes.as_ref(), &self.null),
             netns: prepared.as_ref().map(|prepared| prepared.netns.as_fd()),
             container: &container,
+            caller: self.connection.as_ref().and_then(Connection::mounts),
             group: Some(&group),
         };
         let spawned = process::spawn(plan, &context);

@@ -84,6 +84,7 @@ impl Bundle {
                 upper: self.path("upper"),
                 work: self.path("work"),
                 volatile: true,
+                late: false,
             },
             readonly_rootfs: false,
             rootfs_propagation: Propagation::Rprivate,
@@ -171,6 +172,9 @@ pub fn bind(source: &str, target: &str, readonly: bool) -> Mount {
         noexec: false,
         propagation: Propagation::Rprivate,
         engine_file: false,
+        subpath: String::new(),
+        idmap: false,
+        late: false,
     }
 }
 
@@ -210,7 +214,7 @@ pub fn no_container<'a>(_: &str) -> Option<&'a ContainerHandle> {
 /// Starts a plan and sees it through to execve.
 pub fn start(host: &Host, plan: &Plan, group: Option<&Group>) -> Result<Running, Failure> {
     with_pipes(|stdio| {
-        spawn(plan, &SpawnContext { host, stdio, netns: None, container: &no_container, group })
+        spawn(plan, &SpawnContext { host, stdio, netns: None, container: &no_container, caller: None, group })
     })
 }
 

@@ -19,6 +19,7 @@ class Overlay(Struct, frozen=True, kw_only=True, tag_field="type", tag="overlay"
     upper: str
     work: str
     volatile: bool = False
+    late: bool = False
 
 
 class NewNamespace(Struct, frozen=True, tag_field="type", tag="new"):
@@ -89,6 +90,9 @@ class Bind(Struct, frozen=True, kw_only=True, tag_field="type", tag="bind"):
     noexec: bool = False
     propagation: Propagation = "rprivate"
     engine_file: bool = False
+    subpath: str = ""
+    idmap: bool = False
+    late: bool = False
 
 
 class Layers(Struct, frozen=True, kw_only=True, tag_field="type", tag="layers"):

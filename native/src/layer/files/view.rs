@@ -14,7 +14,7 @@ use super::Files;
 use crate::error::{Error, Result};
 use crate::idmap;
 use crate::layer::tree::failed;
-use crate::mount::{self, Kind};
+use crate::mount::{self, BindContext, Kind};
 use crate::overlay::{self, Overlay};
 use crate::plan::{Mount, Plan, Propagation, Rootfs, UserNamespace};
 use crate::sys::{self, MountAttributes, ATTR_RDONLY};
@@ -99,7 +99,7 @@ fn alone(mount: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// The root file system, attached in this thread's mount namespace, with its binds below.
 fn assemble(plan: &Plan) -> Result<OwnedFd> {
-    let Rootfs::Overlay { lower, upper, work, volatile } = &plan.rootfs;
+    let Rootfs::Overlay { lower, upper, work, volatile, .. } = &plan.rootfs;
     let user = plan.namespaces.user.as_ref();
     let map = user.map(idmap::make).transpose()?;
     let owner = |ids: &UserNamespace| {
@@ -114,7 +114,8 @@ fn assemble(plan: &Plan) -> Result<OwnedFd> {
     for mount in &plan.mounts {
         match mount {
             Mount::Bind { source, target, .. } if std::fs::symlink_metadata(source).is_ok() => {
-                bind(root.as_fd(), mount, target)?;
+                let context = BindContext { idmap: idmap.map(|(fd, _)| fd), caller: None };
+                bind(root.as_fd(), mount, target, context)?;
             }
             Mount::Layers { target, .. } => {
                 let (tree, kind) = overlay::layers(mount, idmap, false)?;
@@ -136,12 +137,12 @@ fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<(
 }
 
 /// One bind of the plan, at the same place that the next start will use.
-fn bind(root: BorrowedFd<'_>, wanted: &Mount, target: &str) -> Result<()> {
+fn bind(root: BorrowedFd<'_>, wanted: &Mount, target: &str, context: BindContext<'_>) -> Result<()> {
     let mut wanted = wanted.clone();
     if let Mount::Bind { propagation, .. } = &mut wanted {
         *propagation = Propagation::Rprivate;
     }
-    let (mount, kind) = mount::bind(&wanted)?;
+    let (mount, kind) = mount::bind(&wanted, context)?;
     attach_in_root(root, mount.as_fd(), kind, target)
 }
 
