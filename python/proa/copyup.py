@@ -26,15 +26,18 @@ MergedDirectory = tuple[int, ...]
 """Fds of one directory in every layer that has a part in it, top first."""
 
 
-def copy_up(layers: Sequence[str], target: str, destination: str) -> bool:
-    """Copy the directory `target` of the image into the empty directory `destination`.
+def copy_up(layers: Sequence[str], target: str, destination: str, subpath: str = "") -> bool:
+    """Copy the directory `target` of the image into the empty directory `destination`, or below it.
 
     Owner and mode of `destination` become the target's. False, and nothing done, where the image has
-    no directory there or `destination` has something in it. Raises System; then it is empty again.
+    no directory there, `destination` has something in it, or `subpath` is not there or leads over a link.
+    Raises System; then it is empty again.
     """
     with ExitStack() as fds:
         try:
-            into = _open(fds, destination)
+            into = _below(fds, _open(fds, destination), subpath)
+            if into is None:
+                return False
             if os.listdir(into):
                 return False
             root = tuple(_open(fds, layer) for layer in layers)
@@ -210,6 +213,20 @@ def _empty(directory: int) -> None:
             os.rmdir(name, dir_fd=directory)
         else:
             os.unlink(name, dir_fd=directory)
+
+
+def _below(fds: ExitStack, directory: int, subpath: str) -> int | None:
+    for name in subpath.split("/"):
+        if name in ("", "."):
+            continue
+        try:
+            directory = os.open(name, _DIRECTORY, dir_fd=directory)
+        except OSError as exc:
+            if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        fds.callback(os.close, directory)
+    return directory
 
 
 def _open(fds: ExitStack, path: str) -> int:

@@ -114,7 +114,7 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     base = _base(config, stack)
     registry_client = _registry_room(config, stack)
     snapshots, images = await _image_rooms(config, base, registry_client)
-    volumes = _volume_room(base)
+    volumes = _volume_room(base, config, stack)
     networking = Networking(config, base.metadata, keeper, executor=base.executor)
     stack.push_async_callback(networking.close)
     return Engine(
@@ -228,18 +228,23 @@ def _network_verbs(base: _Base, networking: "Networking") -> "NetworkVerbs":
     return NetworkVerbs(networking, base.events, connections)
 
 
-def _volume_room(base: _Base) -> "VolumeVerbs":
+def _volume_room(base: _Base, config: DaemonConfig, stack: AsyncExitStack) -> "VolumeVerbs":
     import proa_native
 
     from proa.engine.volumes import VolumeVerbs
-    from proa.volumes import VolumeStore
+    from proa.volumes import LocalMounts, Plugins, VolumeStore
+    from proa.volumes.plugins import SOCKETS
 
     store = VolumeStore(base.metadata, str(base.root / "volumes"))
     for garbage in store.sweep():
         base.executor.submit(proa_native.remove_tree, garbage)
+    local = LocalMounts(proa_native)
+    stack.callback(local.close)
     return VolumeVerbs(
         store,
         base.events,
+        local=local,
+        plugins=Plugins(sockets=(*SOCKETS, f"{config.exec_root}/plugins")),
         using_volume=base.containers.using_volume,
         remove_tree=proa_native.remove_tree,
         disk_usage=proa_native.disk_usage,

@@ -26,6 +26,7 @@ Documentation/filesystems/overlayfs.rst.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
@@ -39,7 +40,7 @@ from typing import Any, Final, Protocol, TypeVar
 import proa_native
 from msgspec import Struct
 
-from proa.errors import NotFound, System
+from proa.errors import InvalidParameter, NotFound, System
 from proa.schema.plan import Overlay
 
 SCHEMA: Final = (
@@ -261,22 +262,36 @@ class Snapshots:
 
     # ---- active ---------------------------------------------------------------------------------
 
-    def prepare(self, key: str, lower: Sequence[str], *, volatile: bool = False) -> Overlay:
+    def prepare(
+        self,
+        key: str,
+        lower: Sequence[str],
+        *,
+        volatile: bool = False,
+        size: int = 0,
+        tmpfs: bool = False,
+    ) -> Overlay:
         """Upper and work directories for `key`, over `lower` (top layer first). Idempotent.
 
         The merged root directory shows the upper one's owner and mode, so it takes them from the top layer.
+        `size` bounds them in bytes; with `tmpfs` they are in memory, mounted until the snapshot is removed.
+        Raises InvalidParameter where a size cannot be had.
         """
         directory = f"{self._root}/{key}"
         upper, work = f"{directory}/fs", f"{directory}/work"
         stack = (*lower, self._base)
         with _translated(f"snapshot {key}"):
+            if tmpfs:
+                _mount_memory(directory, size)
             if not os.path.isdir(upper):
                 with suppress(FileExistsError):
                     os.mkdir(directory, 0o700)
+                if size and not tmpfs:
+                    _limit(directory, size)
                 with suppress(FileExistsError):
                     os.mkdir(work, 0o700)
                 self._make_upper(upper, os.stat(stack[0]))
-        return Overlay(lower=stack, upper=upper, work=work, volatile=volatile)
+        return Overlay(lower=stack, upper=upper, work=work, volatile=volatile, late=tmpfs)
 
     def _make_upper(self, upper: str, below: os.stat_result) -> None:
         """Made last, and in one step: what is called `fs` is complete."""
@@ -379,10 +394,32 @@ class Snapshots:
                 directory.rename(aside)
             except FileNotFoundError:
                 return None
+            except OSError as exc:
+                # One that is in memory.
+                if exc.errno != errno.EBUSY or not proa_native.unmount(str(directory)):
+                    raise
+                directory.rename(aside)
         return aside
 
     def _run(self, call: Callable[[Path], _T], path: Path) -> "asyncio.Future[_T]":
         return asyncio.get_running_loop().run_in_executor(self._executor, call, path)
+
+
+def _mount_memory(directory: str, size: int) -> None:
+    """A tmpfs at `directory`, unless it is there."""
+    with suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    if not proa_native.is_mounted(directory):
+        options = ["mode=0700", *([f"size={size}"] if size else [])]
+        proa_native.mount_filesystem(directory, "tmpfs", "tmpfs", options)
+
+
+def _limit(directory: str, size: int) -> None:
+    if not proa_native.has_project_quota(directory):
+        raise InvalidParameter(
+            "--storage-opt size is supported only for overlay over xfs or ext4 with 'pquota' mount option"
+        )
+    proa_native.limit_directory(directory, size)
 
 
 def _usage(directory: Path) -> int:

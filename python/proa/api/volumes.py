@@ -8,6 +8,7 @@ from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import NO_CONTENT, Response, created_reply, json_reply
 from proa.api.routes import Route
+from proa.errors import Unavailable
 from proa.http._connection import Request
 from proa.schema.volume import VolumeCreateOptions
 
@@ -35,6 +36,11 @@ async def remove(engine: Engine, request: Request) -> Response:
     return NO_CONTENT
 
 
+async def update(engine: Engine, request: Request) -> Response:
+    """PUT /volumes/{name}: of cluster volumes, which there are none of."""
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
+
+
 async def prune(engine: Engine, request: Request) -> Response:
     """POST /volumes/prune."""
     return json_reply(await engine.volumes.prune(Query(request.query).filters()))
@@ -45,5 +51,6 @@ ROUTES = (
     Route("POST", "/volumes/create", create),
     Route("POST", "/volumes/prune", prune),
     Route("GET", "/volumes/{name}", inspect),
+    Route("PUT", "/volumes/{name}", update),
     Route("DELETE", "/volumes/{name}", remove),
 )

@@ -5,6 +5,8 @@ The row comes last: directories without one are garbage that the next boot sweep
 
 import os
 import secrets
+import shutil
+import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -19,12 +21,13 @@ from proa.engine.platforms import check_platform
 from proa.engine.ports import ContainerVolumes, Database, ImageSource, Snapshots
 from proa.engine.record import Record
 from proa.engine.registry import Registry, checked_name
-from proa.engine.resolve import Context, Host, Peer, Resolved, resolve
+from proa.engine.resolve import Context, Host, Peer, Resolved, Storage, resolve
 from proa.engine.state import State
-from proa.errors import InvalidParameter, System
+from proa.errors import InvalidParameter, NotFound, System
 from proa.schema.config import DaemonConfig
 from proa.schema.container import ContainerCreateRequest
 from proa.schema.image import ImageConfig
+from proa.schema.plan import Layers
 
 FILES_KEPT = 64
 """Files of images (passwd, group) that are kept: layers never change, so what was read once holds."""
@@ -97,6 +100,8 @@ class Creation:
             with self._database.transaction():
                 if image_id:
                     self._images.hold(image_id, id_)
+                for mounted in {mount.id for mount in resolved.images}:
+                    self._images.hold(mounted, f"{id_}/{mounted}")
                 self._registry.add(container)
             undo.pop_all()
         self._notices.tell(container, "create")
@@ -117,18 +122,27 @@ class Creation:
 
     async def _make(self, record: Record, undo: AsyncExitStack) -> None:
         own = f"{self._directory}/{record.id}"
+        storage = record.resolved.storage or Storage()
         try:
             os.mkdir(own, 0o700)
-            undo.callback(os.rmdir, own)
+            undo.callback(shutil.rmtree, own, ignore_errors=True)
+            _make_image_directories(record.resolved)
             undo.push_async_callback(self._snapshots.remove, record.id)
             self._snapshots.prepare(
-                record.id, record.image_layers, volatile=record.resolved.host_config.auto_remove
+                record.id,
+                record.image_layers,
+                volatile=record.resolved.host_config.auto_remove,
+                size=storage.size,
+                tmpfs=storage.tmpfs,
             )
         except OSError as exc:
             raise System(f"mkdir {exc.filename}: {(exc.strerror or '').lower()}") from exc
         if record.resolved.volumes:
             undo.callback(self._volumes.release, record.id)
-            await self._volumes.provide(record.id, record.resolved.volumes, record.image_layers)
+            try:
+                await self._volumes.provide(record.id, record.resolved.volumes, record.image_layers)
+            except NotFound as exc:  # of a create that means the image, and clients pull it then
+                raise InvalidParameter(str(exc)) from exc
 
     def _context(self, id_: str, image: ImageConfig | None, layers: tuple[str, ...]) -> Context:
         # A directory of the host (ProaRootfs) may change; layers do not.
@@ -142,6 +156,7 @@ class Creation:
             read=lambda paths: read(layers, tuple(paths)),
             peer=self._peer,
             volume_path=self._volumes.path,
+            find_image=self._images.resolve,
             seccomp=self._seccomp,
         )
 
@@ -156,3 +171,17 @@ class Creation:
             plan=resolved.plan,
             mount_points=resolved.mount_points,
         )
+
+
+def _make_image_directories(resolved: Resolved) -> None:
+    """Where writes to mounted images go; the root of what is seen has the upper one's mode."""
+    layers = {mount.upper: mount.lower[0] for mount in resolved.plan.mounts if isinstance(mount, Layers)}
+    for image in resolved.images:
+        if not image.directory:
+            continue
+        upper = f"{image.directory}/fs"
+        os.makedirs(f"{image.directory}/work", 0o700)
+        os.mkdir(upper)
+        below = os.stat(layers[upper])
+        os.chown(upper, below.st_uid, below.st_gid)
+        os.chmod(upper, stat.S_IMODE(below.st_mode))

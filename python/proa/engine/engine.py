@@ -126,6 +126,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self._registry = rooms.registry
         self._events = rooms.events
         self._keeper = rooms.keeper
+        self._container_volumes = rooms.container_volumes
         self._recovery: asyncio.Task[None] | None = None
         self._background = Background()
         self._notices = Notices(rooms.events)
@@ -166,6 +167,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             keeper=rooms.keeper,
             networks=rooms.networking,
             snapshots=rooms.snapshots,
+            volumes=rooms.container_volumes,
             notices=self._notices,
             directory=rooms.directory,
             monitor=self._health.monitor,
@@ -196,6 +198,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             registry=rooms.registry,
             keeper=rooms.keeper,
             networks=rooms.networking,
+            volumes=rooms.container_volumes,
             notices=self._notices,
             background=self._background,
             start=self._starting.start,
@@ -332,6 +335,11 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         if self._keeper.outdated:
             welcome = await self._renew_keeper(welcome)
         await self._reconcile.welcomed(welcome, boot=True)
+        self._background.spawn(self._container_volumes.settle(self._alive), "unmounting of volumes")
+
+    def _alive(self, container_id: str) -> bool:
+        container = self._registry.get(container_id)
+        return container is not None and container.state.alive
 
     def reload(self, config: DaemonConfig) -> None:
         """Take over a configuration that was read again: for containers created from now on.

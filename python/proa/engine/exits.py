@@ -12,7 +12,7 @@ from proa.engine import state as states
 from proa.engine.background import Background
 from proa.engine.container import Container
 from proa.engine.notices import Notices
-from proa.engine.ports import ContainerNetworks, KeeperClient
+from proa.engine.ports import ContainerNetworks, ContainerVolumes, KeeperClient
 from proa.engine.registry import Registry
 from proa.engine.state import State, Status
 from proa.errors import NotFound, ProaError
@@ -31,6 +31,7 @@ class Exits:
         registry: Registry,
         keeper: KeeperClient,
         networks: ContainerNetworks,
+        volumes: ContainerVolumes,
         notices: Notices,
         background: Background,
         start: Verb,
@@ -41,6 +42,7 @@ class Exits:
         self._registry = registry
         self._keeper = keeper
         self._networks = networks
+        self._volumes = volumes
         self._notices = notices
         self._background = background
         self._start = start
@@ -93,9 +95,11 @@ class Exits:
         self._notices.tell(container, "die", **attributes)
 
     async def _aftermath(self, container: Container, sandbox: Sandbox | None) -> None:
-        """Off the wire: give back the network. The next start and the removal wait for this."""
+        """Off the wire: give back network and volumes. The next start and the removal wait for this."""
         try:
             await self._networks.disconnect(container.id)
+            if container.record.resolved.volumes:
+                await self._volumes.unmount(container.id)
         finally:
             container.aftermath = None
         if sandbox is not None:

@@ -8,7 +8,7 @@ and takes a `Database`. proa.metadata brings every room's tables up to its newes
 All database calls are made in the loop thread; one costs tens of microseconds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -86,10 +86,19 @@ class ImageSource(Protocol):
 class Snapshots(Protocol):
     """Writable layers by key, the container's id (proa.snapshots)."""
 
-    def prepare(self, key: str, lower: Sequence[str], *, volatile: bool = False) -> Overlay:
+    def prepare(
+        self,
+        key: str,
+        lower: Sequence[str],
+        *,
+        volatile: bool = False,
+        size: int = 0,
+        tmpfs: bool = False,
+    ) -> Overlay:
         """Make the directories `fs` and `work` of a new active snapshot: a few direct system calls.
 
-        Idempotent: an existing one is given back as it is.
+        Idempotent: an existing one is given back as it is. `size`: bytes that it may hold, 0 for no limit.
+        Raises InvalidParameter where the file system has no project quota, System.
         """
         ...
 
@@ -143,6 +152,18 @@ class ContainerVolumes(Protocol):
 
     def release(self, container_id: str) -> None:
         """The container is gone; unknown ones are no error."""
+        ...
+
+    async def mount(self, container_id: str, wishes: Sequence[VolumeWish]) -> Mapping[str, str]:
+        """Mount those volumes that have to be; where each of these is, by name."""
+        ...
+
+    async def unmount(self, container_id: str) -> None:
+        """The container does not run any more, or was not started."""
+        ...
+
+    async def settle(self, alive: Callable[[str], bool]) -> None:
+        """At daemon start: unmount what no running container has any more."""
         ...
 
     async def remove_anonymous(self, name: str, container_id: str) -> None:

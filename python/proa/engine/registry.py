@@ -109,8 +109,12 @@ class Registry:
         container.gone = True
 
     def using_image(self, image_id: str) -> Sequence[tuple[str, bool]]:
-        """(id, running) of every container made from the image."""
-        return [(c.id, c.state.running) for c in self if c.record.image_id == image_id]
+        """(id, running) of every container made from the image, or with it mounted."""
+        return [
+            (c.id, c.state.running)
+            for c in self
+            if c.record.image_id == image_id or any(m.id == image_id for m in c.record.resolved.images)
+        ]
 
     def using_volume(self, name: str) -> Sequence[str]:
         """Ids of the containers that mount the volume."""

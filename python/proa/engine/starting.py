@@ -6,7 +6,7 @@ Whoever calls holds the container's lock.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from proa.engine import state as states
 from proa.engine.container import Container, Monitor
 from proa.engine.links import NOTHING, linked
 from proa.engine.notices import Notices
-from proa.engine.ports import ContainerNetworks, KeeperClient, Snapshots
+from proa.engine.ports import ContainerNetworks, ContainerVolumes, KeeperClient, Snapshots
 from proa.engine.registry import Registry
-from proa.engine.resolve import ready
+from proa.engine.resolve import Storage, located, ready
 from proa.engine.state import Status
 from proa.errors import Conflict, InvalidParameter, ProaError, StartFailed
 from proa.network import Sandbox
@@ -40,6 +40,7 @@ class Starting:
         keeper: KeeperClient,
         networks: ContainerNetworks,
         snapshots: Snapshots,
+        volumes: ContainerVolumes,
         notices: Notices,
         directory: Path,
         monitor: StartMonitor,
@@ -49,6 +50,7 @@ class Starting:
         self._keeper = keeper
         self._networks = networks
         self._snapshots = snapshots
+        self._volumes = volumes
         self._notices = notices
         self._directory = str(directory)
         self._monitor = monitor
@@ -75,6 +77,10 @@ class Starting:
             self._make_bind_directories(resolved.bind_directories)
             self._check_peers(container)
             links = linked(container, self._registry)
+            places: Mapping[str, str] = {}
+            if resolved.volumes:
+                undo.push_async_callback(self._volumes.unmount, container.id)
+                places = await self._volumes.mount(container.id, resolved.volumes)
             name = container.record.name
             sandbox = await self._networks.connect(container.id, resolved.network, name)
             undo.push_async_callback(self._networks.disconnect, container.id)
@@ -83,7 +89,7 @@ class Starting:
             if links is not NOTHING:
                 wish = replace(wish, extra_hosts=(*wish.extra_hosts, *links.hosts))
             self._networks.write_files(f"{self._directory}/{container.id}", wish, sandbox)
-            plan = self._plan(container, sandbox)
+            plan = located(self._plan(container, sandbox), resolved.volumes, places)
             if links.env:
                 env = (*links.env, *plan.process.env)
                 plan = replace(plan, process=replace(plan.process, env=env))
@@ -92,7 +98,14 @@ class Starting:
 
     def _plan(self, container: Container, sandbox: Sandbox) -> Plan:
         record = container.record
-        rootfs = self._snapshots.prepare(record.id, record.image_layers, volatile=container.auto_remove)
+        storage = record.resolved.storage or Storage()
+        rootfs = self._snapshots.prepare(
+            record.id,
+            record.image_layers,
+            volatile=container.auto_remove,
+            size=storage.size,
+            tmpfs=storage.tmpfs,
+        )
         if rootfs.volatile and container.state.finished_ns:
             _allow_mount_again(rootfs)
         plan = record.resolved.plan

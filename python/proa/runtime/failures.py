@@ -7,7 +7,7 @@ Source: moby daemon/errors.go (translateContainerdStartErr), docker/cli command/
 """
 
 import os
-from errno import EACCES, EISDIR, ENOENT, ENOTDIR
+from errno import EACCES, EISDIR, ELOOP, ENOENT, ENOTDIR, EXDEV
 
 from proa.errors import (
     Conflict,
@@ -22,6 +22,7 @@ from proa.errors import (
 from proa.schema.keeper import Failure
 
 NOT_FOUND, NOT_INVOCABLE, FAILED = 127, 126, 128
+_SUBPATHS = ("volume subpath ", "look up ")
 _WRONG_KIND = (
     ": Are you trying to mount a directory onto a file (or vice-versa)? "
     "Check if the specified host path exists and is the expected type"
@@ -81,11 +82,21 @@ def _told(failure: Failure) -> str:
         return _exec_told(failure.subject, failure.errno)
     if failure.step in ("cwd", "chdir"):
         return f'chdir to cwd ("{failure.subject}") set in config.json failed: {errno_text(failure.errno)}'
+    if failure.step == "mount" and failure.subject.startswith(_SUBPATHS):
+        return _subpath_told(failure.subject, failure.errno)
     told = " ".join(part for part in (failure.step, failure.subject) if part)
     if not failure.errno:
         return told
     hint = _WRONG_KIND if failure.errno == ENOTDIR and "mount" in failure.step else ""
     return f"{told}: {errno_text(failure.errno)}{hint}"
+
+
+def _subpath_told(subject: str, errno: int) -> str:
+    """Of a volume or an image. Source: moby daemon/volume/safepath/errors.go."""
+    path = next(subject.removeprefix(words) for words in _SUBPATHS if subject.startswith(words))
+    if errno in (EXDEV, ELOOP):
+        return f"path concatenation escapes the base directory: {path}"
+    return f"cannot access path {path}: {errno_text(errno)}"
 
 
 def _exec_told(program: str, errno: int) -> str:

@@ -24,7 +24,7 @@ class Volume(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=T
     driver: str = SHOWN_STR
     mountpoint: str = SHOWN_STR
     created_at: str = ""
-    status: dict[str, dict[str, object]] | None = None
+    status: dict[str, object] | None = None
     labels: dict[str, str] | None = SHOWN_NULL
     scope: str = SHOWN_STR
     cluster_volume: dict[str, object] | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,7 +165,15 @@ class FakeSnapshots:
     def __init__(self) -> None:
         self.keys: set[str] = set()
 
-    def prepare(self, key: str, lower: Sequence[str], *, volatile: bool = False) -> Overlay:
+    def prepare(
+        self,
+        key: str,
+        lower: Sequence[str],
+        *,
+        volatile: bool = False,
+        size: int = 0,
+        tmpfs: bool = False,
+    ) -> Overlay:
         self.keys.add(key)
         return Overlay(lower=tuple(lower), upper=f"/s/{key}/fs", work=f"/s/{key}/work", volatile=volatile)
 
@@ -225,6 +233,15 @@ class FakeVolumes:
         self.names.update(wish.name for wish in wishes)
 
     def release(self, container_id: str) -> None:
+        pass
+
+    async def mount(self, container_id: str, wishes: Sequence[VolumeWish]) -> Mapping[str, str]:
+        return {}
+
+    async def unmount(self, container_id: str) -> None:
+        pass
+
+    async def settle(self, alive: Callable[[str], bool]) -> None:
         pass
 
     async def remove_anonymous(self, name: str, container_id: str) -> None:

@@ -49,6 +49,19 @@ def no_peer(ref: str) -> Peer:
     raise NotFound(f"No such container: {ref}")
 
 
+class MountedImage:
+    """An image of two layers, `tools`; others are not there."""
+
+    id = "sha256:" + "a" * 64
+    layers = ("/layers/top", "/layers/base")
+
+
+def _find_image(ref: str) -> MountedImage:
+    if ref != "tools":
+        raise NotFound(f"No such image: {ref}")
+    return MountedImage()
+
+
 def context(
     *,
     host: Host = HOST,
@@ -68,6 +81,7 @@ def context(
         read=read_image,
         peer=peer,
         volume_path=lambda name: f"/volumes/{name}/_data",
+        find_image=_find_image,
         seccomp=lambda profile, capabilities: b"default" if profile is None else b"custom:" + profile,
     )
 

@@ -6,17 +6,18 @@ import pytest
 from resolving import IMAGE, context, peer_of, resolved, with_host
 
 from proa.engine.resolve.propagation import check_source
-from proa.errors import InvalidParameter, NotImplemented_
+from proa.errors import InvalidParameter
 from proa.schema.container import (
     HostConfig,
     Mount,
     MountBindOptions,
+    MountImageOptions,
     MountTmpfsOptions,
     MountVolumeDriverConfig,
     MountVolumeOptions,
 )
 from proa.schema.image import ImageConfig
-from proa.schema.plan import Bind, CgroupMount, Dev, Mqueue, Proc, Sysfs, Tmpfs
+from proa.schema.plan import Bind, CgroupMount, Dev, Layers, Mqueue, Proc, Sysfs, Tmpfs
 
 
 def mount_at(found, target: str):
@@ -38,8 +39,17 @@ def test_the_kernels_file_systems_come_first_and_parents_before_children() -> No
         ("/src:/dst:ro", Bind(source="/src", target="/dst", readonly=True, recursive_readonly=True)),
         ("/src:/dst:rw,z", Bind(source="/src", target="/dst")),
         ("/src/../other/:/dst//d/:Z", Bind(source="/other", target="/dst/d")),
-        ("vol:/dst", Bind(source="/volumes/vol/_data", target="/dst")),
-        ("vol:/dst:ro,nocopy", Bind(source="/volumes/vol/_data", target="/dst", readonly=True)),
+        ("vol:/dst", Bind(source="/volumes/vol/_data", target="/dst", idmap=True)),
+        (
+            "vol:/dst:ro,nocopy",
+            Bind(
+                source="/volumes/vol/_data",
+                target="/dst",
+                readonly=True,
+                recursive_readonly=True,
+                idmap=True,
+            ),
+        ),
     ],
 )
 def test_short_syntax(raw: str, expected: Bind) -> None:
@@ -165,16 +175,54 @@ def test_mounts_that_are_refused(mount: Mount, text: str) -> None:
         with_host(mounts=[mount])
 
 
-@pytest.mark.parametrize("kind", ["image", "npipe", "cluster"])
-def test_mount_types_not_there(kind: str) -> None:
-    with pytest.raises(NotImplemented_, match=f'mount type "{kind}" is not supported'):
+@pytest.mark.parametrize("kind", ["npipe", "cluster", "odd"])
+def test_mount_types_that_are_none(kind: str) -> None:
+    with pytest.raises(InvalidParameter, match=f'invalid mount config for type "{kind}": mount type unknown'):
         with_host(mounts=[Mount(type=kind, target="/x", source="y")])
 
 
-def test_another_volume_driver() -> None:
-    driver = MountVolumeOptions(driver_config=MountVolumeDriverConfig(name="nfs"))
-    with pytest.raises(InvalidParameter, match='error looking up volume plugin nfs: plugin "nfs" not found'):
-        with_host(mounts=[Mount(type="volume", source="vol", target="/x", volume_options=driver)])
+def test_an_image_is_mounted_over_its_layers() -> None:
+    found = with_host(
+        mounts=[
+            Mount(type="image", target="/rw", source="tools"),
+            Mount(
+                type="image",
+                target="/ro",
+                source="tools",
+                read_only=True,
+                image_options=MountImageOptions(subpath="usr/bin"),
+            ),
+        ]
+    )
+    layers = ("/layers/top", "/layers/base")
+    assert mount_at(found, "/ro") == Layers(lower=layers, target="/ro", subpath="usr/bin", readonly=True)
+    writable = mount_at(found, "/rw")
+    own = {image.directory for image in found.images} - {""}
+    assert [f"{directory}/fs" for directory in own] == [writable.upper]
+    assert {image.id for image in found.images} == {"sha256:" + "a" * 64}
+    assert [(point.type, point.rw) for point in found.mount_points] == [("image", False), ("image", True)]
+
+
+@pytest.mark.parametrize("path", ["/abs", "..", "../x", "a/../../x"])
+def test_subpaths_that_leave(path: str) -> None:
+    for mount in (
+        Mount(type="image", target="/x", source="tools", image_options=MountImageOptions(subpath=path)),
+        Mount(type="volume", target="/x", source="vol", volume_options=MountVolumeOptions(subpath=path)),
+    ):
+        with pytest.raises(InvalidParameter, match="subpath must be a relative path within the volume"):
+            with_host(mounts=[mount])
+
+
+def test_an_image_that_is_not_there() -> None:
+    with pytest.raises(InvalidParameter, match="No such image: gone"):
+        with_host(mounts=[Mount(type="image", target="/x", source="gone")])
+
+
+def test_another_volume_driver_is_asked_at_create() -> None:
+    driver = MountVolumeOptions(driver_config=MountVolumeDriverConfig(name="nfs"), subpath="a/b")
+    found = with_host(mounts=[Mount(type="volume", source="vol", target="/x", volume_options=driver)])
+    assert [(wish.driver, wish.subpath) for wish in found.volumes] == [("nfs", "a/b")]
+    assert mount_at(found, "/x").subpath == "a/b"
 
 
 @pytest.mark.parametrize(

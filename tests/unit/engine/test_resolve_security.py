@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from resolving import HOST, ID, PEER_ID, context, peer_of, resolved, with_host
 
-from proa.engine.resolve import capabilities
+from proa.engine.resolve import Storage, capabilities
 from proa.engine.resolve.namespaces import subordinate_ids
 from proa.errors import Conflict, InvalidParameter, NotImplemented_
 from proa.schema.config import DaemonConfig
@@ -233,12 +233,37 @@ def test_what_is_refused(options: dict[str, object], text: str) -> None:
             {"device_requests": [DeviceRequest(capabilities=[["gpu"]])]},
             r"could not select device driver .*\[\[gpu\]\]",
         ),
-        ({"storage_opt": {"size": "1G"}}, "--storage-opt is supported only"),
     ],
 )
 def test_what_is_not_there_yet(options: dict[str, object], text: str) -> None:
     with pytest.raises(NotImplemented_, match=text):
         with_host(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (None, None),
+        ({"size": "1G"}, Storage(size=1 << 30)),
+        ({"size": "64m", "backing": "tmpfs"}, Storage(size=64 << 20, tmpfs=True)),
+        ({"backing": "disk"}, Storage()),
+    ],
+)
+def test_storage_options(options: dict[str, str] | None, expected: Storage | None) -> None:
+    assert with_host(storage_opt=options).storage == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"odd": "1"}, "unknown option odd"),
+        ({"size": "much"}, "invalid size: 'much'"),
+        ({"backing": "ram"}, "invalid storage option backing=ram: it is disk or tmpfs"),
+    ],
+)
+def test_storage_options_that_are_refused(options: dict[str, str], text: str) -> None:
+    with pytest.raises(InvalidParameter, match=text):
+        with_host(storage_opt=options)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fake_mounts import FakeMounts
 
 from proa.engine.resolve import VolumeWish
 from proa.engine.volumes import VolumeVerbs
 from proa.errors import Conflict, InvalidParameter, NotFound
 from proa.metadata import Metadata
 from proa.schema.volume import VolumeCreateOptions
-from proa.volumes import SCHEMA, VolumeStore
+from proa.volumes import SCHEMA, LocalMounts, Plugins, VolumeStore
 
 
 class Events:
@@ -30,10 +31,13 @@ class World:
     def __init__(self, root: Path) -> None:
         self.users: dict[str, list[str]] = {}
         self.events = Events()
+        self.native = FakeMounts()
         database = Metadata(root / "db", {"volumes": SCHEMA})
         self.verbs = VolumeVerbs(
             VolumeStore(database, str(root / "volumes")),
             self.events,
+            local=LocalMounts(self.native),
+            plugins=Plugins(sockets=[str(root / "plugins")], specs=[], long=2, listing=2),
             using_volume=lambda name: self.users.get(name, []),
             remove_tree=lambda path: shutil.rmtree(path, ignore_errors=True),
             disk_usage=lambda path: (sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file()), 1),

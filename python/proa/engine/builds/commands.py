@@ -188,6 +188,7 @@ class Commands:
             read=lambda paths: self._read(rootfs.lower, tuple(paths)),
             peer=_no_peer,
             volume_path=_no_volume,
+            find_image=_no_image,
             seccomp=self._seccomp,
         )
 
@@ -227,6 +228,10 @@ def _started(started: Started) -> None:
 
 def _no_peer(ref: str) -> Peer:
     raise NotFound(f"No such container: {ref}")
+
+
+def _no_image(ref: str) -> Any:
+    raise NotFound(f"No such image: {ref}")
 
 
 def _no_volume(name: str) -> Any:

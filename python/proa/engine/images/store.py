@@ -352,11 +352,13 @@ class ImageStore:
 
     def release(self, container_id: str) -> bool:
         """The container is gone; true where its image is gone, too, so that layers may be left behind."""
-        rows = self.database.query("SELECT image FROM image_users WHERE container = ?", (container_id,))
+        # Images that it had mounted are held under its id and theirs.
+        which = "WHERE container = ? OR container GLOB ? || '/*'"
+        rows = self.database.query(f"SELECT image FROM image_users {which}", (container_id, container_id))
         if not rows:
             return False
-        self.database.execute("DELETE FROM image_users WHERE container = ?", (container_id,))
-        return rows[0][0] not in self._images
+        self.database.execute(f"DELETE FROM image_users {which}", (container_id, container_id))
+        return any(image not in self._images for (image,) in rows)
 
     # ---- collection -----------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
     resolve_exec(request, running)                  -> Process    at exec create
     resolve_update(request, resolved, host)         -> Updated    at update
     ready(plan, rootfs=..., net=...)                -> Plan       at start
+    located(plan, wishes, places)                   -> Plan       at start, with mounted volumes
 
 Everything that can be decided before start is decided here, and every wrong request is refused here,
 in Docker's words. Looks at the host only for paths that the request names; changes nothing.
@@ -15,8 +16,8 @@ Source: the Docker Engine API v1.51; moby's daemon for texts; the OCI runtime sp
 from proa.engine.resolve.container import resolve
 from proa.engine.resolve.exec import Running, resolve_exec
 from proa.engine.resolve.lifecycle import signal_number
-from proa.engine.resolve.model import Context, Host, Peer, Resolved, VolumeWish
-from proa.engine.resolve.start import ready, with_identity
+from proa.engine.resolve.model import Context, Host, Peer, Resolved, Storage, VolumeWish
+from proa.engine.resolve.start import located, ready, with_identity
 from proa.engine.resolve.update import Updated, resolve_update
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "Peer",
     "Resolved",
     "Running",
+    "Storage",
     "Updated",
     "VolumeWish",
+    "located",
     "ready",
     "resolve",
     "resolve_exec",

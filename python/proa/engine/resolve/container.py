@@ -18,9 +18,9 @@ from proa.engine.resolve import (
     rlimits,
     security,
 )
-from proa.engine.resolve.model import Context, Peer, Resolved
+from proa.engine.resolve.model import Context, Peer, Resolved, Storage
 from proa.engine.resolve.mounts import UserMounts, depth, resolve_mounts
-from proa.errors import InvalidParameter, NotFound, NotImplemented_
+from proa.errors import InvalidParameter, NotFound
 from proa.schema.container import (
     ContainerConfig,
     ContainerCreateRequest,
@@ -74,7 +74,7 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
 def resolve(request: ContainerCreateRequest, context: Context) -> Resolved:
     """The whole of a create request.
 
-    Raises InvalidParameter, Conflict or NotImplemented_, in Docker's words. Never NotFound: of a create
+    Raises InvalidParameter or Conflict, in Docker's words. Never NotFound: of a create
     that means the image, and clients pull it then.
     """
     try:
@@ -123,6 +123,8 @@ def _resolve(request: ContainerCreateRequest, context: Context) -> Resolved:
         warnings=tuple(warnings),
         mount_points=parts.user_mounts.points,
         volumes=parts.user_mounts.volumes,
+        images=parts.user_mounts.images,
+        storage=_storage(asked.storage_opt),
         network=wish,
         bind_directories=parts.user_mounts.directories,
         peers=tuple(dict.fromkeys(peers)),
@@ -169,8 +171,6 @@ def _check_host_config(host_config: HostConfig, context: Context) -> None:
         raise InvalidParameter(f"invalid isolation '{host_config.isolation}' on linux")
     if host_config.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
-    if host_config.storage_opt:
-        raise NotImplemented_("--storage-opt is supported only with project quotas, which are not there yet")
     known = ("", "proa", "runc", "io.containerd.runc.v2", context.config.default_runtime)
     if (host_config.runtime or "") not in known:
         raise InvalidParameter(f"unknown or invalid runtime name: {host_config.runtime}")
@@ -181,6 +181,23 @@ def _check_host_config(host_config: HostConfig, context: Context) -> None:
         raise InvalidParameter(
             f"the rootfs '{host_config.proa_rootfs}' is invalid, it needs to be an absolute path"
         )
+
+
+def _storage(options: dict[str, str] | None) -> Storage | None:
+    """`size`, as Docker has it, and `backing=tmpfs`, which is proa's own."""
+    if not options:
+        return None
+    for name in options:
+        if name not in ("size", "backing"):
+            raise InvalidParameter(f"unknown option {name}")
+    backing = options.get("backing", "disk")
+    if backing not in ("disk", "tmpfs"):
+        raise InvalidParameter(f"invalid storage option backing={backing}: it is disk or tmpfs")
+    try:
+        size = parse_size(options.get("size", "0"))
+    except ValueError as exc:
+        raise InvalidParameter(str(exc)) from exc
+    return Storage(size=size, tmpfs=backing == "tmpfs")
 
 
 def _fill(asked: HostConfig, request: ContainerCreateRequest, context: Context) -> HostConfig:

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -52,6 +53,32 @@ class Peer(Struct, frozen=True, kw_only=True):
     mount_points: tuple[MountPoint, ...]
 
 
+class ImageMount(Struct, frozen=True, kw_only=True):
+    """An image that is mounted: held until the container is removed."""
+
+    id: str
+    directory: str
+    """The container's own, for what is written: gets `fs` and `work`. Empty: it is read-only."""
+
+
+class Storage(Struct, frozen=True, kw_only=True):
+    """What `--storage-opt` wants of the writable layer."""
+
+    size: int = 0
+    """Bytes; 0 is no limit."""
+    tmpfs: bool = False
+    """In memory, and gone with the host's next boot."""
+
+
+class FoundImage(Protocol):
+    """An image, as a mount needs it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def layers(self) -> tuple[str, ...]: ...
+
+
 class VolumeWish(Struct, frozen=True, kw_only=True):
     """A volume that the container mounts: to be created if missing and referenced until it is removed."""
 
@@ -83,6 +110,8 @@ class Resolved(Struct, frozen=True, kw_only=True):
     network: NetworkWish
     bind_directories: tuple[str, ...] = ()
     """Host directories that `-v` makes where they are missing, at every start (root:root, 0755)."""
+    images: tuple[ImageMount, ...] = ()
+    storage: Storage | None = None
     peers: tuple[str, ...] = ()
     """Ids of containers whose namespaces this one joins: they must run when it starts."""
 
@@ -105,5 +134,7 @@ class Context:
     """Another container by name, id or prefix; raises NotFound."""
     volume_path: Callable[[str], str]
     """Where a volume of this name has its data, existing or not."""
+    find_image: Callable[[str], FoundImage]
+    """An image to mount, by what the user typed; raises NotFound."""
     seccomp: Callable[[bytes | None, int], bytes]
     """proa_native.compile_seccomp behind a cache; None is the built-in profile."""

@@ -7,9 +7,10 @@ where nothing else is mounted. Source: moby's daemon/volumes.go and volume/mount
 import os
 from collections.abc import Iterator
 
+import msgspec
 from msgspec import Struct
 
-from proa.engine.resolve.model import Context, VolumeWish
+from proa.engine.resolve.model import Context, ImageMount, VolumeWish
 from proa.engine.resolve.process import clean_path
 from proa.engine.resolve.propagation import check_source
 from proa.engine.resolve.tmpfs import mount_tmpfs, parse_tmpfs
@@ -19,12 +20,18 @@ from proa.engine.resolve.volumespec import (
     parse_volumes_from,
     propagation,
 )
-from proa.errors import InvalidParameter, NotImplemented_
-from proa.schema.container import ContainerConfig, HostConfig, MountBindOptions, MountVolumeOptions
+from proa.errors import InvalidParameter
+from proa.schema.container import (
+    ContainerConfig,
+    HostConfig,
+    MountBindOptions,
+    MountImageOptions,
+    MountVolumeOptions,
+)
 from proa.schema.container import Mount as MountRequest
 from proa.schema.container_state import MountPoint
-from proa.schema.plan import Bind, Propagation, Tmpfs
-from proa.volumes import check_driver, check_name
+from proa.schema.plan import Bind, Layers, Propagation, Tmpfs
+from proa.volumes import DRIVER, check_name, check_options
 
 _INSIDE_PROC = frozenset(
     [
@@ -47,18 +54,20 @@ _INSIDE_PROC = frozenset(
 class UserMounts(Struct, frozen=True, kw_only=True):
     """The mounts that a request and an image ask for; parents come before children."""
 
-    mounts: tuple[Bind | Tmpfs, ...]
+    mounts: tuple[Bind | Layers | Tmpfs, ...]
     points: tuple[MountPoint, ...]
     volumes: tuple[VolumeWish, ...]
+    images: tuple[ImageMount, ...]
     directories: tuple[str, ...]
     """Bind sources to be made where missing."""
     rootfs_propagation: Propagation
 
 
 class _Entry(Struct, frozen=True, kw_only=True):
-    mount: Bind | Tmpfs
+    mount: Bind | Layers | Tmpfs
     point: MountPoint | None = None
     volume: VolumeWish | None = None
+    image: ImageMount | None = None
     create_source: bool = False
 
 
@@ -90,6 +99,7 @@ def _collect(entries: dict[str, _Entry]) -> UserMounts:
         mounts=tuple(e.mount for e in ordered),
         points=tuple(e.point for e in ordered if e.point is not None),
         volumes=tuple(e.volume for e in ordered if e.volume is not None),
+        images=tuple(e.image for e in ordered if e.image is not None),
         directories=tuple(e.mount.source for e in ordered if e.create_source and isinstance(e.mount, Bind)),
         rootfs_propagation=_rootfs_propagation(ordered),
     )
@@ -113,16 +123,14 @@ def _rootfs_propagation(entries: list[_Entry]) -> Propagation:
 def _from_peers(host_config: HostConfig, context: Context) -> Iterator[tuple[str, _Entry]]:
     for spec in host_config.volumes_from or ():
         name, mode = parse_volumes_from(spec)
-        for point in context.peer(name).mount_points:
-            if point.type not in ("bind", "volume"):
+        peer = context.peer(name)
+        theirs = {mount.target: mount for mount in peer.plan.mounts if isinstance(mount, Bind)}
+        for point in peer.mount_points:
+            if point.type not in ("bind", "volume") or point.destination not in theirs:
                 continue
             writable = point.rw and not mode.readonly
-            mount = Bind(
-                source=point.source,
-                target=point.destination,
-                readonly=not writable,
-                recursive_readonly=not writable,
-                propagation=propagation(point.propagation) or "rprivate",
+            mount = msgspec.structs.replace(
+                theirs[point.destination], readonly=not writable, recursive_readonly=not writable
             )
             volume = (
                 VolumeWish(name=point.name, target=point.destination, copy_up=False) if point.name else None
@@ -214,8 +222,9 @@ def _request(request: MountRequest, context: Context) -> _Entry:
             mount = mount_tmpfs(target, request.tmpfs_options, readonly=request.read_only)
             point = MountPoint(type="tmpfs", destination=target, rw=not request.read_only)
             return _Entry(mount=mount, point=point)
-        case "image" | "npipe" | "cluster":
-            raise NotImplemented_(f'mount type "{request.type}" is not supported on this platform yet')
+        case "image":
+            _refuse_extra(request, "BindOptions", "VolumeOptions", "TmpfsOptions")
+            return _requested_image(request, target, context)
     raise InvalidParameter("mount type unknown")
 
 
@@ -261,8 +270,6 @@ def _requested_bind(request: MountRequest, target: str) -> _Entry:
 
 def _requested_volume(request: MountRequest, target: str, context: Context) -> _Entry:
     options = request.volume_options or MountVolumeOptions()
-    if options.subpath:
-        raise NotImplemented_("volume subpaths are not supported yet")
     if not request.source and request.read_only:
         raise InvalidParameter("must not set ReadOnly mode when using anonymous volumes")
     driver = options.driver_config
@@ -274,8 +281,41 @@ def _requested_volume(request: MountRequest, target: str, context: Context) -> _
         driver=driver.name if driver else "",
         driver_opts=(driver.options if driver else None) or {},
         labels=options.labels or {},
+        subpath=_subpath(options.subpath),
     )
     return _volume_entry(wish, context, readonly=request.read_only, mode="")
+
+
+def _requested_image(request: MountRequest, target: str, context: Context) -> _Entry:
+    options = request.image_options or MountImageOptions()
+    if not request.source:
+        raise InvalidParameter("field Source must not be empty")
+    subpath = _subpath(options.subpath)
+    image = context.find_image(request.source)
+    if not image.layers:
+        raise InvalidParameter(f"image {request.source} has no layers")
+    # Writes are the container's own, and go with it.
+    own = "" if request.read_only else f"{context.directory}/image-{os.urandom(4).hex()}"
+    mount = Layers(
+        lower=image.layers,
+        target=target,
+        subpath=subpath,
+        readonly=request.read_only,
+        upper=f"{own}/fs" if own else None,
+        work=f"{own}/work" if own else None,
+    )
+    point = MountPoint(type="image", source=request.source, destination=target, rw=not request.read_only)
+    return _Entry(mount=mount, point=point, image=ImageMount(id=image.id, directory=own))
+
+
+def _subpath(path: str) -> str:
+    """Of a volume or an image. Source: Go's filepath.IsLocal."""
+    if not path:
+        return ""
+    cleaned = os.path.normpath(_plain(path))
+    if path.startswith("/") or cleaned == ".." or cleaned.startswith("../"):
+        raise InvalidParameter("subpath must be a relative path within the volume")
+    return "" if cleaned == "." else path
 
 
 # ---- what they share ----------------------------------------------------------------------------
@@ -283,7 +323,8 @@ def _requested_volume(request: MountRequest, target: str, context: Context) -> _
 
 def _volume_entry(wish: VolumeWish, context: Context, *, readonly: bool, mode: str) -> _Entry:
     check_name(wish.name)
-    check_driver(wish.name, wish.driver, wish.driver_opts)
+    if wish.driver in ("", DRIVER):
+        check_options(wish.name, wish.driver_opts)
     source = context.volume_path(wish.name)
     point = MountPoint(
         type="volume",
@@ -294,7 +335,14 @@ def _volume_entry(wish: VolumeWish, context: Context, *, readonly: bool, mode: s
         mode=mode or ("" if wish.anonymous else "z"),
         rw=not readonly,
     )
-    mount = Bind(source=source, target=wish.target, readonly=readonly)
+    mount = Bind(
+        source=source,
+        target=wish.target,
+        readonly=readonly,
+        recursive_readonly=readonly,
+        subpath=wish.subpath,
+        idmap=True,
+    )
     return _Entry(mount=mount, point=point, volume=wish)
 
 

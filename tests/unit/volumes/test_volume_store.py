@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proa.errors import InvalidParameter, NotFound, NotImplemented_
+from proa.errors import Conflict, InvalidParameter, NotFound
 from proa.metadata import Metadata
 from proa.volumes import SCHEMA, VolumeStore
 
@@ -83,12 +83,21 @@ def test_names_that_are_refused(store: VolumeStore, name: str, text: str) -> Non
     assert store.sweep() == []
 
 
-def test_drivers_and_options(store: VolumeStore) -> None:
-    with pytest.raises(
-        NotFound, match='create data: error looking up volume plugin nfs: plugin "nfs" not found'
-    ):
+def test_a_volume_has_one_driver_and_its_options(store: VolumeStore) -> None:
+    store.create("data", options={"type": "tmpfs", "device": "tmpfs"})
+    assert store.create("data")[0].mounts
+    with pytest.raises(Conflict, match=r"^create data: conflict: volume name must be unique$"):
         store.create("data", driver="nfs")
-    with pytest.raises(InvalidParameter, match='create data: invalid option: "odd"'):
-        store.create("data", options={"odd": "1"})
-    with pytest.raises(NotImplemented_, match="options of the local driver are not supported yet"):
-        store.create("data", options={"type": "tmpfs"})
+    with pytest.raises(Conflict, match="already exists with other options"):
+        store.create("data", options={"type": "ext4", "device": "/dev/sdb"})
+    theirs, _ = store.create("theirs", driver="nfs")
+    assert theirs.mounts
+    assert not os.path.exists(theirs.path)
+
+
+def test_mounts_are_known_to_the_next_daemon(store: VolumeStore, database: Metadata, tmp_path: Path) -> None:
+    for name, holder in (("data", "c1"), ("data", "c2"), ("data", "c1")):
+        store.mounted(name, holder)
+    store.unmounted("data", "c1")
+    store.unmounted("other", "c1")
+    assert VolumeStore(database, str(tmp_path / "volumes")).mounts() == [("data", "c2")]

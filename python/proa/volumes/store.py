@@ -1,10 +1,11 @@
-"""The local volume driver: directories under <data_root>/volumes/<name>/_data, and their records.
+"""The records of volumes, and the local driver's directories: <data_root>/volumes/<name>/_data.
 
     store = VolumeStore(database, root)
     store.path(name)                     where a volume has its data, existing or not
     store.create(name, ...)              made, or given back as it is: idempotent
     store.get / store.list               records
     store.take_away(name) -> directory   record gone and directory renamed; the caller deletes the tree
+    store.mounted / unmounted / mounts   who has what mounted, so that a crash leaves nothing unknown
 
 Everything here is a few direct system calls and one row, made in the loop thread. Must not know
 containers: who uses a volume is the engine's business. A directory without a row is garbage (`sweep`).
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from proa.errors import Conflict, InvalidParameter, NotFound, NotImplemented_, System
+from proa.errors import Conflict, InvalidParameter, NotFound, System
 
 SCHEMA = (
     """
@@ -29,6 +30,14 @@ SCHEMA = (
         options BLOB NOT NULL
     );
     """,
+    """
+    ALTER TABLE volumes ADD COLUMN driver TEXT NOT NULL DEFAULT 'local';
+    CREATE TABLE volume_mounts (
+        volume TEXT NOT NULL,
+        holder TEXT NOT NULL,
+        PRIMARY KEY (volume, holder)
+    ) WITHOUT ROWID;
+    """,
 )
 
 DRIVER = "local"
@@ -37,7 +46,6 @@ ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _REMOVED = ".removed-"
 """Prefix of directories on their way out; no volume can have such a name."""
-_KNOWN_OPTIONS = frozenset({"type", "o", "device", "size"})
 
 _encode = msgspec.json.encode
 _decode_map = msgspec.json.Decoder(dict[str, str]).decode
@@ -58,6 +66,12 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_ns: int
     labels: dict[str, str]
     options: dict[str, str]
+    driver: str = DRIVER
+
+    @property
+    def mounts(self) -> bool:
+        """It is there only while it is mounted: a plugin's, or one on a file system of its own."""
+        return self.driver != DRIVER or "type" in self.options
 
     @property
     def anonymous(self) -> bool:
@@ -73,7 +87,7 @@ class VolumeStore:
         self._database = database
         self._root = root
         os.makedirs(root, 0o700, exist_ok=True)
-        rows = database.query("SELECT name, created_ns, labels, options FROM volumes")
+        rows = database.query("SELECT name, created_ns, labels, options, driver FROM volumes")
         self._volumes = {row[0]: self._record(*row) for row in rows}
 
     def path(self, name: str) -> str:
@@ -105,16 +119,17 @@ class VolumeStore:
     ) -> tuple[VolumeRecord, bool]:
         """(the volume, whether it is new); without a name it gets a random one, and is anonymous.
 
-        Raises InvalidParameter, NotFound (driver), Conflict (there with other options), System.
+        Driver and options are checked. Raises InvalidParameter, Conflict (there with others), System.
         """
         all_labels = dict(labels or {})
         if not name:
             name = os.urandom(32).hex()
             all_labels.setdefault(ANONYMOUS_LABEL, "")
         check_name(name)
-        check_driver(name, driver, options or {})
         present = self._volumes.get(name)
         if present is not None:
+            if driver and driver != present.driver:
+                raise Conflict(f"create {name}: conflict: volume name must be unique")
             if options and dict(options) != present.options:
                 raise Conflict(
                     f"volume {name} already exists with other options, choose a different volume name"
@@ -126,6 +141,7 @@ class VolumeStore:
             created_ns=time.time_ns(),
             labels=all_labels,
             options=dict(options or {}),
+            driver=driver or DRIVER,
         )
         self._make(record)
         return record, True
@@ -157,25 +173,48 @@ class VolumeStore:
     def _make(self, record: VolumeRecord) -> None:
         directory = f"{self._root}/{record.name}"
         try:
+            if record.driver != DRIVER:
+                self._insert(record)
+                return
             os.makedirs(directory, 0o700, exist_ok=True)
             os.makedirs(record.path, 0o755, exist_ok=True)
         except OSError as exc:
             raise System(
                 f"create {record.name}: mkdir {exc.filename}: {(exc.strerror or '').lower()}"
             ) from exc
+        self._insert(record)
+
+    def _insert(self, record: VolumeRecord) -> None:
+        row = (record.name, record.created_ns, _encode(record.labels), _encode(record.options), record.driver)
         self._database.execute(
-            "INSERT INTO volumes (name, created_ns, labels, options) VALUES (?, ?, ?, ?)",
-            (record.name, record.created_ns, _encode(record.labels), _encode(record.options)),
+            "INSERT INTO volumes (name, created_ns, labels, options, driver) VALUES (?, ?, ?, ?, ?)", row
         )
         self._volumes[record.name] = record
 
-    def _record(self, name: str, created_ns: int, labels: bytes, options: bytes) -> VolumeRecord:
+    # ---- mounts ----------------------------------------------------------------------------------
+
+    def mounts(self) -> Sequence[tuple[str, str]]:
+        """Every (volume, holder) that may be mounted."""
+        return [(row[0], row[1]) for row in self._database.query("SELECT volume, holder FROM volume_mounts")]
+
+    def mounted(self, name: str, holder: str) -> None:
+        """It is about to be mounted for `holder`: known before it happens."""
+        self._database.execute("INSERT OR IGNORE INTO volume_mounts VALUES (?, ?)", (name, holder))
+
+    def unmounted(self, name: str, holder: str) -> None:
+        """The holder has done with it."""
+        self._database.execute("DELETE FROM volume_mounts WHERE volume = ? AND holder = ?", (name, holder))
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    def _record(self, name: str, created_ns: int, labels: bytes, options: bytes, driver: str) -> VolumeRecord:
         return VolumeRecord(
             name=name,
             path=self.path(name),
             created_ns=created_ns,
             labels=_decode_map(labels),
             options=_decode_map(options),
+            driver=driver,
         )
 
 
@@ -191,14 +230,3 @@ def check_name(name: str) -> None:
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. '
             "If you intended to pass a host directory, use absolute path"
         )
-
-
-def check_driver(name: str, driver: str, options: Mapping[str, str]) -> None:
-    """Only the local driver, without options so far. Raises NotFound, InvalidParameter, NotImplemented_."""
-    if driver not in ("", DRIVER):
-        raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
-    for option in options:
-        if option not in _KNOWN_OPTIONS:
-            raise InvalidParameter(f'create {name}: invalid option: "{option}"')
-    if options:
-        raise NotImplemented_(f"create {name}: options of the local driver are not supported yet")
