@@ -18,7 +18,7 @@ use std::rc::Rc;
 use super::cache::{Key, Scope};
 use super::message::{reply_code, Query, A, AAAA, NO_ERROR, REFUSED, SERVER_FAILURE};
 use super::response::{fit, Response};
-use super::server::{Due, Server, Source};
+use super::server::{Due, Server};
 use super::table::Upstream;
 use super::upstream::{Attempt, Progress};
 use crate::timers::monotonic_ns;
@@ -187,16 +187,15 @@ impl Server {
     fn ask(&mut self, number: u32, server: usize, tcp: bool) -> bool {
         let Some(flight) = self.flights.of_number.get_mut(&number) else { return true };
         let Some(asker) = self.served.get(&flight.asker) else { return false };
-        let attempt = flight.asked;
-        let patience_ns = PATIENCE_NS[usize::from(attempt).min(PATIENCE_NS.len() - 1)];
+        let patience_ns = PATIENCE_NS[usize::from(flight.asked).min(PATIENCE_NS.len() - 1)];
         flight.asked += 1;
         self.timers.remove(flight.deadline_ns, Due::Flight(number));
         let begun = Attempt::start(
             &self.poll,
             &mut self.place,
+            &mut self.lines,
             (flight.asker, &asker.netns),
-            &flight.servers[server],
-            (Source::Upstream(number, attempt), attempt, server),
+            (number, server, &flight.servers[server]),
             &flight.query,
             tcp,
         );
@@ -205,7 +204,7 @@ impl Server {
             return false;
         };
         if flight.attempts.len() >= MOST_ATTEMPTS {
-            flight.attempts.remove(0);
+            self.lines.give_back(flight.attempts.remove(0), false);
         }
         flight.attempts.push(begun);
         flight.deadline_ns = monotonic_ns() + patience_ns;
@@ -226,10 +225,11 @@ impl Server {
         }
     }
 
-    /// The socket of a question to a server is ready.
-    pub(super) fn on_upstream(&mut self, number: u32, attempt: u8) {
+    /// The socket to a server is ready.
+    pub(super) fn on_upstream(&mut self, line: u32) {
+        let Some(number) = self.lines.flight(line) else { return };
         let Some(flight) = self.flights.of_number.get_mut(&number) else { return };
-        let Some(at) = flight.attempts.iter().position(|of| of.number == attempt) else { return };
+        let Some(at) = flight.attempts.iter().position(|of| of.line() == line) else { return };
         let Ok(query) = Query::parse(&flight.query) else { return };
         let progress = flight.attempts[at].on_ready(query.question, &mut self.packet);
         let (server, was_tcp) = (flight.attempts[at].server, flight.attempts[at].is_tcp());
@@ -241,12 +241,15 @@ impl Server {
             }
             Progress::Received(message, response) if response.truncated && !was_tcp => {
                 flight.fallback = Some((message, response));
-                flight.attempts.remove(at);
+                self.lines.give_back(flight.attempts.remove(at), true);
                 if !self.ask(number, server, true) {
                     self.give_up(number);
                 }
             }
-            Progress::Received(message, response) => self.land(number, &message, &response),
+            Progress::Received(message, response) => {
+                self.lines.give_back(flight.attempts.remove(at), true);
+                self.land(number, &message, &response);
+            }
         }
     }
 
@@ -254,7 +257,7 @@ impl Server {
     fn on_failure(&mut self, number: u32, at: usize) {
         let Some(flight) = self.flights.of_number.get_mut(&number) else { return };
         let latest = at + 1 == flight.attempts.len();
-        flight.attempts.remove(at);
+        self.lines.give_back(flight.attempts.remove(at), false);
         flight.failed += 1;
         if flight.fallback.is_some() {
             self.give_up(number);
@@ -293,7 +296,10 @@ impl Server {
     }
 
     fn remove_flight(&mut self, number: u32) -> Option<Flight> {
-        let flight = self.flights.remove(number)?;
+        let mut flight = self.flights.remove(number)?;
+        for attempt in flight.attempts.drain(..) {
+            self.lines.give_back(attempt, false);
+        }
         self.timers.remove(flight.deadline_ns, Due::Flight(number));
         for waiter in &flight.waiters {
             if let Some(served) = self.served.get_mut(&waiter.sandbox) {

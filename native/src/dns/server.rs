@@ -22,7 +22,7 @@ use super::forward::{Flights, From};
 use super::message::{reply_bad, Query};
 use super::sockets::Sockets;
 use super::table::{Sandbox, Table, Upstream};
-use super::upstream::Place;
+use super::upstream::{Lines, Place};
 use crate::epoll::{self, Flags, Registration};
 use crate::error::{Error, Result};
 use crate::netns::own_namespace;
@@ -44,24 +44,24 @@ pub(super) enum Source {
     Tcp(u32),
     /// A TCP connection of a container.
     Client(u32),
-    /// A question to a server: (flight, attempt).
-    Upstream(u32, u8),
+    /// A socket to a server.
+    Upstream(u32),
 }
 
 pub(super) type Poll = epoll::Poll<Source>;
 pub(super) type Watched = epoll::Watched<Source>;
 
 impl epoll::Token for Source {
-    /// Kind in the low byte, an attempt in the next, a number in the upper four.
+    /// Kind in the low byte, a number in the upper four.
     fn token(self) -> u64 {
-        let (kind, minor, number) = match self {
-            Self::Wake => (0, 0, 0),
-            Self::Udp(number) => (1, 0, number),
-            Self::Tcp(number) => (2, 0, number),
-            Self::Client(number) => (3, 0, number),
-            Self::Upstream(number, attempt) => (4, attempt, number),
+        let (kind, number) = match self {
+            Self::Wake => (0, 0),
+            Self::Udp(number) => (1, number),
+            Self::Tcp(number) => (2, number),
+            Self::Client(number) => (3, number),
+            Self::Upstream(number) => (4, number),
         };
-        u64::from(number) << 32 | u64::from(minor) << 8 | kind
+        u64::from(number) << 32 | kind
     }
 
     fn from_token(token: u64) -> Self {
@@ -70,7 +70,7 @@ impl epoll::Token for Source {
             1 => Self::Udp(number),
             2 => Self::Tcp(number),
             3 => Self::Client(number),
-            4 => Self::Upstream(number, (token >> 8) as u8),
+            4 => Self::Upstream(number),
             _ => Self::Wake,
         }
     }
@@ -216,6 +216,7 @@ pub(super) struct Server {
     pub last_client: u32,
     pub timers: Timers<Due>,
     pub place: Place,
+    pub lines: Lines,
     /// The reply under construction.
     pub out: Vec<u8>,
     /// The message that came last.
@@ -242,6 +243,7 @@ impl Server {
             last_client: 0,
             timers: Timers::default(),
             place: Place::new(host),
+            lines: Lines::default(),
             out: Vec::with_capacity(512),
             packet: vec![0; LONGEST_MESSAGE],
             turn: 0,
@@ -271,7 +273,7 @@ impl Server {
             Source::Udp(number) => self.receive(number),
             Source::Tcp(number) => self.accept(number),
             Source::Client(number) => self.on_client(number, flags),
-            Source::Upstream(number, attempt) => self.on_upstream(number, attempt),
+            Source::Upstream(line) => self.on_upstream(line),
         }
     }
 
@@ -380,6 +382,7 @@ impl Server {
         }
         self.cache.drop(Scope::Private(number));
         self.place.leave(number);
+        self.lines.leave(number);
         if let Some(mut served) = self.served.remove(&number) {
             served.registrations[0].want(&served.udp, None);
             served.registrations[1].want(&served.tcp, None);
