@@ -117,3 +117,29 @@ async def test_aiodocker_runs_a_container(async_client: aiodocker.Docker) -> Non
         assert json.loads(json.dumps(await container.show()))["State"]["Status"] == "exited"
     finally:
         await container.delete(force=True)
+
+
+def test_volumes_and_mounts(client: docker.DockerClient) -> None:
+    volume = client.volumes.create("py-memory", driver_opts={"type": "tmpfs", "device": "tmpfs"})
+    plain = client.volumes.create("py-plain", labels={"kind": "plain"})
+    try:
+        mounts = [
+            docker.types.Mount("/memory", "py-memory"),
+            docker.types.Mount("/plain", "py-plain", no_copy=True),
+            docker.types.Mount("/scratch", None, type="tmpfs", tmpfs_size="1m", tmpfs_mode=0o700),
+            docker.types.Mount("/host", "/etc", type="bind", read_only=True),
+            {"Type": "image", "Source": "busybox", "Target": "/image", "ImageOptions": {"Subpath": "bin"}},
+        ]
+        script = "awk '$5 ~ /^.(memory|plain|scratch|host|image)$/ {print $5}' /proc/self/mountinfo | sort"
+        shown = client.containers.run("busybox", ["sh", "-c", script], mounts=mounts, remove=True)
+        assert shown.decode().split() == ["/host", "/image", "/memory", "/plain", "/scratch"]
+        assert [v.name for v in client.volumes.list(filters={"label": "kind=plain"})] == ["py-plain"]
+        assert volume.attrs["Options"] == {"type": "tmpfs", "device": "tmpfs"}
+        with pytest.raises(APIError, match="volume name must be unique"):
+            client.volumes.create("py-plain", driver="other")
+        with pytest.raises(APIError) as refused:
+            client.api._result(client.api._put(client.api._url("/volumes/py-plain"), json={}), json=True)
+        assert refused.value.status_code == 503
+    finally:
+        volume.remove()
+        plain.remove()

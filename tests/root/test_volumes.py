@@ -155,6 +155,31 @@ def test_the_daemon_dies_and_nothing_stays_mounted(daemon: Instance, name: str) 
     assert nothing_mounted(daemon)
 
 
+def test_copies_reach_a_volume_of_a_container_that_does_not_run(daemon: Instance, name: str) -> None:
+    image = daemon.root / f"{name}.img"
+    make_image(image)
+    daemon.run("volume", "create", "--opt", "type=ext4", "--opt", f"device={image}", name)
+    daemon.run("create", "--name", name, "-v", f"{name}:/data", "busybox", "cat", "/data/hosts")
+    assert daemon.run("cp", "/etc/hosts", f"{name}:/data/hosts").returncode == 0
+    assert nothing_mounted(daemon)
+    assert daemon.run("start", "-a", name).stdout == Path("/etc/hosts").read_text()
+
+
+def test_owners_of_a_volume_are_the_container_s(daemon: Instance, name: str) -> None:
+    script = "touch /data/mine; stat -c %u:%g /data /data/mine; cat /proc/self/uid_map"
+    body = {
+        "Image": "busybox",
+        "Cmd": ["sh", "-c", script],
+        "HostConfig": {"UsernsMode": "private", "Binds": [f"{name}:/data"]},
+    }
+    daemon.api.call("POST", f"/containers/create?name={name}", body)
+    shown = daemon.run("start", "-a", name)
+    assert shown.stdout.startswith("0:0\n0:0\n"), shown
+    assert shown.stdout.split()[2:4] != ["0", "0"]
+    path = Path(daemon.root, "lib/volumes", name, "_data/mine")
+    assert (path.stat().st_uid, path.stat().st_gid) == (0, 0)
+
+
 # ---- paths in volumes, images --------------------------------------------------------------------
 
 

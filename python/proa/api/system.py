@@ -112,7 +112,6 @@ NO_SWARM = refusal(
 ).handler
 
 NOT_YET = (
-    ("PUT", "/volumes/{name}"),
     ("POST", "/plugins/pull"),
     ("POST", "/session"),
 )

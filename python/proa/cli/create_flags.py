@@ -144,7 +144,7 @@ CREATE_FLAGS: tuple[tuple[str, str, str, str, str], ...] = (
     ("shm-size", "", "bytes", "", "Size of /dev/shm"),
     ("stop-signal", "", "string", "", "Signal to stop the container"),
     ("stop-timeout", "", "int", "", "Timeout (in seconds) to stop a container"),
-    ("storage-opt", "", "list", "", "Storage driver options for the container"),
+    ("storage-opt", "", "list", "", "Storage driver options for the container (size=SIZE, backing=tmpfs)"),
     ("sysctl", "", "map:sysctl", "map[]", "Sysctl options"),
     ("timeout", "", "duration", "", "Kill the container after this time (ms|s|m|h)"),
     ("tmpfs", "", "list", "", "Mount a tmpfs directory"),

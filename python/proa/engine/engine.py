@@ -246,6 +246,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             registry=rooms.registry,
             keeper=rooms.keeper,
             snapshots=rooms.snapshots,
+            volumes=rooms.container_volumes,
             notices=self._notices,
             native=rooms.native,
             transfers=self._transfers,

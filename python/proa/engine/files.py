@@ -21,8 +21,9 @@ from msgspec.structs import replace
 from proa.engine.container import Container
 from proa.engine.durations import rfc3339
 from proa.engine.notices import Notices
-from proa.engine.ports import KeeperClient, Snapshots
+from proa.engine.ports import ContainerVolumes, KeeperClient, Snapshots
 from proa.engine.registry import Registry
+from proa.engine.resolve import located
 from proa.engine.state import Status
 from proa.engine.transfer import Outgoing, Transfers
 from proa.errors import Conflict, Forbidden, InvalidParameter, NotFound, System
@@ -70,6 +71,7 @@ class Files:
         registry: Registry,
         keeper: KeeperClient,
         snapshots: Snapshots,
+        volumes: ContainerVolumes,
         notices: Notices,
         native: NativeFiles,
         transfers: Transfers,
@@ -78,6 +80,7 @@ class Files:
         self._registry = registry
         self._keeper = keeper
         self._snapshots = snapshots
+        self._volumes = volumes
         self._notices = notices
         self._native = native
         self._transfers = transfers
@@ -173,15 +176,19 @@ class Files:
         if view is not None:
             return view
         await container.settled()
-        plan = container.record.resolved.plan
+        resolved = container.record.resolved
         rootfs = self._snapshots.prepare(
             container.id, container.record.image_layers, volatile=container.auto_remove
         )
-        packed = msgspec.msgpack.encode(replace(plan, rootfs=rootfs))
         try:
+            places = await self._volumes.mount(container.id, resolved.volumes)
+            plan = located(replace(resolved.plan, rootfs=rootfs), resolved.volumes, places)
+            packed = msgspec.msgpack.encode(plan)
             found: View = await self._transfers.run(lambda: self._native.ContainerFiles.stopped(packed))
         except OSError as exc:
             raise System(exc.strerror or str(exc)) from exc
+        finally:
+            await self._volumes.unmount(container.id)  # the view has copies
         return found
 
     async def _running(self, container: Container) -> View | None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from fake_mounts import FakeMounts
+from plugin_server import serving
 
 from proa.engine.resolve import VolumeWish
 from proa.engine.volumes import VolumeVerbs
-from proa.errors import Conflict, InvalidParameter, NotFound
+from proa.errors import Conflict, InvalidParameter, NotFound, System
 from proa.metadata import Metadata
 from proa.schema.volume import VolumeCreateOptions
 from proa.volumes import SCHEMA, LocalMounts, Plugins, VolumeStore
@@ -32,12 +33,21 @@ class World:
         self.users: dict[str, list[str]] = {}
         self.events = Events()
         self.native = FakeMounts()
-        database = Metadata(root / "db", {"volumes": SCHEMA})
-        self.verbs = VolumeVerbs(
-            VolumeStore(database, str(root / "volumes")),
+        self.root = root
+        self.database = Metadata(root / "db", {"volumes": SCHEMA})
+        self.store = VolumeStore(self.database, str(root / "volumes"))
+        self.verbs = self._verbs(self.store)
+
+    def again(self) -> VolumeVerbs:
+        """The verbs of a daemon that comes after this one."""
+        return self._verbs(VolumeStore(self.database, str(self.root / "volumes")))
+
+    def _verbs(self, store: VolumeStore) -> VolumeVerbs:
+        return VolumeVerbs(
+            store,
             self.events,
             local=LocalMounts(self.native),
-            plugins=Plugins(sockets=[str(root / "plugins")], specs=[], long=2, listing=2),
+            plugins=Plugins(sockets=[str(self.root / "plugins")], specs=[], long=2, listing=2),
             using_volume=lambda name: self.users.get(name, []),
             remove_tree=lambda path: shutil.rmtree(path, ignore_errors=True),
             disk_usage=lambda path: (sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file()), 1),
@@ -158,3 +168,82 @@ async def test_usage(world: World) -> None:
     (shown,) = await world.verbs.usage()
     assert shown.usage_data is not None
     assert (shown.usage_data.size, shown.usage_data.ref_count) == (3, 0)
+
+
+# ---- mounts --------------------------------------------------------------------------------------
+
+MEMORY = {"type": "tmpfs", "device": "tmpfs"}
+
+
+def wish(name: str) -> VolumeWish:
+    return VolumeWish(name=name, target=f"/{name}")
+
+
+async def test_a_volume_is_mounted_with_its_first_container_and_unmounted_with_its_last(world: World) -> None:
+    await world.create("memory", driver_opts=MEMORY)
+    await world.create("plain")
+    wishes = [wish("memory"), wish("plain"), VolumeWish(name="memory", target="/again")]
+    for container in ("c1", "c2"):
+        assert await world.verbs.mount(container, wishes) == {"memory": world.verbs.path("memory")}
+    await world.verbs.unmount("c1")
+    assert list(world.native.mounted) == [world.verbs.path("memory")]
+    await world.verbs.unmount("c1")
+    await world.verbs.unmount("c2")
+    assert world.native.mounted == {}
+
+
+async def test_what_fails_to_mount_is_forgotten(world: World) -> None:
+    await world.create("memory", driver_opts=MEMORY)
+    world.native.fails = 22
+    with pytest.raises(System, match="error while mounting volume"):
+        await world.verbs.mount("c1", [wish("memory")])
+    assert world.store.mounts() == []
+
+
+async def test_what_a_dead_daemon_left_mounted_is_settled(world: World) -> None:
+    await world.create("one", driver_opts=MEMORY)
+    await world.create("two", driver_opts=MEMORY)
+    for name, container in (("one", "dead"), ("one", "alive"), ("two", "dead")):
+        await world.verbs.mount(container, [wish(name)])
+    after = world.again()
+    await after.settle(lambda container: container == "alive")
+    assert list(world.native.mounted) == [world.verbs.path("one")]
+    assert world.store.mounts() == [("one", "alive")]
+
+
+async def test_what_is_mounted_again_meanwhile_is_not_settled(world: World) -> None:
+    await world.create("one", driver_opts=MEMORY)
+    await world.verbs.mount("c1", [wish("one")])
+    after = world.again()
+    await after.mount("c1", [wish("one")])
+    await after.settle(lambda container: False)
+    assert len(world.native.mounted) == 1
+
+
+async def test_volumes_of_plugins_are_listed_and_warned_of(world: World, tmp_path: Path) -> None:
+    with serving(tmp_path / "plugins" / "test.sock", tmp_path / "theirs") as server:
+        await world.create("ours", driver="test")
+        server.volumes["others"] = {}
+        assert await world.names() == ["ours", "others"]
+        assert await world.names(driver=["test"]) == ["ours", "others"]
+        assert (await world.verbs.inspect("others")).driver == "test"
+        assert (await world.verbs.inspect("ours")).scope == "global"
+        assert (await world.verbs.prune({"all": ["1"]})).volumes_deleted == []
+        (usage,) = await world.verbs.usage()
+        assert usage.usage_data is not None
+        assert usage.usage_data.size == -1
+        server.replies["/VolumeDriver.Remove"] = {"Err": "busy"}
+        with pytest.raises(System, match=r"^remove ours: VolumeDriver\.Remove: busy$"):
+            await world.verbs.remove("ours", force=False)
+    listed = await world.verbs.list({})
+    assert [volume.name for volume in listed.volumes or ()] == ["ours"]
+    assert "error while retrieving volumes of driver test" in (listed.warnings or [""])[0]
+    await world.verbs.remove("ours", force=True)
+    assert await world.names() == []
+
+
+async def test_a_volume_whose_size_cannot_be_held_is_not_made(world: World, tmp_path: Path) -> None:
+    with pytest.raises(InvalidParameter, match="quota size requested but no quota support"):
+        await world.create("small", driver_opts={"size": "1m"})
+    assert await world.names() == []
+    assert list((tmp_path / "volumes").iterdir()) == []

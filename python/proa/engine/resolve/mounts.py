@@ -329,7 +329,7 @@ def _volume_entry(wish: VolumeWish, context: Context, *, readonly: bool, mode: s
     point = MountPoint(
         type="volume",
         name=wish.name,
-        source=source,
+        source=source if wish.driver in ("", DRIVER) else "",
         destination=wish.target,
         driver=wish.driver or "local",
         mode=mode or ("" if wish.anonymous else "z"),
