@@ -74,7 +74,8 @@ def mount_filesystem(
 ) -> None:
     """Mount a file system over the directory `target`, in the caller's mount namespace, to stay.
 
-    `options` are the file system's own, and those of every superblock (`ro`, `sync`); `attributes` is a sum of
+    `options` are the file system's own, and those of every superblock (`ro`, `sync`); `attributes` is a sum
+    of
     MOUNT_ATTR_*. A `source` that is a regular file gets a loop device, which goes with the mount.
     """
 
@@ -188,7 +189,7 @@ class ByteFeed:
 
     def __new__(cls) -> Self: ...
     def try_write(self, chunk: bytes) -> bool:
-        """False where there is no room: try again when `fileno` is readable. Raises BrokenPipeError at its end."""
+        """False where there is no room: try again when `fileno` is readable. Raises BrokenPipeError."""
 
     def fileno(self) -> int:
         """An eventfd, readable when there may be room again or the reader has ended."""
@@ -215,13 +216,13 @@ def unpack_layer(
 class LayerUnpacker:
     """`unpack_layer` for bytes that come in pieces: one thread unpacks what the calls hand over.
 
-    About a MiB waits in the queue, whatever comes. A failure to unpack is raised by the first call after it and
-    by each one then, as `unpack_layer` raises it. Any thread may call; abort ends another's waiting write. An
+    About a MiB waits in the queue, whatever comes. A failure to unpack is raised by the first call after it
+    and by each one then, as `unpack_layer` raises it. Any thread may call; abort ends another's waiting write. An
     object that is dropped has been aborted. After finish or abort, or both, no thread is left.
     """
 
     def __new__(cls, target: str, *, overlay: bool = True, copy_fd: int = -1) -> Self:
-        """`copy_fd`: a blocking fd, the caller's, that the bytes are written to as they came, at its offset."""
+        """`copy_fd`: a blocking fd, the caller's, that the bytes go to as they came, at its offset."""
 
     def write(self, chunk: bytes) -> None:
         """Hand over the next bytes; blocks while the queue is full: for the executor."""
@@ -253,11 +254,11 @@ def split_archive(
 ) -> None:
     """Split the outer archive of `docker load` (gzip, zstd or plain) into files called by number.
 
-    Both are called in this thread, in the archive's order, and what they raise ends the pass. `begin(path)`, of a
-    file that begins as a layer does, gives the empty directory that it is unpacked into in the same pass, or None.
-    `found(path, kind, link, number, size, layer)`, of each member that is complete; `kind` is file, symlink or
-    hardlink, `layer` what unpacking it gave or raised. Names are only reported, never used as paths. Raises as
-    `unpack_layer`.
+    Both are called in this thread, in the archive's order, and what they raise ends the pass. `begin(path)`,
+    of a file that begins as a layer does, gives the empty directory that it is unpacked into in the same pass,
+    or None. `found(path, kind, link, number, size, layer)`, of each member that is complete; `kind` is file,
+    symlink or hardlink, `layer` what unpacking it gave or raised. Names are only reported, never used as
+    paths. Raises as `unpack_layer`.
     """
 
 def pack_layer(

@@ -33,9 +33,15 @@ struct State {
     modified: i64,
 }
 
+type Sha = [u8; 32];
+/// With the place of each.
+type Numbered = Vec<(usize, Sha)>;
+/// By device and inode.
+type Files = HashMap<(u64, u64), (State, Sha)>;
+
 #[derive(Debug, Default)]
 struct Known {
-    files: HashMap<(u64, u64), (State, [u8; 32])>,
+    files: Files,
     dirty: bool,
 }
 
@@ -48,6 +54,7 @@ pub struct FileDigests {
 
 impl FileDigests {
     /// Those that `path` has kept; a file that is missing or not ours has none.
+    #[must_use]
     pub fn open(path: &Path) -> Self {
         let files = load(path).unwrap_or_default();
         Self { path: path.to_owned(), known: Mutex::new(Known { files, dirty: false }) }
@@ -110,7 +117,7 @@ impl FileDigests {
     }
 }
 
-fn load(path: &Path) -> Option<HashMap<(u64, u64), (State, [u8; 32])>> {
+fn load(path: &Path) -> Option<Files> {
     let data = std::fs::read(path).ok()?;
     let records = data.strip_prefix(MAGIC)?;
     let number = |record: &[u8], at: usize| {
@@ -131,7 +138,7 @@ fn load(path: &Path) -> Option<HashMap<(u64, u64), (State, [u8; 32])>> {
 }
 
 fn key(entry: &Entry) -> (u64, u64) {
-    (entry.stat.st_dev as u64, entry.stat.st_ino)
+    (entry.stat.st_dev, entry.stat.st_ino)
 }
 
 fn state(entry: &Entry) -> State {
@@ -159,7 +166,7 @@ fn read_all(root: BorrowedFd<'_>, files: &[&Entry], missing: &[usize]) -> Result
             done.push((at, read(root, &files[*index].path, &mut buffer)?));
         }
     };
-    let parts: Vec<Result<Vec<(usize, [u8; 32])>>> = std::thread::scope(|scope| {
+    let parts: Vec<Result<Numbered>> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mine = work();
         let joined = others.into_iter().map(|thread| {

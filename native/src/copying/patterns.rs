@@ -1,6 +1,6 @@
 //! Patterns of `.dockerignore`, `--exclude` and of COPY's sources.
 //!
-//! The meaning is that of python/proa/build/ignore.py, which has the words for users; both pass the same table of
+//! The meaning is that of python/proa/ignore.py, which has the words for users; both pass the same table of
 //! cases. `*`, `?` and sets do not cross slashes, `**` does; the last pattern that fits decides, `!` takes back.
 
 use crate::error::{Error, Result};
@@ -16,7 +16,10 @@ enum Token {
     Directories,
     /// `**` at the end.
     Rest,
-    Set { negated: bool, ranges: Vec<(char, char)> },
+    Set {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 /// One pattern, compiled.
@@ -69,8 +72,10 @@ impl Pattern {
                 }
             };
         }
-        let fixed: Vec<u8> =
-            tokens.iter().map_while(|token| if let Token::Byte(b) = token { Some(*b) } else { None }).collect();
+        let fixed: Vec<u8> = tokens
+            .iter()
+            .map_while(|token| if let Token::Byte(b) = token { Some(*b) } else { None })
+            .collect();
         let plain = fixed.len() == tokens.len();
         Ok(Self { tokens, takes_back: false, fixed, plain })
     }
@@ -183,11 +188,13 @@ impl Patterns {
         Ok(Self(patterns))
     }
 
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// (left out, what to hand in for what lies below).
+    #[must_use]
     pub fn fit(&self, path: &[u8], above: &Fit) -> (bool, Fit) {
         let mut left_out = false;
         let fit = self
@@ -206,6 +213,7 @@ impl Patterns {
     }
 
     /// Whether something below a directory that is left out could still be wanted.
+    #[must_use]
     pub fn may_take_back(&self, directory: &[u8]) -> bool {
         let below = [directory, b"/"].concat();
         self.0.iter().any(|pattern| {

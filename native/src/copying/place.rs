@@ -192,7 +192,8 @@ impl<'a> Placer<'a> {
         while place.last() == Some(&b'/') && place.len() > 1 {
             place.pop();
         }
-        let parts: Vec<&[u8]> = parent(name).split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
+        let parts: Vec<&[u8]> =
+            parent(name).split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
         let mut source = Vec::new();
         for part in parts {
             source = join(&source, part);
@@ -253,9 +254,11 @@ impl<'a> Placer<'a> {
             others
                 .into_iter()
                 .map(|thread| {
-                    thread.join().unwrap_or_else(|_| Err(Error::Invalid("a thread that copies failed".into())))
+                    thread
+                        .join()
+                        .unwrap_or_else(|_| Err(Error::Invalid("a thread that copies failed".into())))
                 })
-                .fold(mine, |first, other| first.and(other))
+                .fold(mine, Result::and)
         })
     }
 
@@ -393,7 +396,7 @@ impl<'a> Placer<'a> {
         to: BorrowedFd<'_>,
         name: &[u8],
     ) -> rustix::io::Result<()> {
-        let key = (entry.stat.st_dev as u64, entry.stat.st_ino);
+        let key = (entry.stat.st_dev, entry.stat.st_ino);
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(first) = links.get(&key) {
             return again(to, name, || rustix::fs::linkat(first, "", to, name, AtFlags::EMPTY_PATH));
@@ -425,7 +428,14 @@ impl<'a> Placer<'a> {
         Ok(made)
     }
 
-    fn inline(&mut self, name: &str, data: &[u8], mode: u32, modified: i64, into_directory: bool) -> Result<()> {
+    fn inline(
+        &mut self,
+        name: &str,
+        data: &[u8],
+        mode: u32,
+        modified: i64,
+        into_directory: bool,
+    ) -> Result<()> {
         let target = self.copy.target.as_bytes().to_vec();
         let (directory, file) = if into_directory || self.exists_as_directory() {
             (target, name.as_bytes().to_vec())
@@ -435,13 +445,12 @@ impl<'a> Placer<'a> {
         let real = self.directory(&directory)?;
         let to = self.open(&real)?;
         let write = || -> std::io::Result<()> {
-            let made = create(to.as_fd(), &file)?;
-            let mut writer = File::from(made);
+            let mut writer = File::from(create(to.as_fd(), &file)?);
             writer.write_all(data)?;
             let (uid, gid) = self.copy.owner.unwrap_or((0, 0));
             chown(writer.as_fd(), b"", uid, gid)?;
-            let mode = change_mode(mode, &self.copy.mode, false);
-            rustix::fs::fchmod(&writer, Mode::from_raw_mode(mode))?;
+            let bits = change_mode(mode, &self.copy.mode, false);
+            rustix::fs::fchmod(&writer, Mode::from_raw_mode(bits))?;
             rustix::fs::futimens(&writer, &self.clamped(modified, 0))?;
             Ok(())
         };
@@ -500,7 +509,8 @@ fn real_path(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<u8>> {
 }
 
 fn chown(at: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> rustix::io::Result<()> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::empty() };
+    let flags =
+        AtFlags::SYMLINK_NOFOLLOW | if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::empty() };
     rustix::fs::chownat(at, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)
 }
 
@@ -616,7 +626,8 @@ fn symbolic(mut mode: u32, clause: &str, directory: bool) -> u32 {
     let start = clause.find(['+', '-', '=']).unwrap_or(clause.len());
     let (who, mut rest) = clause.split_at(start);
     let whom = |letter: char| who.is_empty() || who.contains('a') || who.contains(letter);
-    let shifts: Vec<u32> = [('u', 6), ('g', 3), ('o', 0)].iter().filter(|(l, _)| whom(*l)).map(|(_, s)| *s).collect();
+    let shifts: Vec<u32> =
+        [('u', 6), ('g', 3), ('o', 0)].iter().filter(|(l, _)| whom(*l)).map(|(_, s)| *s).collect();
     while let Some(operation) = rest.chars().next() {
         let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
         let letters = &rest[1..end];

@@ -58,6 +58,7 @@ impl Tree {
     }
 
     /// What a path leads to, symlinks followed inside the tree; the index of its entry.
+    #[must_use]
     pub fn find(&self, path: &[u8]) -> Option<usize> {
         let mut links = 0;
         let mut done: Vec<u8> = Vec::new();
@@ -92,11 +93,13 @@ impl Tree {
         self.entries.binary_search_by(|entry| by_component(&entry.path, path)).ok()
     }
 
+    #[must_use]
     pub fn entry(&self, index: usize) -> &Entry {
         &self.entries[index]
     }
 
     /// An entry and all below it, in order.
+    #[must_use]
     pub fn below(&self, index: usize) -> &[Entry] {
         let top = &self.entries[index].path;
         let length = self.entries[index..].iter().take_while(|entry| within(&entry.path, top)).count();
@@ -140,8 +143,11 @@ impl Tree {
         if !exclude.is_empty() {
             chosen.retain(|(path, _)| !left_out(exclude, path));
         }
-        let files: Vec<&Entry> =
-            chosen.iter().map(|(_, entry)| *entry).filter(|entry| entry.kind == FileType::RegularFile).collect();
+        let files: Vec<&Entry> = chosen
+            .iter()
+            .map(|(_, entry)| *entry)
+            .filter(|entry| entry.kind == FileType::RegularFile)
+            .collect();
         let mut contents = known.of(self.root.as_fd(), &files)?.into_iter();
         let mut hasher = Sha256::new();
         for (path, entry) in &chosen {
@@ -174,7 +180,8 @@ impl Tree {
 pub fn left_out(patterns: &Patterns, path: &[u8]) -> bool {
     let mut fit = Fit::default();
     let mut out = false;
-    for end in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()])
+    for end in
+        path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()])
     {
         (out, fit) = patterns.fit(&path[..end], &fit);
     }
@@ -264,5 +271,8 @@ fn within(path: &[u8], top: &[u8]) -> bool {
 }
 
 fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").map(<[u8]>::to_vec).collect()
+    path.split(|byte| *byte == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+        .map(<[u8]>::to_vec)
+        .collect()
 }

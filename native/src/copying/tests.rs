@@ -13,7 +13,7 @@ fn patterns(texts: &[&str]) -> Result<Patterns, Box<dyn std::error::Error>> {
     Ok(Patterns::new(&texts.iter().map(ToString::to_string).collect::<Vec<_>>())?)
 }
 
-/// The table of tests/unit/build/test_ignore.py.
+/// The table of `tests/unit/test_ignore.py`.
 #[test]
 fn the_last_fitting_pattern_decides() -> Outcome {
     let table: &[(&[&str], &str, bool)] = &[

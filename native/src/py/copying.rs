@@ -89,14 +89,8 @@ pub fn copy_files(
     exclude: Vec<String>,
     epoch: Option<i64>,
 ) -> PyResult<()> {
-    let copy = Copy {
-        target,
-        owner,
-        mode: mode.to_owned(),
-        parents,
-        exclude: Patterns::new(&exclude)?,
-        epoch,
-    };
+    let copy =
+        Copy { target, owner, mode: mode.to_owned(), parents, exclude: Patterns::new(&exclude)?, epoch };
     py.detach(|| {
         let place = open_layer(&layer)?;
         let mut all: Vec<Source<'_>> =
