@@ -217,8 +217,8 @@ class LayerUnpacker:
     """`unpack_layer` for bytes that come in pieces: one thread unpacks what the calls hand over.
 
     About a MiB waits in the queue, whatever comes. A failure to unpack is raised by the first call after it
-    and by each one then, as `unpack_layer` raises it. Any thread may call; abort ends another's waiting write. An
-    object that is dropped has been aborted. After finish or abort, or both, no thread is left.
+    and by each one then, as `unpack_layer` raises it. Any thread may call; abort ends another's waiting
+    write. An object that is dropped has been aborted. After finish or abort, or both, no thread is left.
     """
 
     def __new__(cls, target: str, *, overlay: bool = True, copy_fd: int = -1) -> Self:
@@ -255,8 +255,8 @@ def split_archive(
     """Split the outer archive of `docker load` (gzip, zstd or plain) into files called by number.
 
     Both are called in this thread, in the archive's order, and what they raise ends the pass. `begin(path)`,
-    of a file that begins as a layer does, gives the empty directory that it is unpacked into in the same pass,
-    or None. `found(path, kind, link, number, size, layer)`, of each member that is complete; `kind` is file,
+    of a file that begins as a layer does, gives the empty directory that it is unpacked into in the same
+    pass, or None. `found(path, kind, link, number, size, layer)`, of each member that is complete; `kind` is file,
     symlink or hardlink, `layer` what unpacking it gave or raised. Names are only reported, never used as
     paths. Raises as `unpack_layer`.
     """
