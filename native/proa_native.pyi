@@ -257,8 +257,8 @@ def split_archive(
     Both are called in this thread, in the archive's order, and what they raise ends the pass. `begin(path)`,
     of a file that begins as a layer does, gives the empty directory that it is unpacked into in the same
     pass, or None. `found(path, kind, link, number, size, layer)`, of each member that is complete;
-    `kind` is file, symlink or hardlink, `layer` what unpacking it gave or raised. Names are only reported, never used as
-    paths. Raises as `unpack_layer`.
+    `kind` is file, symlink or hardlink, `layer` what unpacking it gave or raised. Names are only reported,
+    never used as paths. Raises as `unpack_layer`.
     """
 
 def pack_layer(
