@@ -189,7 +189,8 @@ def test_bodies_have_a_limit(daemon: Instance) -> None:
 @pytest.mark.parametrize("path", ["/containers/create", "/networks/create", "/auth"])
 def test_json_that_is_no_request(daemon: Instance, path: str, body: bytes) -> None:
     status, text = request(daemon, "POST", "/v1.51" + path, body)
-    assert 400 <= status < 500 or status == 501, text
+    # What /auth reads nothing of is a login, which here no registry can be asked for.
+    assert 400 <= status < 500 or status in (501, 503), text
     assert "internal error" not in text
 
 

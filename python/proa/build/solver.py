@@ -100,6 +100,10 @@ class Solver:
         entry = self._cache.find(key)
         return entry is not None and self.layers.of_chain(entry.chain_id) is not None
 
+    def explain(self, description: str, identity: Identity) -> str:
+        """Why a step is not in the cache."""
+        return self._cache.explain(description, identity)
+
     def find(self, key: str, parent: Result) -> Layer | None:
         """The layer of a step that was done before, on top of `parent`."""
         entry = self._cache.find(key)
@@ -256,6 +260,7 @@ class _Solving:
             if found is not None:
                 self._watcher.cached(number)
                 return found
+            self._watcher.missed(number, self._solver.explain(vertex.title, identity))
         return await self._fly(number, vertex, identity, parent)
 
     def _image(self, number: int, image_id: str) -> Result:

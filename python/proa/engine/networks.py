@@ -3,6 +3,7 @@
 Source: moby daemon/network.go, daemon/network/filter.go.
 """
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from proa.schema.prune import NetworksPruneReport
 
 Filters = Mapping[str, list[str]]
 
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 _TRUE, _FALSE = ("1", "true"), ("0", "false")
 
@@ -72,6 +74,10 @@ class NetworkVerbs:
 
     async def create(self, body: NetworkCreateRequest) -> NetworkCreateResponse:
         """Raises ProaError in Docker's words; then nothing was created."""
+        if body.name and not _NAME.fullmatch(body.name):
+            raise InvalidParameter(
+                f"Invalid network name ({body.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )
         record = await self._networking.create(body)
         self._tell("create", record)
         return NetworkCreateResponse(id=record.id)

@@ -122,6 +122,9 @@ class Events:
     def cached(self, vertex: int) -> None:
         self.told.append(("cached", vertex))
 
+    def missed(self, vertex: int, why: str) -> None:
+        self.missing = why
+
     def output(self, vertex: int, stream: int, data: bytes) -> None:
         self.told.append(("output", vertex, data))
 
@@ -233,7 +236,9 @@ async def test_changed_content_is_read_again(world: World) -> None:
     await world.build(*vertices)
     await world.build(*vertices)
     world.work.content = "other"
-    await world.build(*vertices)
+    events = Events()
+    await world.build(*vertices, events=events)
+    assert events.missing == "changed: content 0"
     assert world.work.done == ["one", "copy [('base',), ('u0', 'base')]", "copy [('base',), ('u0', 'base')]"]
 
 

@@ -47,8 +47,9 @@ class _Clipped:
 class Lines:
     """Docker's lines, for the classic API."""
 
-    def __init__(self, send: Send, *, quiet: bool) -> None:
+    def __init__(self, send: Send, *, quiet: bool, explain: bool = False) -> None:
         self._send = send
+        self._explain = explain
         self._quiet = quiet
         self._vertices: tuple[graph.Vertex, ...] = ()
         self._numbers: dict[int, int] = {}
@@ -87,9 +88,11 @@ class Lines:
         if not self._quiet:
             self._send(line)
 
-    def explained(self, vertex: int, text: str) -> None:
-        """Why a step is not in the cache."""
-        self._stream(f" ---> not cached: {text}\n")
+    def missed(self, vertex: int, why: str) -> None:
+        """Why a step is not in the cache; told where it was asked for."""
+        if not self._explain:
+            return
+        self._stream(f" ---> not cached: {why}\n")
 
     def warned(self, text: str) -> None:
         """Something that the user should know."""
@@ -120,8 +123,9 @@ class Lines:
 class Events:
     """Vertices as events."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, explain: bool = False) -> None:
         self._send = send
+        self._explain = explain
         self._vertices: tuple[graph.Vertex, ...] = ()
         self._begun: dict[int, float] = {}
         self._outputs: dict[int, _Clipped] = {}
@@ -159,9 +163,11 @@ class Events:
         """Progress of a base image's pull."""
         self._send({"pull": {"reference": reference, **line}})
 
-    def explained(self, vertex: int, text: str) -> None:
-        """Why a step is not in the cache."""
-        self._send({"miss": {"number": vertex, "title": self._vertices[vertex].title, "text": text}})
+    def missed(self, vertex: int, why: str) -> None:
+        """Why a step is not in the cache; told where it was asked for."""
+        if not self._explain:
+            return
+        self._send({"miss": {"number": vertex, "title": self._vertices[vertex].title, "text": why}})
 
     def warned(self, text: str) -> None:
         """Something that the user should know."""

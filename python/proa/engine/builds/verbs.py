@@ -84,7 +84,11 @@ class Builds:
         epoch = _epoch(options)
 
         async def work(send: Send) -> None:
-            reporter = Events(send) if options.events else Lines(send, quiet=options.quiet)
+            reporter = (
+                Events(send, explain=options.local.explain_cache)
+                if options.events
+                else Lines(send, quiet=options.quiet)
+            )
             await self._build(options, body, credentials, names, epoch, reporter)
 
         return streamed_lines(work)
