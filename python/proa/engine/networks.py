@@ -74,7 +74,7 @@ class NetworkVerbs:
 
     async def create(self, body: NetworkCreateRequest) -> NetworkCreateResponse:
         """Raises ProaError in Docker's words; then nothing was created."""
-        if body.name and not _NAME.fullmatch(body.name):
+        if body.name.strip() and not _NAME.fullmatch(body.name):
             raise InvalidParameter(
                 f"Invalid network name ({body.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
             )
