@@ -37,4 +37,4 @@ pub mod seccomp;
 pub mod sys;
 mod timers;
 mod tree;
-mod volume;
+pub mod volume;
