@@ -221,7 +221,7 @@ def test_a_thousand_comings_and_goings_leave_nothing(clean: Instance, host: Name
     docker(clean, "network", "create", "home")
     docker(clean, "network", "create", "--subnet", "10.8.0.0/29", "away")
     docker(clean, "run", "-d", "--name", "goer", "--network", "home", "busybox", "sleep", "600")
-    before = (host.run(links), rules(host))
+    before = settled(host)
     for _ in range(1000):
         clean.api.call("POST", "/networks/away/connect", {"Container": "goer"})
         clean.api.call("POST", "/networks/away/disconnect", {"Container": "goer"})
@@ -229,6 +229,18 @@ def test_a_thousand_comings_and_goings_leave_nothing(clean: Instance, host: Name
     assert eventually(lambda: "gone" not in docker(clean, "exec", "goer", "busybox", "ip", "-o", "link"), 60)
     shown = clean.api.call("GET", "/networks/away")
     assert shown["Containers"] == {}
+
+
+def settled(host: Namespace) -> tuple[int, int]:
+    """Interfaces and elements once the pool has refilled itself: the same many times in a row."""
+    seen: list[tuple[int, int]] = []
+
+    def quiet() -> bool:
+        seen.append((host.run(links), rules(host)))
+        return len(seen) > 30 and len(set(seen[-30:])) == 1
+
+    assert eventually(quiet, 30)
+    return seen[-1]
 
 
 def links() -> int:

@@ -66,6 +66,7 @@ class Rig:
         await self.database.close()
         rig = Rig(self.root, self.registry, boot=boot or self.boot)
         await rig.images.start()
+        await rig.snapshots.settle()
         await rig.images.close()
         await rig.snapshots.settle()
         return rig

@@ -74,6 +74,7 @@ class Archive:
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._members: dict[str, Found] = {}
+        self._count = 0
         self._drafts: dict[str, Path] = {}
         self._unpacked: dict[Path, Unpacked | Exception] = {}
         self._claimed: set[Path] = set()
@@ -89,7 +90,8 @@ class Archive:
 
     def take(self, found: Found, layer: "proa_native.UnpackedLayer | Exception | None") -> None:
         """A member is complete on disk, and unpacked where it was to be. In the core's thread."""
-        if len(self._members) >= MEMBERS_MAX:
+        self._count += 1  # one path may come many times
+        if self._count > MEMBERS_MAX:
             raise InvalidParameter(f"malformed archive: more than {MEMBERS_MAX} members")
         path = clean(found.path)
         self._members[path] = found
