@@ -246,7 +246,8 @@ def settled(host: Namespace) -> tuple[int, int]:
 
 
 def settled_at(host: Namespace, before: tuple[int, int]) -> bool:
-    return (host.run(links), rules(host)) == before
+    """No more than there was: what other tests left to the kernel may have gone meanwhile."""
+    return host.run(links) <= before[0] and rules(host) <= before[1]
 
 
 def links() -> int:
