@@ -42,7 +42,7 @@ pub(crate) fn open_beneath(root: impl AsFd, path: &[u8], flags: OFlags) -> rusti
 }
 
 /// EAGAIN: a rename or mount elsewhere raced with a `..`; the kernel asks to try again.
-fn open_with(
+pub(crate) fn open_with(
     root: impl AsFd,
     path: &[u8],
     flags: OFlags,

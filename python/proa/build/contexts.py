@@ -26,19 +26,13 @@ from urllib.parse import urlsplit
 
 import proa_native
 
+from proa.build.words import is_bare_git, is_git
 from proa.errors import InvalidParameter, NotFound, System
 from proa.ignore import read_ignore_file
 
-_GIT: Final = re.compile(r"(?:git|ssh)://|git@[\w.-]+:|https?://[^#?]+\.git(?:[#?]|$)")
-_BARE_GIT: Final = re.compile(r"(?:github|gitlab)\.com/")
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
 _LIMIT: Final = 1 << 20
 """Bytes of a Dockerfile or an ignore file."""
-
-
-def is_git(url: str) -> bool:
-    """Whether a URL names a repository."""
-    return bool(_GIT.match(url) or _BARE_GIT.match(url))
 
 
 class Context:
@@ -266,7 +260,7 @@ def split_git(url: str) -> tuple[str, str, str]:
     remote, _, fragment = url.partition("#")
     reference, _, directory = fragment.partition(":")
     reference = reference or "HEAD"
-    if _BARE_GIT.match(remote):
+    if is_bare_git(remote):
         remote = f"https://{remote}"
     if remote.startswith("-") or not _REF.fullmatch(reference) or ".." in reference:
         raise InvalidParameter(f"invalid git reference: {url!r}")

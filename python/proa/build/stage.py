@@ -18,7 +18,7 @@ from proa.build.dockerfile import instructions as it
 from proa.build.dockerfile.expansion import Expander, expand, expand_text, expand_words
 from proa.build.dockerfile.lines import heredoc_named
 from proa.build.dockerfile.mounts import Mount, MountType, parse_mount
-from proa.build.words import exposed_ports, go_list, is_signal, shown_health
+from proa.build.words import exposed_ports, go_list, is_git, is_signal, shown_health
 from proa.errors import InvalidParameter
 from proa.schema.image import ImageConfig
 from proa.schema.oci import ImageFile, Platform
@@ -33,7 +33,6 @@ PROXY_ARGUMENTS = frozenset(
 """Arguments that are there without an ARG, and leave no trace in the image or the cache."""
 
 _URL = re.compile(r"https?://")
-_GIT = re.compile(r"git://|ssh://|git@[\w.-]+:|https?://[^#?]+\.git(?:[#?]|$)|(?:github|gitlab)\.com/")
 _SYMBOLIC = re.compile(r"[ugoa]*[-+=][rwxXstugo]*(?:[-+=][rwxXstugo]*)*(?:,[ugoa]*[-+=][rwxXstugo]*)*")
 
 
@@ -336,7 +335,7 @@ class Stage:
         inputs: list[int] = []
         paths = self._paths(instruction.sources)
         for path in paths:
-            if _GIT.match(path) and "://" in path:
+            if is_git(path) and "://" in path:
                 raise InvalidParameter("source can't be a git ref for COPY")
             if _URL.match(path):
                 raise InvalidParameter("source can't be a URL for COPY")
@@ -360,7 +359,7 @@ class Stage:
         checksum = self._expand(instruction.checksum)
         taken: list[graph.CopySource] = []
         for path in paths:
-            if _GIT.match(path):
+            if is_git(path):
                 keep = bool(instruction.keep_git_dir)
                 taken.append(graph.FromGit(remote=path, checksum=checksum, keep_git_dir=keep))
             elif _URL.match(path):

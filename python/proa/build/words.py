@@ -1,4 +1,4 @@
-"""Words of an image's configuration: ports, signals, and the way Go writes lists and structs in a history.
+"""Words of Dockerfiles and image configurations: repositories, ports, signals, and lists as Go writes them.
 
 Source: the Dockerfile reference, EXPOSE and STOPSIGNAL; Go's fmt.
 """
@@ -11,6 +11,8 @@ from proa.durations import go_duration
 from proa.errors import InvalidParameter
 from proa.schema.container import HealthConfig
 
+_GIT = re.compile(r"(?:git|ssh)://|git@[\w.-]+:|https?://[^#?]+\.git(?:[#?]|$)")
+_BARE_GIT = re.compile(r"(?:github|gitlab)\.com/")
 _PROTOCOLS = frozenset(("tcp", "udp", "sctp"))
 
 
@@ -37,6 +39,16 @@ def _ports(word: str) -> Iterable[str]:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 6
+
+
+def is_git(url: str) -> bool:
+    """Whether a URL names a repository."""
+    return bool(_GIT.match(url)) or is_bare_git(url)
+
+
+def is_bare_git(url: str) -> bool:
+    """Whether it does so without saying by which protocol."""
+    return bool(_BARE_GIT.match(url))
 
 
 def is_signal(name: str) -> bool:

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::Files;
 use crate::error::Result;
-use crate::layer::tree::failed;
+use crate::layer::tree::{failed, open_with};
 use crate::tree::without_links;
 
 /// File systems that are the kernel's own words and ears: to read them waits or changes something, to write
@@ -110,24 +110,6 @@ impl Files {
             Ok((fd, stat))
         };
         found().map_err(|errno| failed("lstat", path, errno))
-    }
-}
-
-/// `openat2` until it is no longer told to try again.
-pub(super) fn open_with(
-    at: impl AsFd,
-    path: &[u8],
-    flags: OFlags,
-    resolve: ResolveFlags,
-) -> rustix::io::Result<OwnedFd> {
-    let path = if path.is_empty() { b"." } else { path };
-    let mut tries = 0;
-    loop {
-        match rustix::fs::openat2(at.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) if tries < 128 => tries += 1,
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
     }
 }
 

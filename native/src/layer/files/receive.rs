@@ -13,14 +13,14 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::find::{is_kernels, open_with};
+use super::find::is_kernels;
 use super::Files;
 use crate::error::{Error, Result};
 use crate::layer::limits::Limits;
 use crate::layer::source::Input;
 use crate::layer::stream::{self, Stream};
 use crate::layer::tar::{malformed, Entry, Kind, Reader};
-use crate::layer::tree::{failed, join, remove_at};
+use crate::layer::tree::{failed, join, open_with, remove_at};
 use crate::layer::unpack::{kept_xattrs, owner, raw, split, times, tolerate};
 use crate::tree::without_links;
 

@@ -10,14 +10,14 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::find::{is_kernels, open_with, reopen};
+use super::find::{is_kernels, reopen};
 use super::Files;
 use crate::error::Result;
 use crate::layer::header::Header;
 use crate::layer::pack::xattrs;
 use crate::layer::source::write_all;
 use crate::layer::tar::{padding, BLOCK};
-use crate::layer::tree::{failed, join, list};
+use crate::layer::tree::{failed, join, list, open_with};
 
 /// Directories kept open on the way down; those further up are opened again when it is their turn.
 const OPEN_LEVELS: usize = 32;
