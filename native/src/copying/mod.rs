@@ -7,6 +7,8 @@
 //! Source: the Dockerfile reference, COPY and ADD; the Docker build reference, `.dockerignore` files.
 
 mod digests;
+mod file;
+mod mode;
 mod patterns;
 mod place;
 mod scan;

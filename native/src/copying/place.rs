@@ -11,15 +11,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::file::{again, chown, copy_xattrs, create, transfer};
+use super::mode::change_mode;
 use super::patterns::Patterns;
 use super::scan::{left_out, Entry, Tree};
 use crate::error::{Error, Result};
 use crate::layer::tree::{failed, join, open_beneath, open_in_root, open_root};
 
-/// Files that one thread takes at a time.
+/// What a directory gets that no source has.
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
 
 /// The layer that is written.
@@ -368,23 +370,35 @@ impl<'a> Placer<'a> {
             FileType::RegularFile if entry.stat.st_nlink > 1 => self.linked(tree, from, entry, to, name),
             FileType::RegularFile => self.regular(tree, from, entry, to, name).map(drop),
             FileType::Symlink => {
-                again(to, name, || rustix::fs::symlinkat(entry.link.as_slice(), to, name))?;
-                let (uid, gid) = self.owner(entry);
-                chown(to, name, uid, gid)?;
-                rustix::fs::utimensat(to, name, &self.times(entry), AtFlags::SYMLINK_NOFOLLOW)
+                self.by_name(entry, to, name, || rustix::fs::symlinkat(entry.link.as_slice(), to, name))
             }
             FileType::Socket => Ok(()),
             // A working directory has no business with these.
             _ if tree.of_host => Err(Errno::NOTSUP),
             kind => {
                 let mode = Mode::from_raw_mode(self.mode(entry));
-                again(to, name, || rustix::fs::mknodat(to, name, kind, mode, entry.stat.st_rdev))?;
-                let (uid, gid) = self.owner(entry);
-                chown(to, name, uid, gid)?;
-                rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
-                rustix::fs::utimensat(to, name, &self.times(entry), AtFlags::SYMLINK_NOFOLLOW)
+                self.by_name(entry, to, name, || {
+                    rustix::fs::mknodat(to, name, kind, mode, entry.stat.st_rdev)
+                })
             }
         }
+    }
+
+    /// What opening would follow or start is made, and given its metadata, by its name.
+    fn by_name(
+        &self,
+        entry: &Entry,
+        to: BorrowedFd<'_>,
+        name: &[u8],
+        make: impl Fn() -> rustix::io::Result<()>,
+    ) -> rustix::io::Result<()> {
+        again(to, name, make)?;
+        let (uid, gid) = self.owner(entry);
+        chown(to, name, uid, gid)?;
+        if entry.kind != FileType::Symlink {
+            rustix::fs::chmodat(to, name, Mode::from_raw_mode(self.mode(entry)), AtFlags::empty())?;
+        }
+        rustix::fs::utimensat(to, name, &self.times(entry), AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// A file with several names: the ones after the first are links to it.
@@ -506,163 +520,4 @@ fn real_path(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<u8>> {
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let path = rustix::fs::readlink(link, Vec::new())?.into_bytes();
     Ok(path.strip_prefix(b"/").unwrap_or(&path).to_vec())
-}
-
-fn chown(at: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> rustix::io::Result<()> {
-    let flags =
-        AtFlags::SYMLINK_NOFOLLOW | if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::empty() };
-    rustix::fs::chownat(at, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)
-}
-
-/// Make something in place of what has its name; a directory does not give way.
-fn again<T>(
-    to: BorrowedFd<'_>,
-    name: &[u8],
-    make: impl Fn() -> rustix::io::Result<T>,
-) -> rustix::io::Result<T> {
-    match make() {
-        Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(to, name, AtFlags::empty())?;
-            make()
-        }
-        other => other,
-    }
-}
-
-fn create(to: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    again(to, name, || rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600)))
-}
-
-/// The content; holes stay holes.
-fn transfer(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, blocks: u64) -> rustix::io::Result<()> {
-    if blocks * 512 >= size {
-        return extent(from, to, 0, size);
-    }
-    rustix::fs::ftruncate(to, size)?;
-    let mut at = 0;
-    while at < size {
-        let data = match rustix::fs::seek(from, rustix::fs::SeekFrom::Data(at)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => break,
-            Err(Errno::INVAL) => return extent(from, to, 0, size),
-            Err(errno) => return Err(errno),
-        };
-        let end = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(data))?.min(size);
-        extent(from, to, data, end)?;
-        at = end;
-    }
-    Ok(())
-}
-
-fn extent(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> rustix::io::Result<()> {
-    let (mut read, mut written) = (start, start);
-    while read < end {
-        let length = usize::try_from(end - read).unwrap_or(usize::MAX).min(1 << 30);
-        match rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), length) {
-            // It became shorter meanwhile.
-            Ok(0) => return Ok(()),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::BADF) => {
-                return by_hand(from, to, read, end);
-            }
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-/// Between file systems that cannot do it for us.
-fn by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, mut at: u64, end: u64) -> rustix::io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
-    while at < end {
-        let wanted = buffer.len().min((end - at) as usize);
-        let count = match rustix::io::pread(from, &mut buffer[..wanted], at) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
-            Err(Errno::INTR) => continue,
-            Err(errno) => return Err(errno),
-        };
-        let mut done = 0;
-        while done < count {
-            done += rustix::io::pwrite(to, &buffer[done..count], at + done as u64)?;
-        }
-        at += count as u64;
-    }
-    Ok(())
-}
-
-/// Capabilities and the user's own attributes; the overlay's are not ours to copy.
-fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let mut names = vec![0; 4096];
-    let length = match rustix::fs::flistxattr(from, &mut names[..]) {
-        Ok(length) => length,
-        Err(Errno::NOTSUP | Errno::RANGE) => return Ok(()),
-        Err(errno) => return Err(errno),
-    };
-    for name in names[..length].split(|byte| *byte == 0) {
-        if !(name == b"security.capability" || name.starts_with(b"user.")) {
-            continue;
-        }
-        let mut value = vec![0; 64 << 10];
-        let count = rustix::fs::fgetxattr(from, name, &mut value[..])?;
-        rustix::fs::fsetxattr(to, name, &value[..count], rustix::fs::XattrFlags::empty())?;
-    }
-    Ok(())
-}
-
-/// A mode after `--chmod`, octal or symbolic as chmod(1) has it; the text was checked before.
-fn change_mode(mode: u32, change: &str, directory: bool) -> u32 {
-    if change.is_empty() {
-        return mode;
-    }
-    if let Ok(octal) = u32::from_str_radix(change, 8) {
-        return octal & 0o7777;
-    }
-    change.split(',').fold(mode, |mode, clause| symbolic(mode, clause, directory))
-}
-
-fn symbolic(mut mode: u32, clause: &str, directory: bool) -> u32 {
-    let start = clause.find(['+', '-', '=']).unwrap_or(clause.len());
-    let (who, mut rest) = clause.split_at(start);
-    let whom = |letter: char| who.is_empty() || who.contains('a') || who.contains(letter);
-    let shifts: Vec<u32> =
-        [('u', 6), ('g', 3), ('o', 0)].iter().filter(|(l, _)| whom(*l)).map(|(_, s)| *s).collect();
-    while let Some(operation) = rest.chars().next() {
-        let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
-        let letters = &rest[1..end];
-        rest = &rest[end..];
-        let mut bits = 0;
-        for shift in &shifts {
-            bits |= permissions(letters, mode, directory) << shift;
-        }
-        if letters.contains('s') {
-            bits |= if whom('u') { 0o4000 } else { 0 } | if whom('g') { 0o2000 } else { 0 };
-        }
-        if letters.contains('t') {
-            bits |= 0o1000;
-        }
-        let covered = shifts.iter().fold(0, |all, shift| all | (0o7 << shift));
-        mode = match operation {
-            '+' => mode | bits,
-            '-' => mode & !bits,
-            _ => (mode & !covered) | bits,
-        };
-    }
-    mode
-}
-
-fn permissions(letters: &str, mode: u32, directory: bool) -> u32 {
-    letters.chars().fold(0, |bits, letter| {
-        bits | match letter {
-            'r' => 4,
-            'w' => 2,
-            'x' => 1,
-            'X' if directory || mode & 0o111 != 0 => 1,
-            'u' => mode >> 6 & 7,
-            'g' => mode >> 3 & 7,
-            'o' => mode & 7,
-            _ => 0,
-        }
-    })
 }
