@@ -20,6 +20,7 @@ from faulty_proxy import FaultyProxy
 from image_archives import oci_archive, tar
 from instance import Instance, eventually, instance, require_root
 from registry_server import RegistryServer, registry_server
+from skopeo_rig import skopeo
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +42,6 @@ def fresh() -> Iterator[Instance]:
     root = Path(tempfile.mkdtemp(prefix="proa-pull-"))
     with instance(root) as running:
         yield running
-
-
-def skopeo(*words: str) -> str:
-    if not shutil.which("skopeo"):
-        pytest.skip("needs skopeo")
-    done = subprocess.run(
-        ["skopeo", "--insecure-policy", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def digest_of(name: str) -> str:

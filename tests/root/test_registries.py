@@ -22,6 +22,7 @@ from instance import Instance, instance
 from registry_server import RegistryServer, registry_server
 from registry_thread import RegistryThread
 from scripted_registry import Reply, ScriptedRegistry, Seen, descriptor, digest
+from skopeo_rig import skopeo
 
 from proa.errors import Forbidden, NotFound, System, Unavailable
 from proa.registry import Registry, RegistrySettings
@@ -153,12 +154,6 @@ async def pulled(
     (layer,) = found.content.layers
     async with registry.blob(ref, layer, who, offset=offset) as chunks:
         return b"".join([chunk async for chunk in chunks])
-
-
-def skopeo(*words: str) -> str:
-    if not shutil.which("skopeo"):
-        pytest.skip("needs skopeo")
-    return subprocess.run(["skopeo", *words], capture_output=True, text=True, check=True).stdout
 
 
 # ---- the client ----------------------------------------------------------------------------------
@@ -445,6 +440,23 @@ async def test_login_manifest_and_logout(
     if cli == "proa":
         done = running.run(*config, "manifest", "inspect", ref.canonical, cli=cli)
         assert "no basic auth credentials" in done.stderr
+
+
+@pytest.mark.parametrize("cli", ["docker", "proa"])
+def test_push_and_pull_behind_tls_and_htpasswd(
+    running: Instance, guarded: RegistryServer, cli: str, tmp_path: Path
+) -> None:
+    if cli == "docker" and not shutil.which("docker"):
+        pytest.skip("needs the docker CLI")
+    config = ("--config", str(tmp_path))
+    name = f"{guarded.host}/by-{cli}:1"
+    assert running.run("tag", "busybox", name, cli=cli).returncode == 0
+    refused = running.run(*config, "push", name, cli=cli)
+    assert (refused.returncode, "no basic auth credentials" in refused.stderr) == (1, True)
+    running.run(*config, "login", "-u", "me", "--password-stdin", guarded.host, cli=cli, input="secret\n")
+    for words in (("push", name), ("rmi", name), ("pull", name), ("run", "--rm", name, "true")):
+        done = running.run(*config, *words, cli=cli)
+        assert done.returncode == 0, done.stderr
 
 
 async def test_distribution_inspect(
