@@ -436,6 +436,7 @@ class FakeImages:
         self,
         body: AsyncIterator[bytes],
         *,
+        url: str,
         repo: str,
         tag: str,
         message: str,
@@ -444,7 +445,7 @@ class FakeImages:
     ) -> AsyncIterator[bytes]:
         async for chunk in body:
             self.loaded += chunk
-        self.calls.append(("import", repo, tag, message, tuple(changes), platform))
+        self.calls.append(("import", url, repo, tag, message, tuple(changes), platform))
         yield b'{"status":"sha256:' + b"a" * 64 + b'"}\r\n'
 
     async def pull(

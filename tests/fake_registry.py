@@ -13,7 +13,7 @@ from typing import Any
 from image_archives import config, digest
 
 from proa.errors import NotFound
-from proa.registry import Interrupted, Manifest
+from proa.registry import Interrupted, Manifest, Remote
 from proa.registry.manifests import read_manifest
 from proa.schema.oci import INDEX, MANIFEST, Descriptor
 from proa.schema.reference import Digest, Reference
@@ -41,6 +41,8 @@ class FakeRegistry:
         self.gate: Callable[[str, int], Any] | None = None
         """Awaited before each chunk: (digest, offset)."""
         self.credentials: list[Credentials | None] = []
+        self.web: dict[str, bytes] = {}
+        """What URLs have that are no registry's; their bodies break as `break_at` says."""
 
     # ---- filling --------------------------------------------------------------------------------
 
@@ -143,6 +145,12 @@ class FakeRegistry:
     async def tags(self, ref: Reference, credentials: Credentials | None = None) -> list[str]:
         return sorted(tag for name, tag in self.manifests if name == ref.name and ":" not in tag)
 
+    @asynccontextmanager
+    async def open_url(self, url: str) -> AsyncIterator[Remote]:
+        if url not in self.web:
+            raise NotFound(f"failed to GET {url} with status 404 Not Found: ")
+        yield Remote(len(self.web[url]), self._pieces(self.web[url], url, 0))
+
     # ---- writing --------------------------------------------------------------------------------
 
     async def has_blob(self, ref: Reference, digest: Digest, credentials: Credentials | None = None) -> bool:
@@ -198,12 +206,15 @@ class FakeRegistry:
         return self.instead.get(digest, found)
 
     async def _chunks(self, ref: Reference, descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
-        data = self._blob(ref, descriptor.digest)
-        breaks = self.break_at.get(descriptor.digest) or [len(data) + 1]
+        async for chunk in self._pieces(self._blob(ref, descriptor.digest), descriptor.digest, offset):
+            yield chunk
+
+    async def _pieces(self, data: bytes, key: str, offset: int) -> AsyncIterator[bytes]:
+        breaks = self.break_at.get(key) or [len(data) + 1]
         end = breaks.pop(0)
         while offset < len(data):
             if self.gate is not None:
-                await self.gate(descriptor.digest, offset)
+                await self.gate(key, offset)
             if offset >= end:
                 raise Interrupted("connection reset")
             chunk = data[offset : min(offset + self.step, end)]

@@ -1,16 +1,21 @@
 """What of images needs root: whiteouts over a real overlay, owners, devices, capabilities, proa/hello."""
 
+import functools
+import http.server
 import io
+import lzma
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
 from image_archives import chunks, config, digest, docker_archive
-from instance import require_root
+from instance import Instance, require_root
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit/engine"))
 
@@ -115,3 +120,33 @@ async def test_overlayfs_marks_in_an_archive_are_not_believed(rig: Rig) -> None:
     (directory,) = rig.images.resolve("evil:1").layers
     assert not [name for name in os.listxattr(f"{directory}/dir") if "overlay" in name]
     assert rig.images.resolve("evil:1").id == digest(config([evil]))
+
+
+@pytest.mark.parametrize("cli", ["docker", "proa"])
+def test_an_image_of_what_a_url_has(daemon: Instance, tmp_path: Path, cli: str) -> None:
+    """Through the engine's own client, compressed as rarely anybody does."""
+    if cli == "docker" and not shutil.which("docker"):
+        pytest.skip("needs the docker CLI")
+    (tmp_path / "root.tar.xz").write_bytes(lzma.compress(layer(entry("etc/from", b"afar"))))
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever).start()
+        try:
+            url = f"http://127.0.0.1:{web.server_port}/root.tar.xz"
+            done = daemon.run("import", "-c", "CMD a", url, f"by-{cli}:1", cli=cli)
+            assert (done.returncode, done.stderr) == (0, "")
+            told = done.stdout.splitlines()
+            missing = daemon.run("import", f"{url}x", cli=cli)
+        finally:
+            web.shutdown()
+    image = daemon.api.call("GET", f"/images/by-{cli}:1/json")
+    assert told == [f"Downloading from {url}", image["Id"]]
+    assert (image["Comment"], image["Config"]["Cmd"]) == (f"Imported from {url}", ["/bin/sh", "-c", "a"])
+    assert (missing.returncode, f"failed to GET {url}x with status 404" in missing.stderr) == (1, True)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Files of a directory."""
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing on the tests' output."""

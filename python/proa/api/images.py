@@ -11,7 +11,7 @@ from proa.api.query import Query
 from proa.api.responses import CREATED, TAR, Response, Stream, json_reply
 from proa.api.routes import Route
 from proa.api.streams import Progress
-from proa.errors import InvalidParameter, NotImplemented_
+from proa.errors import InvalidParameter
 from proa.http._connection import Request
 from proa.schema.oci import Platform
 
@@ -85,13 +85,12 @@ async def create(engine: Engine, request: Request) -> Response:
         )
         return Stream(await Progress.start(pulling))
     source = query.text("fromSrc")
-    if source != "-":
-        raise NotImplemented_("importing from a URL is not supported: send the archive itself (fromSrc=-)")
     importing = engine.images.import_(
         request.body,
+        url=_source_url(source),
         repo=query.text("repo"),
         tag=query.text("tag"),
-        message=query.text("message") or "Imported from -",
+        message=query.text("message") or f"Imported from {source}",
         changes=query.texts("changes"),
         platform=platform,
     )
@@ -121,6 +120,13 @@ def platform_of(text: str) -> str:
     except msgspec.DecodeError as exc:
         raise InvalidParameter(f"failed to parse platform: {exc}") from exc
     return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
+
+
+def _source_url(source: str) -> str:
+    """Where an import comes from; empty for the request's body."""
+    if source == "-":
+        return ""
+    return source if "://" in source else f"http://{source}"
 
 
 ROUTES = (

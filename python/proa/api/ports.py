@@ -168,13 +168,14 @@ class Images(Protocol):
         self,
         body: AsyncIterator[bytes],
         *,
+        url: str,
         repo: str,
         tag: str,
         message: str,
         changes: Sequence[str],
         platform: str,
     ) -> AsyncIterator[bytes]:
-        """Progress as Docker's JSON stream, the image id last."""
+        """Of `url`, where it is not empty; progress as Docker's JSON stream, the image id last."""
         ...
 
     async def pull(

@@ -7,7 +7,7 @@ import os
 
 from proa.cli.failure import Failure
 from proa.cli.flags import Command, Parsed
-from proa.cli.pull import messages, show_progress
+from proa.cli.pull import show_progress
 from proa.cli.streams import write_all
 from proa.cli.table import show
 from proa.cli.transport import Response, client, query, quote
@@ -168,12 +168,7 @@ def import_(parsed: Parsed) -> int:
     wanted += "".join(f"&changes={quote(change)}" for change in parsed.get("change", ()))
     api = client(parsed.options)
     response = api.upload("POST", f"/images/create{wanted}", iter(()) if remote else _chunks(source))
-    for message in messages(response):
-        error = (message.get("errorDetail") or {}).get("message") or message.get("error")
-        if error:
-            raise Failure(error)
-        if message.get("status"):
-            show(message["status"] + "\n")
+    show_progress(response, 1)
     return 0
 
 

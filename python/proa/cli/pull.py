@@ -94,6 +94,9 @@ def show_progress(response: Response, out: int | None) -> "list[dict[str, Any]]"
     return extra
 
 
+_CLEAR = "\x1b[2K\r"
+
+
 class Progress:
     """Plain lines without counts of bytes; on a terminal rows, one a layer."""
 
@@ -115,7 +118,9 @@ class Progress:
             return
         if self._rows is not None:
             self._rows.close()
-        elif message.get("progress") or (message.get("progressDetail") or {}).get("current"):
+        if message.get("progress") or (message.get("progressDetail") or {}).get("current"):
+            if self._rows is not None:
+                self._write(f"{_CLEAR}{status} {message.get('progress', '')}\r")
             return
         self._write(message.get("stream") or (f"{layer}: {status}\n" if layer else f"{status}\n"))
 

@@ -16,7 +16,7 @@ documentation; containerd's hosts.toml.
 """
 
 from proa.registry.client import Registry
-from proa.registry.model import BlobSource, Interrupted, Manifest
+from proa.registry.model import BlobSource, Interrupted, Manifest, Remote
 from proa.registry.settings import RegistrySettings
 
-__all__ = ["BlobSource", "Interrupted", "Manifest", "Registry", "RegistrySettings"]
+__all__ = ["BlobSource", "Interrupted", "Manifest", "Registry", "RegistrySettings", "Remote"]

@@ -15,7 +15,7 @@ from proa.schema.registry import AuthResponse, Credentials, SearchResult
 
 if TYPE_CHECKING:
     from proa.registry.hosts import Host
-    from proa.registry.model import BlobSource, Manifest
+    from proa.registry.model import BlobSource, Manifest, Remote
 
 
 class Registry:
@@ -155,6 +155,14 @@ class Registry:
         """Repositories that match, at the Hub or at the registry the term begins with; limit 0 is 25."""
         return await self._made.account.search(term, limit, filters, credentials)
 
+    def open_url(self, url: str) -> AbstractAsyncContextManager["Remote"]:
+        """What any http or https URL has, along redirects; not resumed where it breaks off.
+
+        Raises NotFound, InvalidParameter, Unauthorized, Forbidden and System by the server's status,
+        Unavailable (Interrupted in the middle).
+        """
+        return self._made.web.open(url)
+
     # ---- ours ------------------------------------------------------------------------------------
 
     @property
@@ -180,6 +188,7 @@ class _Clients:
         from proa.registry.pool import Pool
         from proa.registry.proxies import read_proxies
         from proa.registry.upload import Upload
+        from proa.registry.web import Web
 
         def registry_of(domain: str) -> "Host":
             return hosts_of(domain, settings)[-1]
@@ -190,6 +199,7 @@ class _Clients:
         )
         self.upload: Upload = Upload(self.exchange, registry_of)
         self.account: Account = Account(self.exchange, registry_of)
+        self.web: Web = Web(self.exchange)
 
 
 def _wanted(ref: Reference) -> str:

@@ -113,13 +113,13 @@ def _from_body(body: bytes) -> tuple[str, str] | None:
     if answer.errors:
         first = answer.errors[0]
         code = first.code.lower().replace("_", " ")
-        return _shown(code), _shown(first.message or code)
+        return shown(code), shown(first.message or code)
     text = answer.details if isinstance(answer.details, str) else answer.message
     if isinstance(text, str) and text:
-        return "", _shown(text)
+        return "", shown(text)
     return None
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A foreign text, fit for a terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in text[:TEXT_MAX])

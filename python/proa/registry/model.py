@@ -17,6 +17,14 @@ class Interrupted(Unavailable):
     """A body ended before its end: what came so far is good, ask again from the offset reached."""
 
 
+class Remote(Struct, frozen=True):
+    """An answer under way."""
+
+    length: int | None
+    """Bytes of `chunks`, where the server tells."""
+    chunks: AsyncIterator[bytes]
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """A manifest or an index as it came; `data` has the digest and size of `descriptor`."""
 

@@ -7,6 +7,7 @@ import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from fake_engine import FakeEngine
@@ -222,7 +223,13 @@ class TestStreams:
         client = connect()
         assert (await client.request("POST", "/images/load")).status == 200
         assert (await client.request("POST", "/images/create?fromSrc=-&repo=a&tag=b")).status == 200
-        assert engine.images.calls == [("import", "a", "b", "Imported from -", (), "")]
+        assert engine.images.calls == [("import", "", "a", "b", "Imported from -", (), "")]
+
+    async def test_an_import_from_a_url(self, connect: Connect, engine: FakeEngine) -> None:
+        for source, url in (("https%3A%2F%2Fh%2Fx%3Fy", "https://h/x?y"), ("h%2Fx", "http://h/x")):
+            assert (await connect().request("POST", f"/images/create?fromSrc={source}")).status == 200
+            assert engine.images.calls[-1][:2] == ("import", url)
+            assert engine.images.calls[-1][4] == f"Imported from {unquote(source)}"
 
     async def test_load_takes_a_chunked_archive(self, connect: Connect, engine: FakeEngine) -> None:
         client = connect()

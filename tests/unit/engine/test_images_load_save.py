@@ -8,13 +8,16 @@ import lzma
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from image_archives import chunks, config, digest, docker_archive, oci_archive, tar
-from images_rig import Rig, lines
+from images_rig import Rig, lines, told
 
 from proa.errors import InvalidParameter, NotFound
+from proa.registry import Interrupted
 
+URL = "http://web.example/root.tar"
 BASE = tar({"bin": None, "bin/true": b"#!base"})
 TOP = tar({"etc/os": b"top"})
 
@@ -218,6 +221,29 @@ async def test_any_tar_becomes_an_image(rig: Rig) -> None:
     (step,) = await rig.images.history("made:1")
     assert step.comment == "by hand"
     assert rig.content.path(image.content[0].digest).read_bytes() == gzip.compress(BASE, mtime=0)
+
+
+async def test_what_a_url_has_is_imported_as_it_comes(rig: Rig) -> None:
+    rig.registry.web[URL] = gzip.compress(BASE, mtime=0)
+    said = await import_url(rig)
+    image = rig.images.resolve("made:latest")
+    assert said == [f"Downloading from {URL}", image.id]
+    assert (Path(image.layers[0]) / "bin/true").exists()
+
+
+async def test_a_url_that_has_nothing_or_breaks_off_leaves_nothing(rig: Rig) -> None:
+    with pytest.raises(NotFound, match="failed to GET"):
+        await import_url(rig)
+    rig.registry.web[URL] = BASE
+    rig.registry.break_at[URL] = [len(BASE) // 2]
+    with pytest.raises(Interrupted):
+        await import_url(rig)
+    assert (await rig.names(), rig.files()) == ([], set())
+
+
+async def import_url(rig: Rig) -> list[Any]:
+    wish = {"repo": "made", "tag": "", "message": "", "changes": (), "platform": ""}
+    return await told(rig.images.import_(chunks(b""), url=URL, **wish))
 
 
 async def test_an_import_without_a_name_has_none(rig: Rig) -> None:

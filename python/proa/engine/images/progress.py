@@ -41,7 +41,7 @@ class Progress:
         self._put(object(), {"status": status, "progressDetail": {}, "id": id_})
 
     def count(self, status: str, id_: str, current: int, total: int) -> None:
-        """How far a layer is, in bytes; cheap, for every chunk."""
+        """How far a layer is, in bytes; cheap, for every chunk. Without an id, how far the whole is."""
         now = self._clock()
         if now - self._counted.get(id_, 0.0) < _COUNTS_APART:
             return
@@ -49,7 +49,8 @@ class Progress:
         self._pending.pop(id_, None)
         detail = {"current": current, "total": total}
         bar = progress_bar(current, total)
-        self._put(id_, {"status": status, "progressDetail": detail, "progress": bar, "id": id_})
+        named = {"id": id_} if id_ else {}
+        self._put(id_, {"status": status, "progressDetail": detail, "progress": bar, **named})
 
     def line(self, value: dict[str, Any]) -> None:
         """Any other object."""

@@ -14,10 +14,10 @@ import msgspec
 
 from proa.content import Content
 from proa.engine.images import filters as image_filters
-from proa.engine.images import pulling, pushing, transfer
+from proa.engine.images import importing, pulling, pushing, transfer
 from proa.engine.images.builtin import install_hello
 from proa.engine.images.committing import Packing
-from proa.engine.images.importing import Importer
+from proa.engine.images.importing import Import, Importer
 from proa.engine.images.loading import Loader
 from proa.engine.images.removal import Remover
 from proa.engine.images.restoring import Restorer
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 _NO_CREATED = "0001-01-01T00:00:00Z"
 
 
-class Registry(transfer.Registry, pushing.Registry, Protocol):
+class Registry(transfer.Registry, pushing.Registry, importing.Web, Protocol):
     """What images ask of registries."""
 
 
@@ -69,7 +69,7 @@ class Images:
         self._containers = containers
         self._remover = Remover(self.store, events, containers, executor)
         self._loader = Loader(self.store, events, executor)
-        self._importer = Importer(self.store, events, executor)
+        self._importer = Importer(self.store, events, executor, registry)
         self._saver = Saver(self.store, executor)
         self._puller = pulling.Puller(
             self.store,
@@ -254,16 +254,20 @@ class Images:
         self,
         body: AsyncIterator[bytes],
         *,
+        url: str = "",
         repo: str,
         tag: str,
         message: str,
         changes: Sequence[str],
         platform: str,
     ) -> AsyncIterator[bytes]:
-        """Progress as Docker's JSON stream, the image id last. Raises InvalidParameter, System."""
-        async for line in self._importer.import_(
-            body, repo=repo, tag=tag, message=message, changes=changes, platform=platform
-        ):
+        """Of `url`, where there is one, else of the body: progress as Docker's JSON stream, the id last.
+
+        Raises classes of proa.errors, after some of it as well.
+        """
+        wanted = Import.of(repo, tag, message, changes, platform)
+        source = self._importer.import_url(url, wanted) if url else self._importer.import_(body, wanted)
+        async for line in source:
             yield line
         await self._remover.collect()
 
