@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from proa.errors import InvalidParameter
-from proa.http._connection import Request
+from proa.http._request import Request
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from proa.api.responses import Response, Stream, json_reply
 from proa.api.routes import Route
 from proa.api.streams import Progress
 from proa.errors import InvalidParameter, NotImplemented_
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.build import BuildOptions, ProaBuild
 from proa.schema.container import Ulimit
 from proa.schema.registry import Credentials

@@ -21,7 +21,7 @@ from proa.api.routes import Route
 from proa.api.streams import JSONLines, WhenDone
 from proa.api.websocket import WebSocketHijack
 from proa.errors import Conflict, InvalidParameter, NotFound
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
 from proa.schema.stream import AttachOptions, LogsOptions
 

@@ -9,7 +9,7 @@ import binascii
 import msgspec
 
 from proa.errors import InvalidParameter
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.registry import Credentials
 
 _decode = msgspec.json.Decoder(Credentials).decode

@@ -12,7 +12,7 @@ from proa.api.query import Query
 from proa.api.responses import EMPTY, Response, created_reply, json_reply
 from proa.api.routes import Route
 from proa.errors import InvalidParameter
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.exec import ExecCreateRequest, ExecStartRequest
 
 _create_body = Body(ExecCreateRequest)

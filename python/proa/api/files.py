@@ -23,7 +23,7 @@ from proa.api.responses import (
 )
 from proa.api.routes import Route
 from proa.errors import InvalidParameter
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.archive import PathStat
 from proa.schema.container import ContainerConfig
 

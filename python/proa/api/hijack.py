@@ -4,7 +4,7 @@ Source: moby daemon/server/router/container/container_routes.go (postContainersA
 """
 
 from proa.api.responses import MULTIPLEXED_STREAM, RAW_STREAM
-from proa.http._connection import Request
+from proa.http._request import Request
 
 
 class Hijack:

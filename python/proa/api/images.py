@@ -12,7 +12,7 @@ from proa.api.responses import CREATED, TAR, Response, Stream, json_reply
 from proa.api.routes import Route
 from proa.api.streams import Progress
 from proa.errors import InvalidParameter
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.oci import Platform
 
 _platform = msgspec.json.Decoder(Platform)

@@ -8,7 +8,7 @@ from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import EMPTY, NO_CONTENT, Response, created_reply, json_reply
 from proa.api.routes import Route
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.network import NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
 
 _create_body = Body(NetworkCreateRequest)

@@ -13,7 +13,7 @@ from proa.api.query import Query
 from proa.api.responses import Reply, Response, json_reply, response_head
 from proa.api.routes import Route
 from proa.errors import InvalidParameter
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.registry import Credentials
 
 _auth_body = Body(Credentials)

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from proa.api.ports import Engine
 from proa.api.responses import LATEST_MINOR, OLDEST_MINOR, Response
 from proa.errors import InvalidParameter, NotFound, ProaError
-from proa.http._connection import Request
+from proa.http._request import Request
 
 Handler = Callable[[Engine, Request], Awaitable[Response]]
 

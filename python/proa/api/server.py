@@ -15,7 +15,7 @@ from proa.api.responses import Reply, Response, error_reply, failure_reply
 from proa.api.routes import Route, Router
 from proa.errors import Forbidden, ProaError
 from proa.http import server as http
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.http.listeners import PeerPolicy, peer_credentials
 from proa.http.server import Limits, Server
 from proa.http.tls import server_context

@@ -11,7 +11,7 @@ from proa.api.responses import TEXT, Reply, Response, Stream, json_reply, respon
 from proa.api.routes import Route, refusal
 from proa.api.streams import JSONLines
 from proa.errors import InvalidParameter, NotImplemented_, Unavailable
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.system import EventActor, EventMessage
 
 PING_HEADERS = (

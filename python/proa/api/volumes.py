@@ -9,7 +9,7 @@ from proa.api.query import Query
 from proa.api.responses import NO_CONTENT, Response, created_reply, json_reply
 from proa.api.routes import Route
 from proa.errors import Unavailable
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.volume import VolumeCreateOptions
 
 _create_body = Body(VolumeCreateOptions)

@@ -13,7 +13,7 @@ from hashlib import sha1
 
 from proa.api.hijack import Hijack
 from proa.errors import InvalidParameter
-from proa.http._connection import Request
+from proa.http._request import Request
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10

@@ -14,7 +14,7 @@ from proa.distribution.paths import Call, Query
 from proa.distribution.replies import Reply, Response, Stream
 from proa.distribution.repositories import Link, Repositories, Stored
 from proa.distribution.store import Store
-from proa.http._connection import Request
+from proa.http._request import Request
 from proa.schema.oci import Descriptor
 
 PAGE = 100

@@ -12,7 +12,7 @@ from proa.distribution.replies import Reply, Response
 from proa.distribution.repositories import Stored
 from proa.distribution.store import Store
 from proa.distribution.uploads import Upload
-from proa.http._connection import Request
+from proa.http._request import Request
 
 TAGS_MAX: Final = 64
 """Tags that come with one manifest."""

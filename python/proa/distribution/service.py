@@ -15,7 +15,7 @@ from proa.distribution.pulls import Pulls
 from proa.distribution.pushes import Pushes
 from proa.distribution.replies import Reply, Response
 from proa.http import server as http
-from proa.http._connection import Request
+from proa.http._request import Request
 
 log = logging.getLogger(__name__)
 

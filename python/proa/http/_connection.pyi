@@ -1,54 +1,11 @@
 """The types of the compiled connection class; its text is in _connection.pyx."""
 
 from asyncio import AbstractEventLoop, BaseTransport, Protocol, Task
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any
 from typing import Protocol as Interface
 
-class HttpError(Exception):
-    status: int
-    def __init__(self, status: int, message: str) -> None: ...
-
-class Request:
-    """A request's head, and its body once the route said how to read it."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def query(self) -> str: ...
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Names in lower case; repeated ones joined by a comma."""
-
-    @property
-    def route(self) -> Target: ...
-    @property
-    def name(self) -> str:
-        """What the path holds where the route has a name, percent-decoded."""
-
-    @property
-    def minor(self) -> int:
-        """The API version asked for is 1.<minor>."""
-
-    @property
-    def body(self) -> Any:
-        """bytes, or a BodyStream where the route streams its body."""
-
-    @property
-    def connection(self) -> Connection: ...
-    @property
-    def keep_alive(self) -> bool: ...
-    @property
-    def chunked(self) -> bool: ...
-    @property
-    def length(self) -> int: ...
-    @property
-    def http10(self) -> bool: ...
-
-class BodyStream(AsyncIterator[bytes]):
-    async def __anext__(self) -> bytes: ...
+from proa.http._request import Request
 
 class Target(Interface):
     """What the connection asks of a route."""
@@ -112,5 +69,3 @@ class Connection(Protocol):
     def detached(self) -> bool: ...
     def detach(self) -> tuple[int, bytes]: ...
     def shut_down(self) -> Task[None] | None: ...
-
-def parse_head(head: bytes) -> Request: ...

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proa.errors import InvalidParameter, ProaError
-from proa.http._connection import Connection, Request
+from proa.http._connection import Connection
+from proa.http._request import Request
 from proa.http.listeners import BACKLOG, inherited, listen_tcp, listen_unix
 from proa.http.tls import TlsTransport
 

@@ -5,7 +5,7 @@ import random
 import httptools
 import pytest
 
-from proa.http._connection import HttpError, Request, parse_head
+from proa.http._request import HttpError, Request, parse_head
 
 SEEDS = (
     b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n",
