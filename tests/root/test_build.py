@@ -86,6 +86,16 @@ def context_of(tmp_path: Path, dockerfile: str, **files: str) -> Path:
     return tmp_path
 
 
+def tar_of(files: dict[str, str], mode: Any = "w") -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return stream.getvalue()
+
+
 def run(daemon: Instance, command: str, image: str = "built") -> str:
     found = daemon.run("run", "--rm", image, "sh", "-c", command)
     assert found.returncode == 0, found.stderr
@@ -123,6 +133,74 @@ def test_what_changed_is_done_again_and_times_do_not_count(daemon: Instance, tmp
     changed = build(daemon, context)
     assert changed.cached == []
     assert changed.output == "two"
+
+
+def test_a_linked_copy_does_not_look_at_what_is_below(daemon: Instance, tmp_path: Path) -> None:
+    text = (
+        "FROM busybox AS below\nARG base\n"
+        "RUN mkdir -m 0700 /real && ln -s /real /link && echo $base > /real/id\n"
+        "FROM below\nCOPY --link --chown=7:8 tree /link/\nRUN ls /link /real && stat -c '%u %a' /link/a\n"
+    )
+    context = context_of(tmp_path, text, tree__a="1", tree__deep__b="2")
+    first = build(daemon, context, "t=linked&buildargs=%7B%22base%22%3A%22one%22%7D")
+    assert first.error == ""
+    # The link of the base is not followed: the copy's own directory takes its place.
+    assert first.output == "/link:\na\ndeep\n\n/real:\nid\n7 644\n"
+    again = build(daemon, context, "t=linked&buildargs=%7B%22base%22%3A%22two%22%7D")
+    assert again.cached == ["[stage-1 1/2] COPY --link --chown=7:8 tree /link/"]
+    assert run(daemon, "cat /real/id /link/deep/b; stat -c %a /", "linked") == "two\n2755\n"
+    third = build(daemon, context, "t=linked&buildargs=%7B%22base%22%3A%22two%22%7D")
+    assert third.id == again.id
+
+
+def test_a_shared_step_outlives_the_build_that_began_it(daemon: Instance, tmp_path: Path) -> None:
+    """It reads its context, which came as a tar, after its client has gone."""
+    text = (
+        "FROM busybox\nRUN --mount=type=bind,target=/context --mount=type=cache,target=/c "
+        "touch /c/begun; while ! [ -e /c/go ]; do usleep 1000; done; cat /context/file\n"
+    )
+    body = tar_of({"Dockerfile": text, "file": "still there\n"})
+    mounts = Path(daemon.config.data_root, "builds/caches")
+    with contextlib.closing(Connection(daemon)) as first, contextlib.closing(Connection(daemon)) as second:
+        first.request("POST", "/build?t=shared", body, {"Content-Type": "application/x-tar"})
+        assert eventually(lambda: [*mounts.glob("*/begun")])
+        second.request("POST", "/build?t=shared", body, {"Content-Type": "application/x-tar"})
+        answer = second.getresponse()
+        lines = iter(answer.readline, b"")
+        assert b"Step 2/2" in next(line for line in lines if b"Step 2/2" in line)
+        first.close()
+        contexts = Path(daemon.config.data_root, "builds/contexts")
+        (begun,) = mounts.glob("*/begun")
+        begun.with_name("go").touch()
+        assert any(b"still there" in line for line in lines)
+    assert eventually(lambda: not [*contexts.iterdir()])
+
+
+def test_an_epoch_makes_builds_equal_to_the_byte(tmp_path: Path) -> None:
+    """On two daemons that know nothing of each other, every step done anew."""
+    context = context_of(
+        tmp_path,
+        "FROM busybox\nWORKDIR /w\nCOPY file .\nRUN mkdir d && echo x > d/y && ln -s y d/z\n"
+        "COPY --link file /linked\nLABEL a=b\n",
+        file="content",
+    )
+    ids, base = [], str(tmp_path / "base.tar")
+    for name in ("one", "two"):
+        os.utime(context / "file")
+        with instance(tmp_path / f"daemon-{name}") as fresh:
+            # Of each instance busybox is another image.
+            assert fresh.run("load", "-i", base).returncode == 0 if ids else True
+            assert fresh.run("save", "-o", base, "busybox").returncode == 0
+            outcome = build(
+                fresh, context, "t=same&nocache=1", SourceDateEpoch=1_000_000_000, RewriteTimestamp=True
+            )
+            assert outcome.error == ""
+            times = fresh.run("run", "--rm", "same", "sh", "-c", "stat -c %Y /w/file /w/d /w/d/y /linked")
+            assert set(times.stdout.split()) == {"1000000000"}
+            shown = json.loads(fresh.run("image", "inspect", "same").stdout)[0]
+            assert shown["Created"] == "2001-09-09T01:46:40Z"
+            ids.append(outcome.id)
+    assert ids[0] == ids[1]
 
 
 def test_what_is_ignored_is_not_there(daemon: Instance, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -51,6 +51,9 @@ class Contexts:
         self._scratch = scratch / secrets.token_hex(8)
         self._executor = executor
         self._contexts: dict[str, Context] = {}
+        self._holders = 0
+        self._removing: asyncio.Future[Any] | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         try:
@@ -62,9 +65,27 @@ class Contexts:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        removing = self._run(proa_native.remove_tree, str(self._scratch))
-        with suppress(OSError):
-            await asyncio.shield(removing)
+        self._closed = True
+        if not self._holders:
+            with suppress(OSError):
+                await asyncio.shield(self._remove())
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Everything stays while this lasts; what had to stay past the build's end goes with the last."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if self._closed and not self._holders:
+                self._removing = self._remove()
+                self._removing.add_done_callback(
+                    lambda removing: removing.cancelled() or removing.exception()
+                )
+
+    def _remove(self) -> "asyncio.Future[Any]":
+        return self._run(proa_native.remove_tree, str(self._scratch))
 
     # ---- where contexts come from -------------------------------------------------------------------
 

@@ -138,6 +138,11 @@ class ContextRoot(Struct, frozen=True, kw_only=True, tag="context-root"):
     context: str
 
 
+def stands_alone(operation: "Operation") -> bool:
+    """Whether a layer neither reads nor depends on what it is put on: input 0 says only where it goes."""
+    return isinstance(operation, Copy) and operation.link
+
+
 Operation = Image | Scratch | Run | Copy | Directory | ContextRoot
 
 

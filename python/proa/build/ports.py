@@ -1,6 +1,7 @@
 """What builds need of the rest of the engine: layers, commands, files, contexts, and who watches."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from msgspec import Struct
@@ -63,6 +64,14 @@ class Layers(Protocol):
         """
         ...
 
+    async def stack(self, directory: str, lower: Sequence[str]) -> str:
+        """A second directory of a layer that was made alone, to be put on others; committed or discarded."""
+        ...
+
+    def commit_stacked(self, directory: str, chain_id: str, parent: str, alone: str) -> str:
+        """As `commit`, of what `stack` made; `alone` is the layer's own chain id."""
+        ...
+
     async def discard(self, overlay: Overlay) -> None:
         """Remove a layer that was not committed, whatever is in it."""
         ...
@@ -83,6 +92,10 @@ class Mounted(Struct, frozen=True):
 
 class Work(Protocol):
     """What steps do: each call changes one writable layer and returns when nothing of it runs any more."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """What steps need stays while this lasts, past the build's own end: others may wait for a step."""
+        ...
 
     async def run(
         self,

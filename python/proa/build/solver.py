@@ -133,6 +133,36 @@ class Solver:
         )
         return layer
 
+    async def stack(self, alone: Layer, parent: Result) -> Layer:
+        """A layer that was made alone, on top of others."""
+        if parent is None:
+            return alone
+        if alone.diff_id and parent.chain_id:
+            chain_id = chain(parent.chain_id, alone.diff_id)
+            if found := self.layers.of_chain(chain_id):
+                return Layer(parent, found[-1][1], chain_id, alone.diff_id, alone.created_ns)
+        directory = await self.layers.stack(alone.directory, parent.directories)
+        stacked = Layer(parent, directory, created_ns=alone.created_ns)
+        stacked.settling = self._spawn(self._settle_stacked(stacked, alone, parent), "stacked layer")
+        return stacked
+
+    async def _settle_stacked(self, stacked: Layer, alone: Layer, parent: Layer) -> None:
+        """Make it known under its chain id; its key is the lone layer's."""
+        kept = False
+        try:
+            await alone.settled()
+            await parent.settled()
+            chain_id = chain(parent.chain_id, alone.diff_id)
+            with self._transactions.transaction():
+                directory = self.layers.commit_stacked(
+                    stacked.directory, chain_id, parent.chain_id, alone.chain_id
+                )
+            stacked.chain_id, stacked.diff_id = chain_id, alone.diff_id
+            kept = directory == stacked.directory
+        finally:
+            if not kept:
+                await self._unneeded(Overlay(lower=(), upper=stacked.directory, work=""))
+
     async def _settle(self, layer: Layer, overlay: Overlay, identity: Identity, description: str) -> None:
         """Measure it, and make it known under its chain id and its key."""
         kept = False
@@ -144,10 +174,13 @@ class Solver:
             kept = self._record(layer, overlay, identity, description, below, measured)
         finally:
             if not kept:
-                # Steps of builds under way may stand on it.
-                self._duplicates.append(overlay)
-                if not self._running:
-                    await self._discard_duplicates()
+                await self._unneeded(overlay)
+
+    async def _unneeded(self, overlay: Overlay) -> None:
+        """Discard a layer as soon as no build is under way whose steps may stand on it."""
+        self._duplicates.append(overlay)
+        if not self._running:
+            await self._discard_duplicates()
 
     async def _discard_duplicates(self) -> None:
         duplicates, self._duplicates = self._duplicates, []
@@ -237,7 +270,8 @@ class _Solving:
     async def _identify(self, number: int) -> Identity:
         vertex = self._vertices[number]
         with self._named(number):
-            pending = [self._identity(each) for each in vertex.inputs]
+            below = 1 if graph.stands_alone(vertex.operation) else 0
+            pending = [self._identity(each) for each in vertex.inputs[below:]]
             inputs = [await each for each in pending]
             reads = await self._work.identify(vertex.operation)
         return identify(vertex.operation, [each.key for each in inputs], reads)
@@ -255,6 +289,11 @@ class _Solving:
             for each in vertex.inputs:
                 self._result(each)
         parent = await self._result(vertex.inputs[0]) if vertex.inputs else None
+        alone = graph.stands_alone(vertex.operation)
+        layer = await self._layer(number, vertex, identity, None if alone else parent)
+        return await self._solver.stack(layer, parent) if alone else layer
+
+    async def _layer(self, number: int, vertex: graph.Vertex, identity: Identity, parent: Result) -> Layer:
         if not vertex.ignore_cache:
             found = self._solver.find(identity.key, parent)
             if found is not None:
@@ -280,7 +319,8 @@ class _Solving:
             def change(overlay: Overlay) -> Coroutine[Any, Any, None]:
                 return self._change(overlay, vertex, inputs, flight.tell)
 
-            return await self._solver.make(parent, identity, vertex.title, change)
+            with self._work.hold():
+                return await self._solver.make(parent, identity, vertex.title, change)
 
         self._watcher.started(number)
         try:

@@ -25,6 +25,8 @@ class ProaBuild(Struct, frozen=True, kw_only=True, rename="pascal", omit_default
     entitlements: list[str] = []
     no_cache_filter: list[str] = []
     source_date_epoch: int | None = None
+    rewrite_timestamp: bool = False
+    """Let no file of the layers that are made be younger than SOURCE_DATE_EPOCH."""
     explain_cache: bool = False
     check: bool = False
     """Only check the Dockerfile."""

@@ -1,8 +1,8 @@
 """The solver: order, sharing, the cache, failures, and what is left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,14 @@ class FakeLayers:
     def commit(self, overlay: Overlay, chain_id: str, parent: str, measured: Measured) -> str:
         return self.known.setdefault(chain_id, (parent, overlay.upper))[1]
 
+    async def stack(self, directory: str, lower: Sequence[str]) -> str:
+        stacked = f"{directory} on {lower[0]}"
+        self.open[stacked] = self.open[directory]
+        return stacked
+
+    def commit_stacked(self, directory: str, chain_id: str, parent: str, alone: str) -> str:
+        return self.known.setdefault(chain_id, (parent, directory))[1]
+
     async def discard(self, overlay: Overlay) -> None:
         del self.open[overlay.upper]
         self.discarded.append(overlay.upper)
@@ -72,6 +80,15 @@ class FakeWork:
         self.content = "content"
         self.gates: dict[str, asyncio.Event] = {}
         self.begun: asyncio.Queue[str] = asyncio.Queue()
+        self.held = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        self.held += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
 
     async def run(
         self,
@@ -194,9 +211,10 @@ def run(command: str, *inputs: int, **more: Any) -> graph.Vertex:
     return graph.Vertex(operation=operation, inputs=inputs, title=command, **more)
 
 
-def copy(*inputs: int) -> graph.Vertex:
+def copy(*inputs: int, link: bool = False) -> graph.Vertex:
     sources = (graph.FromInput(input=1, paths=("/x",)),)
-    return graph.Vertex(operation=graph.Copy(sources=sources, target="/"), inputs=inputs, title="copy")
+    operation = graph.Copy(sources=sources, target="/", link=link)
+    return graph.Vertex(operation=operation, inputs=inputs, title="copy")
 
 
 async def test_steps_stand_on_each_other(world: World) -> None:
@@ -286,6 +304,38 @@ async def test_a_shared_step_outlives_one_of_its_builds(world: World) -> None:
         await first
     world.work.gates["one"].set()
     assert await second == ["base", "u0"]
+
+
+async def test_a_shared_step_keeps_what_it_needs_past_its_own_build(world: World) -> None:
+    world.work.gates = {"one": asyncio.Event()}
+    first = asyncio.ensure_future(world.build(image(), run("one", 0)))
+    await world.work.begun.get()
+    events = Events()
+    second = asyncio.ensure_future(world.build(image(), run("one", 0), events=events))
+    await events.stepping.wait()
+    first.cancel()
+    await asyncio.wait({first})
+    assert world.work.held == 1
+    world.work.gates["one"].set()
+    await second
+    assert world.work.held == 0
+
+
+async def test_a_linked_copy_is_made_once_for_every_base(world: World) -> None:
+    world.layers.known["sha256:other"] = ("", "other")
+    other = graph.Vertex(operation=graph.Image(reference="b", id="sha256:other", diff_ids=("sha256:other",)))
+    layers = await world.build(image(), run("one", 0), copy(0, 1, link=True))
+    assert layers == ["base", "u1 on base"]
+    assert world.work.done == ["one", "copy [('base',), ('u0', 'base')]"]
+    events = Events()
+    layers = await world.build(other, image(), run("one", 1), copy(0, 2, link=True), events=events)
+    assert layers == ["other", "u1 on other"]
+    assert ("cached", 3) in events.told
+    assert world.layers.of_chain(chain("sha256:other", "sha256:copy-content")) == [
+        ("sha256:other", "other"), (chain("sha256:other", "sha256:copy-content"), "u1 on other"),
+    ]  # fmt: skip
+    assert await world.build(other, image(), run("one", 1), copy(0, 2, link=True)) == layers
+    assert world.layers.discarded == []
 
 
 async def test_a_cancelled_build_leaves_nothing(world: World) -> None:

@@ -4,18 +4,21 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import proa_native
 
 from proa.build.ports import Measured
+from proa.engine.builds.linking import link_layer
 from proa.engine.images.store import ImageStore
 from proa.errors import NotFound, System
 from proa.schema.plan import Overlay
 from proa.snapshots import Snapshots
 
 _T = TypeVar("_T")
+_A = TypeVar("_A")
 
 
 class BuildLayers:
@@ -78,9 +81,29 @@ class BuildLayers:
         self._snapshots.record(draft, chain_id, parent, size=measured.size, inodes=measured.inodes)
         return self._snapshots.lower(chain_id)[0]
 
+    async def stack(self, directory: str, lower: Sequence[str]) -> str:
+        """A second directory of a layer, whose files are the same inodes, for on top of `lower`."""
+        draft = self._snapshots.draft()
+        linking = self._run(partial(link_layer, directory, lower), str(draft))
+        try:
+            await asyncio.shield(linking)
+        except BaseException:
+            await asyncio.wait((linking,))
+            await self._snapshots.discard(draft)
+            raise
+        return str(draft)
+
+    def commit_stacked(self, directory: str, chain_id: str, parent: str, alone: str) -> str:
+        """As `commit`, of what `stack` made."""
+        layer = self._snapshots.find(alone)
+        if layer is None:
+            raise NotFound(f"layer {alone}: not found")
+        self._snapshots.record(Path(directory), chain_id, parent, size=layer.size, inodes=layer.inodes)
+        return self._snapshots.lower(chain_id)[0]
+
     async def discard(self, overlay: Overlay) -> None:
         """Remove a layer that was not committed, whatever is in it."""
         await self._snapshots.discard(Path(overlay.upper))
 
-    def _run(self, call: Callable[[Overlay], _T], overlay: Overlay) -> "asyncio.Future[_T]":
-        return asyncio.get_running_loop().run_in_executor(self._executor, call, overlay)
+    def _run(self, call: Callable[[_A], _T], argument: _A) -> "asyncio.Future[_T]":
+        return asyncio.get_running_loop().run_in_executor(self._executor, call, argument)

@@ -114,7 +114,7 @@ class Builds:
                 if options.local.check:
                     return
                 wanted = await self._plan(file, options, credentials, reporter)
-                work = self._workshop.for_build(contexts, _limits(options), options)
+                work = self._workshop.for_build(contexts, _limits(options), options, epoch)
                 solution = await stack.enter_async_context(self._solver.solve(wanted, work, reporter))
                 record = await self._built.make(solution, names, options.labels, epoch)
             except (DockerfileError, VertexFailed) as exc:

@@ -1,7 +1,10 @@
 """What steps do, for one build: commands by the keeper, files by the native core. Implements ports.Work."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import proa_native
@@ -10,6 +13,7 @@ from proa.build import graph
 from proa.build.contexts import Contexts
 from proa.build.files import BuildFiles
 from proa.build.ports import Mounted, Output
+from proa.build.times import clamp_times
 from proa.engine.builds.commands import Commands, Limits
 from proa.engine.builds.mounts import CacheDirectories, StepMounts
 from proa.engine.builds.stubs import missing_targets, remove_stubs
@@ -29,7 +33,14 @@ class BuildWork:
         mounts: StepMounts,
         limits: Limits,
         entitlements: frozenset[str],
+        hold: Callable[[], AbstractContextManager[None]],
+        clamp: Callable[[Overlay], Awaitable[None]] | None,
+        reads: tuple[str, ...] = (),
     ) -> None:
+        """`clamp` is done to every layer at its end; `reads` are of every step's identity."""
+        self.hold = hold
+        self._clamp = clamp
+        self._reads = reads
         self._commands = commands
         self._files = files
         self._mounts = mounts
@@ -51,6 +62,11 @@ class BuildWork:
             targets = missing_targets(prepared.mounts, rootfs.lower)
             await self._commands.run(rootfs, step, prepared.mounts, environment, self._limits, output)
         remove_stubs(rootfs.upper, targets)
+        await self._done(rootfs)
+
+    async def _done(self, rootfs: Overlay) -> None:
+        if self._clamp is not None:
+            await self._clamp(rootfs)
 
     def _check_entitlements(self, step: graph.Run) -> None:
         """Where the process is spawned, and nowhere before (CVE-2024-23653)."""
@@ -64,18 +80,21 @@ class BuildWork:
     ) -> None:
         """Copy files."""
         await self._files.copy(rootfs, step, inputs, output)
+        await self._done(rootfs)
 
     async def make_directory(self, rootfs: Overlay, step: graph.Directory) -> None:
         """Make a directory."""
         await self._files.make_directory(rootfs, step)
+        await self._done(rootfs)
 
     async def fill(self, rootfs: Overlay, step: graph.ContextRoot) -> None:
         """Copy a whole context."""
         await self._files.fill(rootfs, step)
+        await self._done(rootfs)
 
     async def identify(self, operation: graph.Operation) -> tuple[str, ...]:
         """Digests of what an operation reads from outside the graph."""
-        return await self._files.identify(operation)
+        return (*await self._files.identify(operation), *self._reads)
 
 
 class Workshop:
@@ -99,10 +118,12 @@ class Workshop:
         self._remove_tree = remove_tree
         self._executor = executor
 
-    def for_build(self, contexts: Contexts, limits: Limits, options: BuildOptions) -> BuildWork:
-        """The work of one build."""
+    def for_build(
+        self, contexts: Contexts, limits: Limits, options: BuildOptions, epoch_ns: int | None
+    ) -> BuildWork:
+        """The work of one build; `epoch_ns` is SOURCE_DATE_EPOCH."""
         local = options.local
-        epoch = local.source_date_epoch
+        rewriting = epoch_ns is not None and local.rewrite_timestamp
         mounts = StepMounts(
             caches=self._caches,
             contexts=contexts,
@@ -117,9 +138,16 @@ class Workshop:
                 contexts,
                 self._executor,
                 self._digests,
-                None if epoch is None else epoch * 10**9,
+                epoch_ns,
             ),
             mounts=mounts,
             limits=limits,
             entitlements=frozenset(local.entitlements),
+            hold=contexts.hold,
+            clamp=partial(self._rewrite, epoch_ns) if epoch_ns is not None and rewriting else None,
+            reads=(f"times until {epoch_ns}",) if rewriting else (),
         )
+
+    async def _rewrite(self, epoch_ns: int, rootfs: Overlay) -> None:
+        """No file of a layer is younger than the epoch."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, clamp_times, rootfs.upper, epoch_ns)
