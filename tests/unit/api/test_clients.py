@@ -10,7 +10,7 @@ from pathlib import Path
 import aiodocker
 import docker
 import pytest
-from fake_engine import frame
+from fake_containers import frame
 from server_thread import ServerThread
 
 

@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 
 import pytest
-from fake_engine import FakeEngine, frame
+from fake_containers import frame
+from fake_engine import FakeEngine
 from raw_client import RawClient
 
 from proa.api.server import Server

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fake_engine import FakeEngine, frame
+from fake_containers import frame
+from fake_engine import FakeEngine
 
 from proa.api.server import Limits, Server, serve
 from proa.errors import InvalidParameter

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from fake_engine import FakeEngine, frame
+from fake_containers import frame
+from fake_engine import FakeEngine
 
 from proa.api.server import Server
 from proa.api.websocket import Unframer
