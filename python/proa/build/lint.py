@@ -18,6 +18,7 @@ from proa.build.dockerfile.expansion import Expander
 from proa.build.dockerfile.lines import Node
 from proa.build.dockerfile.parsing import Dockerfile, Stage
 from proa.build.dockerfile.source import Location
+from proa.build.words import go_quoted
 from proa.errors import InvalidParameter
 from proa.ignore import Patterns
 from proa.schema.reference import parse_reference
@@ -133,7 +134,8 @@ def _empty_continuations(file: Dockerfile) -> Iterator[Finding]:
     for node in file.lines.nodes:
         for empty in file.lines.empty_continuations:
             if node.location.start <= empty.start <= node.location.end:
-                yield _finding("NoEmptyContinuation", "Empty continuation line", node.location)
+                end = Location(node.location.end, node.location.end)
+                yield _finding("NoEmptyContinuation", "Empty continuation line", end)
                 break
 
 
@@ -337,7 +339,8 @@ class _StageLinter:
     def _workdir(self, path: str, here: Location) -> Iterator[Finding]:
         expanded, unknown = self._expand(path)
         if not (self._known.workdir or unknown or expanded.startswith("/")):
-            text = f'Relative workdir "{expanded}" can have unexpected results if the base image changes'
+            shown = go_quoted(expanded)
+            text = f"Relative workdir {shown} can have unexpected results if the base image changes"
             yield _finding("WorkdirRelativePath", text, here)
         self._known.workdir = True
 

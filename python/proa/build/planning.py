@@ -279,7 +279,7 @@ class _Planner:
             is_files = not self._context_image(name)
             operation = graph.ContextRoot(context=name.lower()) if is_files else graph.Scratch()
             vertex = self._add(graph.Vertex(operation=operation, location=source.start.location))
-            config = ImageConfig(env=[f"PATH={DEFAULT_PATH}"])
+            config = ImageConfig(env=[f"PATH={DEFAULT_PATH}"], working_dir="/")
             return self._new(number, vertex, None, platform, config, triggers, counted=0)
         total = self._total(number, triggers, counted=1)
         place = " ".join(filter(None, (self._shown_name(number), f"{1:{len(str(total))}}/{total}")))

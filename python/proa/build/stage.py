@@ -32,6 +32,9 @@ PROXY_ARGUMENTS = frozenset(
 )
 """Arguments that are there without an ARG, and leave no trace in the image or the cache."""
 
+_UNSEEN_ARGUMENTS = frozenset(("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"))
+"""Arguments that speak to the builder: no command sees them."""
+
 _URL = re.compile(r"https?://")
 _SYMBOLIC = re.compile(r"[ugoa]*[-+=][rwxXstugo]*(?:[-+=][rwxXstugo]*)*(?:,[ugoa]*[-+=][rwxXstugo]*)*")
 
@@ -153,7 +156,7 @@ class Stage:
                 value = self._expand(value)
             else:
                 value = self._inherited.get(name)
-            if value is not None:
+            if value is not None and name not in _UNSEEN_ARGUMENTS:
                 self._environment[name] = value
             self._declared[name] = value or ""
             shown.append(name if value is None else f"{name}={value}")
@@ -247,15 +250,16 @@ class Stage:
         self.steps.append(graph.Step(created_by=created_by, vertex=self.vertex))
 
     def _workdir(self, instruction: it.Workdir) -> None:
-        path = posixpath.normpath(
-            posixpath.join("/", self.config.working_dir, self._expand(instruction.path))
-        )
-        path = "/" + path.lstrip("/")
+        path = self._expand(instruction.path)
+        if not path.startswith("/"):
+            below = posixpath.join("/", self.config.working_dir)
+            path = _clean(posixpath.join(below, path)) if path else below
+        # An absolute one stands in the configuration as it was written.
         self.config = replace(self.config, working_dir=path)
         if path == "/":
             self._note(f"WORKDIR {path}")
             return
-        operation = graph.Directory(path=path, user=self.config.user)
+        operation = graph.Directory(path=_clean(path), user=self.config.user)
         self._layer(operation, (), instruction, f"WORKDIR {path}")
 
     def _run(self, instruction: it.Run) -> None:
@@ -268,7 +272,7 @@ class Stage:
         operation = graph.Run(
             arguments=tuple(words),
             environment=tuple(f"{name}={value}" for name, value in self._run_environment().items()),
-            directory=self.config.working_dir or "/",
+            directory=_clean(self.config.working_dir or "/"),
             user=self.config.user,
             mounts=mounts,
             network=instruction.network,
@@ -295,13 +299,15 @@ class Stage:
     def _mount(self, text: str, inputs: list[int]) -> graph.StepMount:
         mount = parse_mount(text, self._expand)
         number, context = self._mounted(mount, inputs)
-        target = mount.target
-        if target and not target.startswith("/"):
-            target = posixpath.join("/", self.config.working_dir, target)
         secret = mount.type in (MountType.SECRET, MountType.SSH)
-        identity = mount.id or (
-            _secret_id(mount) if secret else target if mount.type is MountType.CACHE else ""
-        )
+        target = mount.target
+        if target or not secret:
+            target = _clean(posixpath.join("/", self.config.working_dir, target))
+        if target == "/":
+            raise InvalidParameter('invalid mount target "/"')
+        identity = mount.id or (_secret_id(mount) if secret else "")
+        if mount.type is MountType.CACHE:
+            identity = mount.id or posixpath.normpath(mount.target)
         return graph.StepMount(
             type=mount.type,
             target=target or (f"/run/secrets/{identity}" if mount.type is MountType.SECRET else ""),
@@ -427,9 +433,13 @@ class Stage:
     def _target(self, path: str) -> str:
         """Absolute and clean, with the slash that says that it is a directory."""
         slash = path.endswith(("/", "/.")) or path in ("", ".")
-        clean = posixpath.normpath(posixpath.join("/", self.config.working_dir, path))
-        clean = "/" + clean.lstrip("/")
+        clean = _clean(posixpath.join("/", self.config.working_dir, path))
         return clean + "/" if slash and clean != "/" else clean
+
+
+def _clean(path: str) -> str:
+    """An absolute path without what says nothing: two slashes, `.`, `..` and a slash at the end."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _heredocs(command: it.CommandLine, original: str) -> tuple[list[str], tuple[str, str] | None, str]:

@@ -5,6 +5,7 @@ Source: the Dockerfile reference, EXPOSE and STOPSIGNAL; Go's fmt.
 
 import re
 import signal
+import sys
 from collections.abc import Iterable, Sequence
 
 from proa.durations import go_duration
@@ -59,17 +60,48 @@ def is_signal(name: str) -> bool:
     return f"SIG{bare}" in signal.Signals.__members__ or bool(re.fullmatch(r"RTM(IN|AX)([+-]\d+)?", bare))
 
 
+_ESCAPES = {
+    "\\": "\\\\",
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+}
+
+
+def go_quoted(text: str, mark: str = '"') -> str:
+    """Go's %q of a string, or of a rune with the mark `'`."""
+    shown = (_escaped(letter, mark) for letter in text)
+    return f"{mark}{''.join(shown)}{mark}"
+
+
+def _escaped(letter: str, mark: str) -> str:
+    if letter in _ESCAPES or letter == mark:
+        return _ESCAPES.get(letter, f"\\{letter}")
+    if letter.isprintable():
+        return letter
+    number = ord(letter)
+    return (
+        f"\\x{number:02x}"
+        if number < 0x80
+        else f"\\u{number:04x}"
+        if number < 0x10000
+        else f"\\U{number:08x}"
+    )
+
+
 def go_list(words: Sequence[str]) -> str:
     """Go's %q of a list: `["a" "b"]`."""
-    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    table = str.maketrans(escapes)
-    return "[" + " ".join(f'"{word.translate(table)}"' for word in words) + "]"
+    return "[" + " ".join(map(go_quoted, words)) + "]"
 
 
 def shown_health(check: HealthConfig) -> str:
-    """Go's %+v of a health check."""
-    return (
-        f"{{Test:[{' '.join(check.test or ())}] Interval:{go_duration(check.interval)} "
-        f"Timeout:{go_duration(check.timeout)} StartPeriod:{go_duration(check.start_period)} "
-        f"StartInterval:{go_duration(check.start_interval)} Retries:{check.retries}}}"
-    )
+    """Go's %q of a health check, in which a number of retries is the character that has it."""
+    times = (check.interval, check.timeout, check.start_period, check.start_interval)
+    shown = " ".join(go_quoted(go_duration(time)) for time in times)
+    # What is no character, Go shows as the one that stands for that.
+    retries = go_quoted(chr(check.retries) if check.retries <= sys.maxunicode else "\ufffd", "'")
+    return f"&{{{go_list(check.test or ())} {shown} {retries}}}"

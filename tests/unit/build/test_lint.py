@@ -21,7 +21,7 @@ def rules(text: str) -> list[str]:
     [
         ("FROM a AS Base", "StageNameCasing: Stage name 'Base' should be lowercase (line 1)"),
         ("FROM a as base", "FromAsCasing: 'as' and 'FROM' keywords' casing do not match (line 1)"),
-        ("FROM a\nRUN x \\\n\n  y", "NoEmptyContinuation: Empty continuation line (line 2)"),
+        ("FROM a\nRUN x \\\n\n  y", "NoEmptyContinuation: Empty continuation line (line 4)"),
         (
             "FROM a\nrun x",
             "ConsistentInstructionCasing: Command 'run' should match the case of the command majority "
@@ -52,6 +52,11 @@ def rules(text: str) -> list[str]:
         (
             "ARG VERSION=1\nFROM a:${VERSON}",
             "UndefinedArgInFrom: FROM argument 'VERSON' is not declared (did you mean VERSION?) (line 2)",
+        ),
+        (
+            "FROM a\nENV D=C:\\\\go\nWORKDIR $D",
+            'WorkdirRelativePath: Relative workdir "C:\\\\go" can have unexpected results if the base image '
+            "changes (line 3)",
         ),
         ("FROM scratch\nCOPY $foo .", "UndefinedVar: Usage of undefined variable '$foo' (line 2)"),
         (

@@ -283,12 +283,50 @@ async def test_configuration() -> None:
         volumes={"/a": {}, "/b": {}},
         user="1",
         stop_signal="SIGTERM",
+        working_dir="/",
         exposed_ports={"80/udp": {}, "81/udp": {}},
         healthcheck=outcome.config.healthcheck,
     )
     assert outcome.author == "me"
     assert outcome.steps[-2].created_by == (
-        "HEALTHCHECK {Test:[CMD-SHELL x] Interval:1m30s Timeout:0s StartPeriod:0s StartInterval:0s Retries:0}"
+        """HEALTHCHECK &{["CMD-SHELL" "x"] "1m30s" "0s" "0s" "0s" '\\x00'}"""
+    )
+
+
+async def test_a_working_directory_stands_as_it_was_written() -> None:
+    found = await planned("FROM a\nWORKDIR /w//x/\nRUN 1\nWORKDIR ${none}\nCOPY f .\nWORKDIR y/../z/\n")
+    assert [operation.path for operation in operations(found, graph.Directory)] == ["/w/x", "/w/x", "/w/x/z"]
+    assert operations(found, graph.Run)[0].directory == "/w/x"
+    assert operations(found, graph.Copy)[0].target == "/w/x/"
+    assert found.outcome.config.working_dir == "/w/x/z"
+    shown = [step.created_by for step in found.outcome.steps if step.created_by.startswith("WORKDIR")]
+    assert shown == ["WORKDIR /w//x/", "WORKDIR /w//x/", "WORKDIR /w/x/z"]
+
+
+async def test_a_mount_without_a_target_is_on_the_working_directory() -> None:
+    found = await planned(
+        "FROM a AS other\nFROM b\nWORKDIR /w\nRUN --mount=from=other --mount=type=cache,target=sub/ 1"
+    )
+    (run,) = operations(found, graph.Run)
+    assert [(mount.target, mount.id) for mount in run.mounts] == [("/w", ""), ("/w/sub", "sub")]
+    with pytest.raises(DockerfileError, match='invalid mount target "/"'):
+        await planned("FROM a\nRUN --mount=type=tmpfs 1")
+
+
+async def test_arguments_for_the_builder_are_not_seen_by_commands() -> None:
+    found = await planned("FROM a\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nRUN 1")
+    (run,) = operations(found, graph.Run)
+    assert run.environment == ("PATH=/bin",)
+    assert found.outcome.steps[0].created_by == "ARG BUILDKIT_SBOM_SCAN_STAGE=true"
+
+
+@pytest.mark.parametrize(
+    ("retries", "shown"), [(3, r"'\x03'"), (10, r"'\n'"), (39, r"'\''"), (65, "'A'"), (2000000, "'\ufffd'")]
+)
+async def test_retries_are_a_character_in_the_history(retries: int, shown: str) -> None:
+    found = await planned(f"FROM a\nHEALTHCHECK --retries={retries} CMD x")
+    assert found.outcome.steps[-1].created_by == (
+        f'HEALTHCHECK &{{["CMD-SHELL" "x"] "0s" "0s" "0s" "0s" {shown}}}'
     )
 
 

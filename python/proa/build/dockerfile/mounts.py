@@ -24,8 +24,8 @@ class MountType(enum.Enum):
 class Mount(Struct, frozen=True, kw_only=True):
     """One mount of one step.
 
-    `id` names a cache, secret or agent; `size` is in bytes, 0 for no limit; `env` is a secret's variable
-    (empty: the id), None for a file.
+    `target` is empty for the working directory; `id` names a cache, secret or agent; `size` is in bytes, 0
+    for no limit; `env` is a secret's variable (empty: the id), None for a file.
     """
 
     type: MountType = MountType.BIND
@@ -171,8 +171,6 @@ def _check(mount: Mount) -> None:
         _check_secret(mount)
     if mount.sharing and kind is not MountType.CACHE:
         raise InvalidParameter(f"invalid cache sharing set for {kind.value} mount")
-    if not mount.target and kind in (MountType.BIND, MountType.CACHE, MountType.TMPFS):
-        _refuse("target required")
 
 
 def _check_secret(mount: Mount) -> None:
