@@ -9,6 +9,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
+from msgspec import structs
+
 from proa.engine.durations import rfc3339
 from proa.engine.events import Events
 from proa.engine.registry import Registry
@@ -17,7 +19,6 @@ from proa.engine.state import Status
 from proa.engine.usage import DiskUsage
 from proa.schema.config import DaemonConfig
 from proa.schema.system import (
-    Commit,
     EventMessage,
     IndexInfo,
     PluginsInfo,
@@ -90,72 +91,23 @@ class System:
 
     async def info(self) -> SystemInfo:
         """GET /info."""
-        config, host = self.config, self._host
         states = [container.state.status for container in self._registry]
         running = sum(status in (Status.RUNNING, Status.RESTARTING) for status in states)
         paused = states.count(Status.PAUSED)
-        controllers = host.controllers
-        return SystemInfo(
+        return structs.replace(
+            _configured(_of_host(self._host), self.config),
             id=self._id,
             containers=len(states),
             containers_running=running,
             containers_paused=paused,
             containers_stopped=len(states) - running - paused,
             images=self._count_images(),
-            driver="overlay2",
-            driver_status=[
-                ["Backing Filesystem", _filesystem(config.data_root)],
-                ["Supports d_type", "true"],
-                ["Using metacopy", "false"],
-                ["Native Overlay Diff", "true"],
-                ["userxattr", "false"],
-            ],
-            docker_root_dir=config.data_root,
-            plugins=PluginsInfo(
-                volume=["local"], network=["bridge", "host", "null"], log=["json-file", "none"]
-            ),
-            memory_limit="memory" in controllers,
-            swap_limit=host.swap_accounting,
-            cpu_cfs_period="cpu" in controllers,
-            cpu_cfs_quota="cpu" in controllers,
-            cpu_shares="cpu" in controllers,
-            cpu_set="cpuset" in controllers,
-            pids_limit="pids" in controllers,
-            oom_kill_disable="memory" in controllers and host.cgroup_version != "2",
-            i_pv4_forwarding=_flag("/proc/sys/net/ipv4/ip_forward"),
-            debug=config.debug,
             n_fd=len(os.listdir("/proc/self/fd")),
             n_goroutines=len(asyncio.all_tasks()),
-            system_time=rfc3339(time.time_ns()),
-            logging_driver=config.log_driver,
-            cgroup_driver="cgroupfs",
-            cgroup_version="2" if host.cgroup_version == "2" else "1",
             n_events_listener=self._events.listeners,
-            kernel_version=os.uname().release,
-            operating_system=_os_release("PRETTY_NAME"),
-            os_version=_os_release("VERSION_ID"),
-            os_type="linux",
-            architecture=os.uname().machine,
-            ncpu=host.cpus,
-            mem_total=host.memory,
-            index_server_address="https://index.docker.io/v1/",
-            registry_config=_registries(config),
-            http_proxy=_proxy(config, "http-proxy"),
-            https_proxy=_proxy(config, "https-proxy"),
-            no_proxy=_proxy(config, "no-proxy"),
-            name=host.hostname,
-            labels=list(config.labels),
+            system_time=rfc3339(time.time_ns()),
             server_version=self._version,
-            runtimes={"proa": Runtime(path="proa"), "runc": Runtime(path="proa")},
-            default_runtime=config.default_runtime,
-            swarm=SwarmInfo(local_node_state="inactive"),
-            live_restore_enabled=True,
-            init_binary="proa-init",
-            containerd_commit=Commit(),
-            runc_commit=Commit(),
-            init_commit=Commit(),
             security_options=self._security_options(),
-            default_address_pools=[dict(pool) for pool in config.default_address_pools] or None,
             warnings=self._warnings(),
         )
 
@@ -187,6 +139,63 @@ class System:
         if not _flag("/proc/sys/net/ipv4/ip_forward"):
             told.append("WARNING: IPv4 forwarding is disabled")
         return told or None
+
+
+def _of_host(host: Host) -> SystemInfo:
+    """What the machine and its kernel are, and what any proa is on them."""
+    controllers = host.controllers
+    return SystemInfo(
+        driver="overlay2",
+        plugins=PluginsInfo(volume=["local"], network=["bridge", "host", "null"], log=["json-file", "none"]),
+        memory_limit="memory" in controllers,
+        swap_limit=host.swap_accounting,
+        cpu_cfs_period="cpu" in controllers,
+        cpu_cfs_quota="cpu" in controllers,
+        cpu_shares="cpu" in controllers,
+        cpu_set="cpuset" in controllers,
+        pids_limit="pids" in controllers,
+        oom_kill_disable="memory" in controllers and host.cgroup_version != "2",
+        i_pv4_forwarding=_flag("/proc/sys/net/ipv4/ip_forward"),
+        cgroup_driver="cgroupfs",
+        cgroup_version="2" if host.cgroup_version == "2" else "1",
+        kernel_version=os.uname().release,
+        operating_system=_os_release("PRETTY_NAME"),
+        os_version=_os_release("VERSION_ID"),
+        os_type="linux",
+        architecture=os.uname().machine,
+        ncpu=host.cpus,
+        mem_total=host.memory,
+        index_server_address="https://index.docker.io/v1/",
+        name=host.hostname,
+        runtimes={"proa": Runtime(path="proa"), "runc": Runtime(path="proa")},
+        swarm=SwarmInfo(local_node_state="inactive"),
+        live_restore_enabled=True,
+        init_binary="proa-init",
+    )
+
+
+def _configured(info: SystemInfo, config: DaemonConfig) -> SystemInfo:
+    """The same with what the configuration says."""
+    return structs.replace(
+        info,
+        driver_status=[
+            ["Backing Filesystem", _filesystem(config.data_root)],
+            ["Supports d_type", "true"],
+            ["Using metacopy", "false"],
+            ["Native Overlay Diff", "true"],
+            ["userxattr", "false"],
+        ],
+        docker_root_dir=config.data_root,
+        debug=config.debug,
+        logging_driver=config.log_driver,
+        registry_config=_registries(config),
+        http_proxy=_proxy(config, "http-proxy"),
+        https_proxy=_proxy(config, "https-proxy"),
+        no_proxy=_proxy(config, "no-proxy"),
+        labels=list(config.labels),
+        default_runtime=config.default_runtime,
+        default_address_pools=[dict(pool) for pool in config.default_address_pools] or None,
+    )
 
 
 def architecture() -> str:
