@@ -3,11 +3,15 @@
 CVE-2018-15664, CVE-2019-14271, CVE-2026-41567, CVE-2026-41568.
 """
 
+import bz2
+import gzip
+import hashlib
 import io
+import lzma
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import IncompleteRead
 from pathlib import Path
 from uuid import uuid4
@@ -88,6 +92,20 @@ def contents(data: bytes) -> list[bytes]:
 
 
 F, S, H = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_archives_come_in_any_compression(
+    daemon: Instance, name: str, compress: Callable[[bytes], bytes]
+) -> None:
+    start(daemon, name, "sleep 100")
+    content = os.urandom(300_000)
+    status, told = request(daemon, "PUT", name, "/tmp", compress(archive(("new", F, content, ""))))
+    assert (status, told) == (200, b"")
+    digest, _ = proa(daemon, "exec", name, "busybox", "sha256sum", "/tmp/new").split()
+    assert digest == hashlib.sha256(content).hexdigest()
+    cut = compress(archive(("cut", F, content, "")))[:150_000]
+    assert request(daemon, "PUT", name, "/tmp", cut)[0] in (400, 500)
 
 
 def test_a_directory_that_becomes_a_link_leads_nowhere(daemon: Instance, name: str, outside: Path) -> None:

@@ -12,6 +12,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from proa.engine.expanding import expanded
+
 T = TypeVar("T")
 
 AT_ONCE = 32
@@ -39,13 +41,16 @@ class Transfers:
         return Outgoing(write, self._executor)
 
     async def receive(self, body: AsyncIterator[bytes], read: Callable[[int], T]) -> T:
-        """Feed a client's body to `read(fd)`, which reads to the end; both have ended when this returns."""
+        """Feed a client's body to `read(fd)`, which reads to the end; both have ended when this returns.
+
+        xz and bzip2 are expanded on the way.
+        """
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setblocking(False)
             loop = asyncio.get_running_loop()
             job = loop.run_in_executor(self._executor, read, theirs.fileno())
-            feed = asyncio.ensure_future(_feed(body, ours))
+            feed = asyncio.ensure_future(self._feed(body, ours))
             both: set[asyncio.Future[Any]] = {job, feed}
             try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -60,18 +65,22 @@ class Transfers:
                     ours.shutdown(socket.SHUT_RDWR)
                 await asyncio.shield(_settled(both))
 
+    async def _feed(self, body: AsyncIterator[bytes], target: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def run(call: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+            # Not in the pool of transfers: those that wait for this hold its threads.
+            return loop.run_in_executor(None, call, *arguments)
+
+        async for chunk in expanded(body, run):
+            await loop.sock_sendall(target, chunk)
+
 
 async def _settled(tasks: "set[asyncio.Future[Any]]") -> None:
     await asyncio.wait(tasks)
     for task in tasks:
         if not task.cancelled():
             task.exception()
-
-
-async def _feed(body: AsyncIterator[bytes], target: socket.socket) -> None:
-    send = asyncio.get_running_loop().sock_sendall
-    async for chunk in body:
-        await send(target, chunk)
 
 
 class Outgoing(AsyncIterator[bytes]):

@@ -6,74 +6,23 @@ removed.
 """
 
 import asyncio
-import bz2
-import lzma
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import proa_native
 from msgspec import Struct
 
+from proa.engine.expanding import expanded
 from proa.engine.images.store import ImageRecord, ImageStore, Layer, StoredManifest, chain_ids
 from proa.errors import InvalidParameter, System
 from proa.schema.oci import ImageFile
 from proa.schema.reference import Digest, Reference
 
 _T = TypeVar("_T")
-
-_SLOW_COMPRESSIONS: Final[dict[bytes, Callable[[], Any]]] = {
-    b"\xfd7zXZ\x00": lambda: lzma.LZMADecompressor(memlimit=128 << 20),
-    b"BZh": bz2.BZ2Decompressor,
-}
-"""xz and bzip2: only outer archives and imports have them, and only the standard library needs to know."""
-
-_STEP: Final = 1 << 20
-
-
-class _Expander:
-    """Decompresses piece by piece; concatenated streams are one. Its calls block for the processor only."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._decompressor: Any = None
-        self._input = b""
-
-    @classmethod
-    def for_start(cls, chunk: bytes) -> "_Expander | None":
-        """What the first bytes need; None for the native core's compressions and none."""
-        for magic, make in _SLOW_COMPRESSIONS.items():
-            if chunk.startswith(magic):
-                return cls(make)
-        return None
-
-    @property
-    def complete(self) -> bool:
-        """No stream is cut short."""
-        return self._decompressor is None
-
-    def give(self, chunk: bytes) -> None:
-        """More compressed bytes; everything must have been taken before."""
-        self._input = chunk
-
-    def take(self) -> bytes:
-        """The next plain bytes, at most `_STEP`; empty when more input is needed."""
-        while self._input or (self._decompressor is not None and not self._decompressor.needs_input):
-            self._decompressor = self._decompressor or self._make()
-            data, self._input = self._input, b""
-            try:
-                plain: bytes = self._decompressor.decompress(data, _STEP)
-            except (lzma.LZMAError, OSError, EOFError) as exc:
-                raise InvalidParameter(f"malformed archive: {exc}") from exc
-            if self._decompressor.eof:
-                self._input = self._decompressor.unused_data
-                self._decompressor = None
-            if plain:
-                return plain
-        return b""
 
 
 class Unpacked(Struct, frozen=True, kw_only=True):
@@ -259,23 +208,11 @@ class Intake:
         return here and self.store.content.find(layer.digest) is None
 
     async def _feed(self, body: AsyncIterator[bytes], feed: proa_native.ByteFeed) -> None:
-        """Send the body on; xz and bzip2 are decompressed on the way, told by the first bytes."""
-        expand: _Expander | None = None
-        first = True
+        """Send the body on, without xz and bzip2."""
         # A reader that has ended says itself why.
         with suppress(BrokenPipeError):
-            async for chunk in body:
-                if first and chunk:
-                    first = False
-                    expand = _Expander.for_start(chunk)
-                if expand is None:
-                    await _give(feed, chunk)
-                    continue
-                await self.run(expand.give, chunk)
-                while plain := await self.run(expand.take):
-                    await _give(feed, plain)
-            if expand is not None and not expand.complete:
-                raise InvalidParameter("malformed archive: unexpected end of the compressed stream")
+            async for chunk in expanded(body, self.run):
+                await _give(feed, chunk)
 
     async def _undo(self) -> None:
         """Wait for what still runs, then remove the drafts that nothing was made of."""
