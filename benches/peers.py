@@ -65,6 +65,16 @@ class UnixConnection(http.client.HTTPConnection):
             raise RuntimeError(f"{method} {path}: {response.status} {text[:300]!r}")
         return json.loads(text) if text.strip() else {}
 
+    def stream(self, method: str, path: str, body: object) -> bytes:
+        """What comes until the engine closes the connection. Raises RuntimeError on an error status."""
+        self.request(method, "/v1.41" + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with self.getresponse() as response:
+            text = response.read()
+        self.close()
+        if response.status >= 300:
+            raise RuntimeError(f"{method} {path}: {response.status} {text[:300]!r}")
+        return text
+
 
 @dataclass
 class Engine:

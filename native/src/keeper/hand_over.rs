@@ -229,7 +229,7 @@ impl Keeper {
         let mut lent = Lent::default();
         let names = self.resolver.stop();
         let resolver = resolver::State::of(&names, &mut lent);
-        let held = self.ports.stop();
+        let held = self.stop_ports();
         let ports = ports::State::of(&held, &mut lent);
         let error = self.execute(&argv, asked, (resolver, ports), &mut lent);
         for number in lent.numbers {
@@ -239,7 +239,7 @@ impl Keeper {
         }
         boot::set_up_process();
         self.resolver.resume(names);
-        self.ports.resume(held);
+        self.resume_ports(held);
         report!("hand over: {error}");
         self.refuse(asked, failure("hand_over", &error));
     }
@@ -336,7 +336,7 @@ impl Keeper {
             }
         }
         keeper.resolver.resume(state.resolver.adopt());
-        keeper.ports.resume(state.ports.adopt());
+        keeper.resume_ports(state.ports.adopt());
         if let Some((fd, seq)) = state.asked {
             if let Some(socket) = adopt(fd) {
                 Connection::new(socket, &keeper.poll).send(&Reply::Done { seq });

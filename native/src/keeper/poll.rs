@@ -16,6 +16,8 @@ pub enum Source {
     Peer,
     /// The new program that is asked whether it can take over.
     Successor,
+    /// What was asked of the thread that holds ports.
+    Ports,
     /// A fd of process `number`.
     Process(u32, Part),
     /// Attached client of a process: (process number, client number).
@@ -45,6 +47,7 @@ impl epoll::Token for Source {
             Self::Listener => 0,
             Self::Peer => 1,
             Self::Successor => 255,
+            Self::Ports => 254,
             Self::Client(process, client) => {
                 u64::from(process) << 32 | u64::from(client & 0xff_ffff) << 8 | 2
             }
@@ -58,6 +61,7 @@ impl epoll::Token for Source {
             0 => Self::Listener,
             1 => Self::Peer,
             255 => Self::Successor,
+            254 => Self::Ports,
             2 => Self::Client(process, (token >> 8) as u32 & 0xff_ffff),
             kind => Self::Process(process, PARTS[(kind as usize - 3).min(PARTS.len() - 1)]),
         }
@@ -71,8 +75,8 @@ mod tests {
 
     #[test]
     fn tokens_hold_every_source() {
-        let mut sources =
-            vec![Source::Listener, Source::Peer, Source::Successor, Source::Client(u32::MAX, 0xff_ffff)];
+        let mut sources = vec![Source::Listener, Source::Peer, Source::Successor, Source::Ports];
+        sources.push(Source::Client(u32::MAX, 0xff_ffff));
         sources.extend(PARTS.map(|part| Source::Process(7, part)));
         for source in sources {
             assert_eq!(Source::from_token(source.token()), source);

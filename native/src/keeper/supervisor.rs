@@ -159,6 +159,7 @@ impl Keeper {
             Source::Listener => self.accept(),
             Source::Peer => self.serve(flags),
             Source::Successor => self.try_to_end(),
+            Source::Ports => self.on_ports(),
             Source::Process(number, Part::Sync) => self.drive(number),
             Source::Process(number, Part::Pidfd) => self.reap(number),
             Source::Process(number, Part::Oom) => self.on_memory_trouble(number),

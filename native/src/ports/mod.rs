@@ -5,20 +5,23 @@
 //! proa's firewall: these arrive at the sockets here, and one thread passes their bytes on. No process per port,
 //! and nothing of it depends on proad. A thread of its own, since the traffic is others' to choose.
 //!
-//! | file        | decision it hides                                    |
-//! |-------------|------------------------------------------------------|
-//! | hold.rs     | how a port is bound, and what counts as free         |
-//! | stream.rs   | a TCP connection passed on, each way with its end    |
-//! | datagram.rs | who talks to whom over UDP, and for how long         |
-//! | server.rs   | the loop                                             |
+//! | file        | decision it hides                                      |
+//! |-------------|--------------------------------------------------------|
+//! | hold.rs     | how a port is bound, and what counts as free           |
+//! | stream.rs   | a TCP connection passed on, each way with its end      |
+//! | datagram.rs | who talks to whom over UDP, and for how long           |
+//! | handle.rs   | whose the descriptors are, and what the thread is told |
+//! | server.rs   | the loop                                               |
 //!
 //! Sources: moby's cmd/docker-proxy; ip(7), ipv6(7), tcp(7), udp(7).
 
 mod datagram;
+mod handle;
 mod hold;
-pub mod server;
+mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use handle::{Handle, Left};
 pub use hold::{Held, Port};

@@ -3,22 +3,18 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{channel, Receiver, Sender};
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, Sender};
 
-use rustix::event::{eventfd, EventfdFlags};
 use rustix::net::{accept_with, SocketFlags};
 
 use super::datagram::Datagrams;
+use super::handle::{list, receive, send_socket, Answer, Command, Left, Line};
 use super::hold::{Held, Port};
 use super::stream::{End, Stream};
 use crate::epoll::{self, Flags};
-use crate::error::{Error, Result};
-use crate::sys::supervise::own_working_directory;
+use crate::error::Result;
 use crate::timers::monotonic_ns;
 
-const STACK: usize = 128 << 10;
 const BUFFER: usize = 256 << 10;
 /// Connections taken before others have their turn.
 const BURST: usize = 32;
@@ -67,87 +63,23 @@ impl epoll::Token for Source {
 }
 
 #[derive(Debug)]
-enum Command {
-    /// More ports of a container.
-    Add(String, Vec<Held>),
-    /// Of the ports of a container only these stay, with these targets.
-    Keep(String, Vec<Port>),
-    Stop,
-}
-
-/// What the thread leaves behind when it is stopped: the ports by container. Connections it has end.
-pub type Left = Vec<(String, Vec<Held>)>;
-
-/// The way to the thread.
-#[derive(Debug)]
-pub struct Handle {
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
-    thread: JoinHandle<Left>,
-}
-
-impl Handle {
-    /// Start the thread, in the calling thread's network namespace, which is the host's.
-    pub fn start() -> Result<Self> {
-        let failed = |errno| Error::os("start", "port server", errno);
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
-        let wake = Arc::new(wake);
-        let (commands, inbox) = channel();
-        let (ready, started) = channel();
-        let own_wake = wake.try_clone().map_err(|error| Error::os("start", "port server", error))?;
-        let run = move || {
-            let server = own_working_directory().map_err(failed);
-            let server = server.and_then(|()| Server::new(inbox, own_wake));
-            // Ignored: the starter waits for it.
-            let _ = ready.send(server.as_ref().err().map(ToString::to_string));
-            server.map_or_else(|_| Left::default(), Server::run)
-        };
-        let builder = std::thread::Builder::new().name("proa-ports".into()).stack_size(STACK);
-        let thread = builder.spawn(run).map_err(|error| Error::os("start", "port server", error))?;
-        // Only then is the working directory nobody else's again.
-        match started.recv() {
-            Ok(None) => Ok(Self { commands, wake, thread }),
-            Ok(Some(why)) => Err(Error::Invalid(why)),
-            Err(_) => Err(Error::Invalid("the port server's thread has ended".into())),
-        }
-    }
-
-    pub fn add(&self, id: &str, held: Vec<Held>) {
-        self.tell(Command::Add(id.to_owned(), held));
-    }
-
-    pub fn keep(&self, id: &str, ports: Vec<Port>) {
-        self.tell(Command::Keep(id.to_owned(), ports));
-    }
-
-    /// End the thread and take the ports.
-    #[must_use]
-    pub fn stop(self) -> Left {
-        self.tell(Command::Stop);
-        self.thread.join().unwrap_or_default()
-    }
-
-    fn tell(&self, command: Command) {
-        // Ignored: a thread that has ended has nobody to serve.
-        let _ = self.commands.send(command);
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
-    }
-}
-
-#[derive(Debug)]
 struct Listening {
-    id: String,
     port: Port,
     /// None for a protocol without sockets.
     socket: Option<Watched>,
     datagrams: Datagrams,
 }
 
-struct Server {
+pub(super) struct Server {
     poll: Poll,
     wake: Watched,
-    inbox: Receiver<Command>,
+    commands: Receiver<Command>,
+    answers: Sender<Answer>,
+    answered: OwnedFd,
+    sockets: OwnedFd,
     ports: HashMap<u32, Listening>,
+    /// The ports of each container.
+    held: HashMap<String, Vec<u32>>,
     streams: HashMap<u32, Stream>,
     /// Which port a client of datagrams belongs to.
     flows: HashMap<u32, u32>,
@@ -157,15 +89,20 @@ struct Server {
 }
 
 impl Server {
-    fn new(inbox: Receiver<Command>, wake: OwnedFd) -> Result<Self> {
+    pub(super) fn new(line: Line) -> Result<Self> {
+        let Line { commands, answers, wake, answered, sockets } = line;
         let poll = Poll::new()?;
         let mut wake = poll.watch(wake, Source::Wake);
         wake.want(Some(Flags::IN));
         Ok(Self {
             poll,
             wake,
-            inbox,
+            commands,
+            answers,
+            answered,
+            sockets,
             ports: HashMap::new(),
+            held: HashMap::new(),
             streams: HashMap::new(),
             flows: HashMap::new(),
             last: 0,
@@ -174,21 +111,23 @@ impl Server {
         })
     }
 
-    fn run(mut self) -> Left {
+    /// Serve until told to stop.
+    pub(super) fn run(mut self) {
         let mut events = Vec::new();
         loop {
             let patience = (!self.flows.is_empty()).then_some(SWEEP_NS);
             self.poll.wait(patience, &mut events);
             for (source, flags) in events.drain(..) {
                 match source {
-                    Source::Wake => {
-                        if self.obey() {
-                            return self.leave();
-                        }
-                    }
+                    // Ignored: a wake-up more or less does no harm.
+                    Source::Wake => drop(rustix::io::read(&self.wake, &mut [0u8; 8])),
                     Source::Port(number) => self.on_port(number),
                     Source::Stream(number, end) => self.on_stream(number, end, flags),
                     Source::Flow(number) => self.on_flow(number),
+                }
+                // Starts wait for it: traffic does not come first.
+                if self.obey() {
+                    return self.leave();
                 }
             }
             self.sweep();
@@ -197,41 +136,71 @@ impl Server {
 
     /// Do what was told; true when that was to stop.
     fn obey(&mut self) -> bool {
-        // Ignored: a wake-up more or less does no harm.
-        let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
-        while let Ok(command) = self.inbox.try_recv() {
+        while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Add(id, held) => held.into_iter().for_each(|held| self.add(&id, held)),
-                Command::Keep(id, ports) => self.keep(&id, &ports),
+                Command::Set(id, ports) => {
+                    let result = self.set(&id, &ports);
+                    self.answer(Answer::Set(result));
+                }
+                Command::Adopt(listed) => {
+                    for (id, held) in receive(&self.sockets, listed) {
+                        self.add(&id, held);
+                    }
+                }
                 Command::Stop => return true,
             }
         }
         false
     }
 
-    fn add(&mut self, id: &str, held: Held) {
-        let number = self.next();
-        let socket = held.socket.map(|socket| {
-            let mut socket = self.poll.watch(socket, Source::Port(number));
-            socket.want(Some(Flags::IN));
-            socket
-        });
-        let datagrams = Datagrams::default();
-        self.ports.insert(number, Listening { id: id.to_owned(), port: held.port, socket, datagrams });
+    fn answer(&self, answer: Answer) {
+        // Ignored: a keeper that is not there any more asks no more either.
+        let _ = self.answers.send(answer);
+        let _ = rustix::io::write(&self.answered, &1u64.to_ne_bytes());
     }
 
+    /// The ports of a container are these from now on; what it does not hold any more is free afterwards.
+    fn set(&mut self, id: &str, ports: &[Port]) -> Result<()> {
+        let held = self.held.get(id).map_or(&[][..], Vec::as_slice);
+        let before: Vec<&Port> = held.iter().filter_map(|n| self.ports.get(n)).map(|l| &l.port).collect();
+        let new = ports.iter().filter(|port| !before.iter().any(|old| old.same(port)));
+        let new = new.map(|port| port.clone().hold()).collect::<Result<Vec<_>>>()?;
+        self.keep(id, ports);
+        self.add(id, new);
+        Ok(())
+    }
+
+    fn add(&mut self, id: &str, held: Vec<Held>) {
+        for Held { port, socket } in held {
+            let number = self.next();
+            let socket = socket.map(|socket| {
+                let mut socket = self.poll.watch(socket, Source::Port(number));
+                socket.want(Some(Flags::IN));
+                socket
+            });
+            self.ports.insert(number, Listening { port, socket, datagrams: Datagrams::default() });
+            self.held.entry(id.to_owned()).or_default().push(number);
+        }
+    }
+
+    /// Of what a container holds only these stay, with these targets.
     fn keep(&mut self, id: &str, ports: &[Port]) {
-        self.ports.retain(|_, listening| {
-            if listening.id != id {
-                return true;
-            }
-            let Some(wanted) = ports.iter().find(|port| port.same(&listening.port)) else { return false };
+        let Some(mut numbers) = self.held.remove(id) else { return };
+        numbers.retain(|number| {
+            let Some(listening) = self.ports.get_mut(number) else { return false };
+            let Some(wanted) = ports.iter().find(|port| port.same(&listening.port)) else {
+                self.ports.remove(number);
+                return false;
+            };
             if wanted.target != listening.port.target {
                 listening.datagrams = Datagrams::default();
             }
             listening.port = wanted.clone();
             true
         });
+        if !numbers.is_empty() {
+            self.held.insert(id.to_owned(), numbers);
+        }
         let ports = &self.ports;
         self.flows.retain(|_, port| ports.get(port).is_some_and(|listening| !listening.datagrams.is_empty()));
     }
@@ -307,12 +276,25 @@ impl Server {
         self.last
     }
 
-    fn leave(self) -> Left {
-        let mut left: HashMap<String, Vec<Held>> = HashMap::new();
-        for (_, listening) in self.ports {
+    /// Tell what is held, and send the sockets after it.
+    fn leave(mut self) {
+        let ports = &mut self.ports;
+        let mut one = |number: u32| {
+            let listening = ports.remove(&number)?;
             let socket = listening.socket.and_then(|socket| socket.as_fd().try_clone_to_owned().ok());
-            left.entry(listening.id).or_default().push(Held { port: listening.port, socket });
+            Some(Held { port: listening.port, socket })
+        };
+        let held = std::mem::take(&mut self.held);
+        let left: Left = held
+            .into_iter()
+            .map(|(id, ports)| (id, ports.into_iter().filter_map(&mut one).collect()))
+            .collect();
+        let (listed, sockets) = list(left);
+        self.answer(Answer::Left(listed));
+        for socket in sockets {
+            if let Err(error) = send_socket(&self.sockets, socket.as_fd()) {
+                return report!("published ports are not handed over: {error}");
+            }
         }
-        left.into_iter().collect()
     }
 }

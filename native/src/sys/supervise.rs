@@ -68,3 +68,30 @@ pub fn own_working_directory() -> Result<(), Errno> {
     // SAFETY: CLONE_FS takes only the fs context apart; no memory or descriptor is unshared.
     succeeded(unsafe { libc::unshare(libc::CLONE_FS) })
 }
+
+/// A table of descriptors of the calling thread's own, with nothing in it but the standard streams and `kept`, which
+/// are the thread's there, in the same order; whoever owns them in the other table closes them in that one. What the
+/// thread opens no later clone of another thread copies, so that its close is the last one.
+///
+/// Called first thing in a thread that owns no other descriptor, and is given none later but by messages.
+/// <https://man7.org/linux/man-pages/man2/close_range.2.html>
+pub fn own_descriptors<const N: usize>(kept: [RawFd; N]) -> Result<[OwnedFd; N], Errno> {
+    let mut sorted = kept.map(|number| number as u32);
+    sorted.sort_unstable();
+    // The highest range first: what it closes is not even copied.
+    close_range(sorted.last().map_or(3, |last| last + 1), u32::MAX, libc::CLOSE_RANGE_UNSHARE)?;
+    let mut first = 3;
+    for number in sorted {
+        if first < number {
+            close_range(first, number - 1, 0)?;
+        }
+        first = number + 1;
+    }
+    // SAFETY: they are open in this table, which is new, so that nothing else can own them in it.
+    Ok(kept.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
+    // SAFETY: no pointers; by the contract above nothing in this thread owns one of these.
+    succeeded(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } as i32)
+}

@@ -4,6 +4,7 @@ A port belongs to the endpoint that has the default route of its family, since w
 way. When networks come and go, it moves.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -40,6 +41,8 @@ class Publishing:
         self._blocking = blocking
         self._network = network
         self._ports = Ports()
+        self._leaving: set[asyncio.Future[None]] = set()
+        """Those being given back: their containers have ended, and whoever saw that may want the ports."""
 
     def adopt(self, sandbox: Sandbox) -> None:
         """A container that runs since before this daemon; the keeper has held its ports meanwhile."""
@@ -71,12 +74,18 @@ class Publishing:
 
     async def unpublish(self, container_id: str, sandbox: Sandbox) -> str:
         """Give its ports back; returns why they stay translated, empty if they do not."""
+        gone = asyncio.get_running_loop().create_future()
+        self._leaving.add(gone)
         try:
             await self._wall.take_back(self._rules(sandbox))
         except (OSError, Unavailable) as exc:
             return str(exc)
         finally:
-            await self._let_go(container_id, sandbox)
+            try:
+                await self._let_go(container_id, sandbox)
+            finally:
+                self._leaving.discard(gone)
+                gone.set_result(None)
         return ""
 
     async def moved(self, container_id: str, wish: NetworkWish, old: Sandbox, new: Sandbox) -> Sandbox:
@@ -101,7 +110,7 @@ class Publishing:
         busy: dict[str, set[int]] = {"tcp": set(), "udp": set(), "sctp": set()}
         try:
             for asked in self._bound(wish.ports, endpoint):
-                reserved.append((asked, self._ports.take(asked)))
+                reserved.append((asked, await self._take(asked)))
             while True:
                 ports = tuple(port for _, some in reserved for port in some)
                 try:
@@ -113,6 +122,17 @@ class Publishing:
         except BaseException:
             self._ports.give_back(port for _, some in reserved for port in some)
             raise
+
+    async def _take(self, wish: PortWish) -> tuple[PublishedPort, ...]:
+        """Ports for a wish; what is about to be free is waited for. Raises System."""
+        leaving = tuple(self._leaving)
+        try:
+            return self._ports.take(wish)
+        except System:
+            if not leaving:
+                raise
+        await asyncio.wait(leaving)
+        return self._ports.take(wish)
 
     def _give_way(self, reserved: Reserved, busy: dict[str, set[int]], taken: PortTaken) -> None:
         """Another number for the port that a program of the host has. Raises System where there is none."""

@@ -1,5 +1,6 @@
 """Connecting and disconnecting, without a bridge of the host."""
 
+import asyncio
 import socket
 
 import msgspec
@@ -155,6 +156,21 @@ async def test_ports_are_held_shown_and_given_back(database: Metadata, host: Hos
     await network.disconnect("c1")
     await network.connect("c3", wish)
     await network.disconnect("c3")
+    await network.close()
+
+
+async def test_a_port_that_is_about_to_be_free_is_waited_for(database: Metadata, host: Host) -> None:
+    """Who has seen one container end may start the next."""
+    network = opened(database, FakeKeeper(), network_pool_size=2)
+    number = free_port()
+    wish = publishing(PortWish(protocol="tcp", container_port=80, first=number, last=number))
+    await network.connect("c1", wish)
+    ending = asyncio.ensure_future(network.disconnect("c1"))
+    await asyncio.sleep(0)
+    assert not ending.done()
+    assert (await network.connect("c2", wish)).ports[0].host_port == number
+    await ending
+    await network.disconnect("c2")
     await network.close()
 
 
