@@ -59,6 +59,12 @@ class Docker:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """One command, whatever comes of it."""
+        return subprocess.run(
+            ["docker", *words], env=self._environment, capture_output=True, text=True, check=False
+        )
+
     def inspect(self, image: str) -> dict[str, object]:
         found: dict[str, object] = json.loads(self("image", "inspect", image))[0]
         return found

@@ -1,15 +1,18 @@
 """Archives both ways with a real dockerd: the same image comes back, whoever saved and whoever loaded it."""
 
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import peers
 import pytest
 from docker_rig import Docker, dockerd
 from image_archives import chunks
+from instance import instance
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit/engine"))
 
@@ -78,3 +81,60 @@ async def test_our_layers_merge_as_dockers_do(docker: Docker, image: str, tmp_pa
         subprocess.run(["umount", merged], check=True)  # noqa: ASYNC221
     docker("import", "-", "merged:1", data=archive)
     assert docker.contents("merged:1") == docker.contents(image)
+
+
+LINEAGE = (
+    "run --network none --name first busybox /bin/busybox touch /one",
+    "commit first made:1",
+    "run --network none --name second made:1 /bin/busybox touch /two",
+    "commit second made:2",
+    "tag made:2 other:2",
+    "rm first second",
+    "history --no-trunc --format {{.ID}}|{{.CreatedBy}} made:2",
+    "image inspect --format {{.Parent}} made:2",
+    "rmi -f made:1.id",
+    "rmi made:1",
+    "images --format {{.Repository}}:{{.Tag}}",
+    "images -a --format {{.Repository}}:{{.Tag}}",
+    "images -f dangling=true -q",
+    "history --no-trunc --format {{.ID}} made:2",
+    "image prune -f",
+    "rmi made:2",
+    "rmi other:2",
+    "images -a --format {{.Repository}}:{{.Tag}}",
+)
+"""`name.id` stands for the id of what had that name first."""
+
+
+def test_parents_in_dockers_words(docker: Docker) -> None:
+    """The same commands to both daemons: the same answers, but for what names an image or a time."""
+    docker("image", "prune", "-a", "-f")
+    docker("load", data=peers.busybox_archive(peers.busybox_tree(docker.root / "plain")))
+    theirs = Told(lambda *words: docker.run(*words))
+    with instance(Path(tempfile.mkdtemp(prefix="proa-lineage-"))) as running:
+        ours = Told(lambda *words: running.run(*words, cli="docker"))
+        for line in LINEAGE:
+            assert ours.answer(line) == theirs.answer(line), line
+
+
+class Told:
+    """What a daemon answers, with the images' ids as their first names."""
+
+    def __init__(self, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+        self._run = run
+        self._ids: dict[str, str] = {}
+
+    def answer(self, line: str) -> tuple[int, list[str]]:
+        for image in self._run(
+            "images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"
+        ).stdout.splitlines():
+            name, id_ = image.split()
+            self._ids.setdefault(name, id_)
+        words = [
+            self._ids[word.removesuffix(".id")] if word.endswith(".id") else word for word in line.split()
+        ]
+        done = self._run(*words)
+        text = done.stdout + done.stderr
+        for name, id_ in self._ids.items():
+            text = text.replace(id_, name).replace(id_[7:19], name)
+        return done.returncode, sorted(re.sub(r"[0-9a-f]{64}", "<id>", text).splitlines())

@@ -392,7 +392,8 @@ class Containers:
     def _image_ids(self, ref: str) -> frozenset[str]:
         """The image of an ancestor filter and those made from it; none for one that is not there."""
         try:
-            return frozenset((self._images.resolve(ref).id,))
+            image_id = self._images.resolve(ref).id
+            return frozenset((image_id, *self._images.made_from(image_id)))
         except ProaError:
             return frozenset()
 

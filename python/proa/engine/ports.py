@@ -9,6 +9,7 @@ All database calls are made in the loop thread; one costs tens of microseconds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -72,6 +73,10 @@ class ImageSource(Protocol):
 
     def by_id(self, image_id: str) -> ContainerImage | None:
         """By full id."""
+        ...
+
+    def made_from(self, image_id: str) -> AbstractSet[str]:
+        """Ids of the images that are known to be made from it, in any number of steps."""
         ...
 
     def hold(self, image_id: str, container_id: str) -> None:

@@ -213,6 +213,9 @@ class FakeImages:
     def by_id(self, image_id: str) -> Any:
         return self.image if image_id == self.image.id else None
 
+    def made_from(self, image_id: str) -> set[str]:
+        return set()
+
     def hold(self, image_id: str, container_id: str) -> None:
         self.holders[container_id] = image_id
 

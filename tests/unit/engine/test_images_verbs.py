@@ -6,7 +6,11 @@ import pytest
 from image_archives import chunks, config, digest, docker_archive, tar
 from images_rig import Rig
 
+from proa.engine.images.committing import Committed
+from proa.engine.images.lineage import places
 from proa.errors import Conflict, InvalidParameter, NotFound
+from proa.schema.image import ImageConfig
+from proa.schema.reference import parse_reference
 
 BASE = tar({"base": b"12345"})
 TOP = tar({"top": b"123"})
@@ -136,6 +140,51 @@ async def test_history_is_last_step_first(rig: Rig) -> None:
     assert (base.id, base.tags, base.size) == ("<missing>", None, 5)
 
 
+async def test_a_history_names_the_images_that_are_known(rig: Rig) -> None:
+    """A parent stands where its own steps begin, however many the image added."""
+    base = await commit(rig, "one:1", "made")
+    top = await commit(rig, "made", "")
+    steps = await rig.images.history(top)
+    assert [step.id for step in steps] == [top, base, rig.images.resolve("one:1").id, "<missing>"]
+    assert [step.tags for step in steps] == [None, ["made:latest"], ["one:1", "one:2"], None]
+    assert (await rig.images.inspect(top)).parent == base
+    again = await rig.again()
+    assert [step.id for step in await again.images.history(top)] == [step.id for step in steps]
+    listed = await again.images.list(all=False, filters={}, digests=False, shared_size=False)
+    assert {image.id: image.parent_id for image in listed}[top] == base
+    assert again.images.made_from(again.images.resolve("one:1").id) == {base, top}
+
+
+@pytest.mark.parametrize(
+    ("steps", "ancestors", "found"),
+    [(5, [4, 2], [1, 3]), (5, [5], []), (5, [3, 3], [2]), (3, [0], []), (0, [1], []), (4, [2, 3], [2])],
+)
+def test_where_ancestors_stand(steps: int, ancestors: list[int], found: list[int]) -> None:
+    assert places(steps, ancestors) == found
+
+
+async def commit(rig: Rig, ref: str, name: str) -> str:
+    """An image of one more file on top of another."""
+    upper = rig.root / f"upper{name}"
+    upper.mkdir()
+    (upper / f"new{name}").write_text(name)
+    wish = Committed(
+        container_id=CONTAINER,
+        parent=rig.images.resolve(ref).id,
+        upper=str(upper),
+        config=ImageConfig(),
+        command=(),
+        author="",
+        comment="",
+        version="1",
+    )
+    async with rig.images.packing.intake() as intake:
+        packed = await rig.images.packing.pack(intake, str(upper))
+        return await rig.images.packing.image(
+            intake, packed, wish, parse_reference(name).with_default_tag() if name else None
+        )
+
+
 # ---- tag ----------------------------------------------------------------------------------------
 
 
@@ -171,6 +220,44 @@ async def test_by_id_all_names_must_be_in_one_repository(rig: Rig) -> None:
     ):
         await remove(rig, TWO[7:19])
     assert (await remove(rig, TWO[7:19], force=True))[:3] == ["other:latest", "example.com/two:latest", TWO]
+
+
+async def test_what_others_were_made_from_stays_without_a_name(rig: Rig) -> None:
+    """Untagged it is hidden; it goes with the last that needs it, unless it is told to stay."""
+    made = await commit(rig, "example.com/two", "made")
+    with pytest.raises(
+        Conflict, match=r"unable to delete \w{12} \(cannot be forced\) - image has dependent child images"
+    ):
+        await remove(rig, TWO, force=True)
+    assert await remove(rig, "example.com/two") == ["example.com/two:latest"]
+    assert await rig.names() == ["made:latest", "one:1", "one:2"]
+    assert await rig.names(dangling=["true"]) == []
+    everything = await rig.images.list(all=True, filters={}, digests=False, shared_size=False)
+    assert TWO in {image.id for image in everything}
+    assert (await rig.images.prune({})).images_deleted is None
+    untagged, first, _, second = await remove(rig, "made")  # its own layer, and not the one they share
+    assert (untagged, first, second) == ("made:latest", made, TWO)
+
+
+async def test_a_parent_stays_where_it_is_asked_to_or_used(rig: Rig) -> None:
+    made = await commit(rig, "example.com/two", "made")
+    other = await commit(rig, "example.com/two", "other")
+    await remove(rig, "example.com/two")
+    assert (await remove(rig, "made"))[:2] == ["made:latest", made]
+    items = await rig.images.remove("other", force=False, prune=False)
+    assert other in [item.deleted for item in items]
+    assert TWO not in [item.deleted for item in items]
+    assert await rig.names(dangling=["true"]) == ["<none>"]
+
+
+async def test_prune_takes_a_line_of_images_whole(rig: Rig) -> None:
+    middle = await commit(rig, "example.com/two", "middle")
+    top = await commit(rig, "middle", "")
+    await remove(rig, "middle")
+    report = await rig.images.prune({})
+    deleted = [item.deleted for item in report.images_deleted or ()]
+    assert [id_ for id_ in deleted if id_ in (top, middle)] == [top, middle]
+    assert TWO not in deleted
 
 
 async def test_a_container_keeps_its_image(rig: Rig) -> None:

@@ -49,6 +49,13 @@ class BuiltImages:
             self._events.emit("image", "tag", record.id, {"name": name.familiar})
         return record
 
+    def record_base(self, record: ImageRecord, solution: Solution) -> None:
+        """Let the image that the target's stage began with be the parent, as the classic builder has it."""
+        base = solution.graph.outcome.base
+        parent = next((image for image in self._store.all() if image.file == base), None)
+        if parent is not None:
+            self._store.lineage.record(record.id, parent.id)
+
     def _layers(self, built: Sequence[BuildLayer]) -> list[Layer]:
         """Base first; those of images have the blobs that they have there."""
         layers = []

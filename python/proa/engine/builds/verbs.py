@@ -117,6 +117,8 @@ class Builds:
                 work = self._workshop.for_build(contexts, _limits(options), options, epoch)
                 solution = await stack.enter_async_context(self._solver.solve(wanted, work, reporter))
                 record = await self._built.make(solution, names, options.labels, epoch)
+                if not options.events:
+                    self._built.record_base(record, solution)
             except (DockerfileError, VertexFailed) as exc:
                 raise _shown(exc, name, text, reporter, classic=not options.events) from exc
         self._keep_digests()

@@ -77,6 +77,8 @@ class Packing:
             layers.append(await intake.unpack(blob))
         data = msgspec.json.encode(_document(wish, parent, [layer.diff_id for layer in layers], empty=empty))
         record, _ = await intake.commit(data, decode_image_file(data), layers, [name] if name else [])
+        if parent is not None:
+            self._store.lineage.record(record.id, parent.id)
         if name:
             self._events.emit("image", "tag", record.id, {"name": name.familiar})
         return record.id

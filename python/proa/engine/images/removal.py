@@ -38,16 +38,23 @@ class Remover:
         self._containers = containers
         self._executor = executor
 
-    async def remove(self, ref: str, *, force: bool) -> list[ImageDeleteResponseItem]:
-        """Untag what was named; delete the image with its last name. Raises NotFound, Conflict."""
+    async def remove(self, ref: str, *, force: bool, prune: bool) -> list[ImageDeleteResponseItem]:
+        """Untag what was named; delete the image with its last name. Raises NotFound, Conflict.
+
+        `prune`: with it go the images it was made from that nothing else needs.
+        """
         record = self._store.resolve(ref)
         names = self._store.references(record.id)
         items: list[ImageDeleteResponseItem] = []
         if not is_id_of(record, ref):
             if not force and is_single(names):
                 self._refuse_last_name(record, ref)
-            items += self._untag(record, [self._named(ref)])
-            if any(name.tag for name in self._store.references(record.id)):
+            named = self._named(ref)
+            items += self._untag(record, [named])
+            same = [name for name in self._store.references(record.id) if name.name == named.name]
+            if named.tag and not any(name.tag for name in same):
+                items += self._untag(record, same)
+            if self._store.references(record.id):
                 return items
             if self._conflict(record, force=force):
                 return items  # It was only named: what still needs the image keeps it, without a name.
@@ -59,7 +66,7 @@ class Remover:
             if conflict:
                 raise Conflict(f"conflict: unable to delete {short(record.id)} {conflict}")
         items += self._untag(record, self._store.references(record.id))
-        return items + await self._delete(record)
+        return items + await self._delete(record, prune=prune)
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> ImagesPruneReport:
         """Delete images without a name, or with `dangling=false` all that no container is made from.
@@ -76,10 +83,13 @@ class Remover:
             unwanted = not names if dangling else True
             if not unwanted or not all(test(record, names) for test in tests):
                 continue
+            if self._store.is_intermediate(record.id) or self._store.by_id(record.id) is None:
+                continue
             if self._containers.using_image(record.id):
                 continue
             items += self._untag(record, names)
-            items += await self._delete(record)
+            if not self._store.lineage.children(record.id):
+                items += await self._delete(record, prune=True)
         partials = self._store.content.expired(seconds=0)
         reclaimed = before - self._blob_bytes() + sum(path.stat().st_size for path in partials)
         await self.collect(partials)
@@ -111,12 +121,24 @@ class Remover:
             items.append(ImageDeleteResponseItem(untagged=name.familiar))
         return items
 
-    async def _delete(self, record: ImageRecord) -> list[ImageDeleteResponseItem]:
-        self._store.delete(record.id)
-        self._events.emit("image", "delete", record.id, {"name": record.id})
-        own = {layer.chain_id for layer in record.content}
-        gone = [chain_id for chain_id in await self.collect() if chain_id in own]
-        return [ImageDeleteResponseItem(deleted=id_) for id_ in (record.id, *gone)]
+    async def _delete(self, record: ImageRecord, *, prune: bool) -> list[ImageDeleteResponseItem]:
+        deleted: list[ImageRecord] = []
+        for image in [record, *(self._store.ancestors(record.id) if prune else ())]:
+            if image is not record and self._is_needed(image):
+                break
+            self._store.delete(image.id)
+            self._events.emit("image", "delete", image.id, {"name": image.id})
+            deleted.append(image)
+        gone = await self.collect()
+        lowest = {layer.chain_id: image.id for image in deleted for layer in image.content}
+        ids = []
+        for image in deleted:
+            ids += [image.id, *(chain_id for chain_id in gone if lowest.get(chain_id) == image.id)]
+        return [ImageDeleteResponseItem(deleted=id_) for id_ in ids]
+
+    def _is_needed(self, ancestor: ImageRecord) -> bool:
+        named = bool(self._store.references(ancestor.id))
+        return named or self._conflict(ancestor, force=False) is not None
 
     def _refuse_last_name(self, record: ImageRecord, ref: str) -> None:
         for container, _ in self._containers.using_image(record.id):
@@ -127,6 +149,8 @@ class Remover:
 
     def _conflict(self, record: ImageRecord, *, force: bool) -> str | None:
         """Why the image cannot be deleted, as the end of Docker's sentence."""
+        if self._store.lineage.children(record.id):
+            return "(cannot be forced) - image has dependent child images"
         users = self._containers.using_image(record.id)
         for container, running in users:
             if running:

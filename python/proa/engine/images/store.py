@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from proa.content import Content
+from proa.engine.images import lineage
 from proa.engine.ports import Database
 from proa.errors import InvalidParameter, NotFound
 from proa.schema.image import ImageConfig
@@ -62,6 +63,7 @@ SCHEMA: Final = (
         data BLOB NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
+    lineage.SCHEMA,
 )
 
 _image_file = msgspec.json.Decoder(ImageFile)
@@ -192,6 +194,7 @@ class ImageStore:
         self._busy = 0
         self._leases: list[Lease] = []
         self._keepers: list[Callable[[], Iterable[str]]] = []
+        self.lineage = lineage.Lineage(database)
         self._read()
 
     # ---- reads ----------------------------------------------------------------------------------
@@ -207,6 +210,19 @@ class ImageStore:
         """Names of an image, sorted."""
         names = sorted(name for name, image in self._names.items() if image == image_id)
         return [parse_reference(name) for name in names]
+
+    def is_intermediate(self, image_id: str) -> bool:
+        """Without a name, and others were made from it."""
+        return image_id not in self._names.values() and bool(self.lineage.children(image_id))
+
+    def ancestors(self, image_id: str) -> list[ImageRecord]:
+        """What it was made from, its parent first."""
+        found: list[ImageRecord] = []
+        parent = self.lineage.parent(image_id)
+        while (record := self._images.get(parent)) is not None and record not in found:
+            found.append(record)
+            parent = self.lineage.parent(parent)
+        return found
 
     def names_of_repository(self, name: str) -> list[tuple[Reference, str]]:
         """(reference, image id) of every name in a repository (its normalised name), sorted."""
@@ -339,6 +355,7 @@ class ImageStore:
         """Forget an image and its names; `collect` what it leaves behind."""
         self.database.execute("DELETE FROM images WHERE id = ?", (image_id,))
         self._images.pop(image_id, None)
+        self.lineage.forget(image_id)
         self._names = {name: image for name, image in self._names.items() if image != image_id}
 
     def hold(self, image_id: str, container_id: str) -> None:

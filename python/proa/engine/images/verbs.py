@@ -18,6 +18,7 @@ from proa.engine.images import importing, pulling, pushing, transfer
 from proa.engine.images.builtin import install_hello
 from proa.engine.images.committing import Packing
 from proa.engine.images.importing import Import, Importer
+from proa.engine.images.lineage import places
 from proa.engine.images.loading import Loader
 from proa.engine.images.removal import Remover
 from proa.engine.images.restoring import Restorer
@@ -122,6 +123,10 @@ class Images:
         """By full id."""
         return self.store.by_id(image_id)
 
+    def made_from(self, image_id: str) -> set[str]:
+        """Ids of the images that are known to be made from it, in any number of steps."""
+        return self.store.lineage.descendants(image_id)
+
     def count(self) -> int:
         """How many images there are."""
         return len(self.store.all())
@@ -142,7 +147,8 @@ class Images:
         """(bytes of all layers, every image with what it shares and how many containers it has), for df."""
         summaries = []
         for record in self.store.all():
-            summary = _summary(record, self.store.references(record.id), self._shared_size(record))
+            names, parent = self.store.references(record.id), self.store.lineage.parent(record.id)
+            summary = _summary(record, names, self._shared_size(record), parent)
             users = len(self._containers.using_image(record.id))
             summaries.append(msgspec.structs.replace(summary, containers=users))
         return sum(snapshot.size for snapshot in self.store.snapshots.all()), summaries
@@ -152,7 +158,7 @@ class Images:
     async def list(
         self, *, all: bool, filters: Mapping[str, Sequence[str]], digests: bool, shared_size: bool
     ) -> Sequence[ImageSummary]:
-        """Newest first. `all` changes nothing: there are no intermediate images."""
+        """Newest first; without `all` no intermediate ones."""
         image_filters.check_keys(filters, image_filters.LIST_FILTERS)
         dangling = image_filters.boolean(filters, "dangling")
         tests = image_filters.tests(self.store, filters)
@@ -162,13 +168,16 @@ class Images:
             names = self.store.references(record.id)
             if dangling is not None and dangling == bool(names):
                 continue
+            if not (all and not dangling) and self.store.is_intermediate(record.id):
+                continue
             if patterns:
                 names = [name for name in names if image_filters.matches_reference(name, patterns)]
                 if not names:
                     continue
             if all_pass(tests, record, names):
                 shared = self._shared_size(record) if shared_size else -1
-                summaries.append(_summary(record, names, shared))
+                parent = self.store.lineage.parent(record.id)
+                summaries.append(_summary(record, names, shared, parent))
         return summaries
 
     async def inspect(self, ref: str) -> ImageInspect:
@@ -182,7 +191,7 @@ class Images:
             id=record.id,
             repo_tags=[name.familiar for name in names if name.tag],
             repo_digests=[name.familiar for name in names if name.digest],
-            parent="",
+            parent=self.store.lineage.parent(record.id),
             comment=file.comment or _top_comment(file.history),
             created=file.created or _NO_CREATED,
             docker_version=file.docker_version,
@@ -201,7 +210,10 @@ class Images:
         )
 
     async def history(self, ref: str) -> Sequence[ImageHistoryResponseItem]:
-        """Steps of the build, the last one first. Raises NotFound."""
+        """Steps of the build, the last one first, with the images that are known to end there.
+
+        Raises NotFound.
+        """
         record = self.store.resolve(ref)
         sizes = list(record.sizes)
         steps = record.file.history or [History() for _ in sizes]
@@ -217,10 +229,13 @@ class Images:
                     comment=step.comment,
                 )
             )
-        if items:
-            tags = [name.familiar for name in self.store.references(record.id) if name.tag]
-            items[-1] = msgspec.structs.replace(items[-1], id=record.id, tags=tags or None)
-        return items[::-1]
+        items.reverse()
+        ancestors = self.store.ancestors(record.id)
+        below = places(len(items), [len(image.file.history or ()) for image in ancestors])
+        for place, image in zip([0, *below] if items else (), (record, *ancestors), strict=False):
+            tags = [name.familiar for name in self.store.references(image.id) if name.tag]
+            items[place] = msgspec.structs.replace(items[place], id=image.id, tags=tags or None)
+        return items
 
     # ---- changes --------------------------------------------------------------------------------
 
@@ -237,8 +252,8 @@ class Images:
         self._events.emit("image", "tag", record.id, {"name": name.familiar})
 
     async def remove(self, ref: str, *, force: bool, prune: bool) -> Sequence[ImageDeleteResponseItem]:
-        """Raises NotFound, Conflict. `prune` changes nothing: there are no intermediate images."""
-        return await self._remover.remove(ref, force=force)
+        """`prune`: and the images it was made from that have no name. Raises NotFound, Conflict."""
+        return await self._remover.remove(ref, force=force, prune=prune)
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> ImagesPruneReport:
         """Raises InvalidParameter."""
@@ -352,10 +367,10 @@ def _is_hello(ref: str) -> bool:
         return False
 
 
-def _summary(record: ImageRecord, names: Sequence[Reference], shared: int) -> ImageSummary:
+def _summary(record: ImageRecord, names: Sequence[Reference], shared: int, parent: str) -> ImageSummary:
     return ImageSummary(
         id=record.id,
-        parent_id="",
+        parent_id=parent,
         repo_tags=[name.familiar for name in names if name.tag],
         repo_digests=[name.familiar for name in names if name.digest],
         created=record.created_ns // 10**9,
