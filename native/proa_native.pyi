@@ -269,10 +269,12 @@ def pack_layer(
     `compression`: none, gzip or zstd.
     """
 
-def compress_layer(source_fd: int, target_fd: int) -> UnpackedLayer:
-    """A plain tar, from its beginning, to gzip on `target_fd`; all processors work on it; blocks.
+def compress_layer(
+    source_fd: int, target_fd: int, *, compression: str = "gzip", level: int | None = None
+) -> UnpackedLayer:
+    """A layer in whatever compression, from the fd's offset, in another one on `target_fd`; blocks.
 
-    The same bytes give the same bytes, on however many processors. `entries` is 0 and `implied` empty.
+    `compression`: none, gzip or zstd, `level` its own number. All processors work on it. The same bytes give the same bytes, on however many processors. `entries` is 0 and `implied` empty.
     """
 
 def inherit_directories(directory: str, lower: Sequence[str], paths: Sequence[bytes]) -> None:

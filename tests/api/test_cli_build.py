@@ -27,7 +27,8 @@ EVERY_FLAG = """
 --add-host h:10.0.0.1 --secret id=f,src=secret --secret id=e,env=TOKEN --secret id=TOKEN
 --build-context base=docker-image://busybox --build-context here=. --allow security.insecure
 --shm-size 64m --ulimit nofile=10:20 -m 1g --memory-swap -1 -c 5 --cpu-period 6 --cpu-quota 7
---cpuset-cpus 0 --cpuset-mems 0 --cgroup-parent /p --cache-from x --provenance=false --sbom=false
+--cpuset-cpus 0 --cpuset-mems 0 --cgroup-parent /p
+--cache-from x --cache-from type=local,src=c --cache-to type=inline --provenance=false --sbom=false
 --rm --force-rm --compress --explain-cache --load
 """
 
@@ -107,6 +108,8 @@ def test_every_flag_reaches_the_daemon(daemon: FakeDaemon, context: Path) -> Non
         },
         "Entitlements": ["security.insecure"],
         "NoCacheFilter": ["one", "two"],
+        "CacheFrom": [{"type": "registry", "ref": "x"}, {"type": "local", "src": str(context / "c")}],
+        "CacheTo": [{"type": "inline"}],
         "ExplainCache": True,
     }
     assert {name: values[0] for name, values in query.items()} == {
@@ -217,7 +220,7 @@ def test_a_failure_ends_as_docker_ends(daemon: FakeDaemon, context: Path) -> Non
             ("-t", "X", "."),
             'invalid tag "X": invalid reference format: repository name (library/X) must be lowercase',
         ),
-        (("--cache-to", "type=inline", "."), "Cache export is not supported"),
+        (("--cache-to", "type=local", "."), "local cache requires dest="),
         (("--annotation", "a=b", "."), "Annotations are not supported"),
         (("--sbom", "true", "."), "Attestation is not supported"),
         (("--push", "."), "tag is needed when pushing to registry"),

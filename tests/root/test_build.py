@@ -96,6 +96,14 @@ def tar_of(files: dict[str, str], mode: Any = "w") -> bytes:
     return stream.getvalue()
 
 
+def posted(daemon: Instance, body: bytes, query: str) -> list[dict[str, Any]]:
+    """The lines of a build whose context is an archive, as Docker's clients send it."""
+    with contextlib.closing(Connection(daemon)) as connection:
+        connection.request("POST", f"/build?{query}", body, {"Content-Type": "application/x-tar"})
+        with connection.getresponse() as answer:
+            return [json.loads(line) for line in answer.read().splitlines() if line.strip()]
+
+
 def run(daemon: Instance, command: str, image: str = "built") -> str:
     found = daemon.run("run", "--rm", image, "sh", "-c", command)
     assert found.returncode == 0, found.stderr

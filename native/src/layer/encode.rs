@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::gzip;
 use super::sink::Sink;
-use super::source::read;
+use super::source::{Decoder, Input, Source};
 use super::stream::{digest_text, Digests, CHUNK};
 use crate::error::{Error, Result};
 
@@ -31,19 +31,21 @@ pub struct Output<'scope> {
 }
 
 impl<'scope> Output<'scope> {
-    /// To `fd`; what compresses runs on threads of `scope`.
+    /// To `fd`; what compresses runs on threads of `scope`. Without a level it is the compression's own.
     pub fn new<'env>(
         scope: &'scope Scope<'scope, 'env>,
         fd: &'env OwnedFd,
         compression: PackCompression,
+        level: Option<i32>,
     ) -> Result<Self> {
         let sink = Sink::new(fd);
         let encoder = match compression {
             PackCompression::None => Encoder::None(sink),
-            PackCompression::Gzip => Encoder::Gzip(gzip::Writer::new(scope, sink)?),
+            PackCompression::Gzip => Encoder::Gzip(gzip::Writer::new(scope, sink, level)?),
             PackCompression::Zstd => {
                 let failed = |error| Error::os("start zstd for", "layer", error);
-                let mut encoder = zstd::stream::write::Encoder::new(sink, ZSTD_LEVEL).map_err(failed)?;
+                let mut encoder =
+                    zstd::stream::write::Encoder::new(sink, level.unwrap_or(ZSTD_LEVEL)).map_err(failed)?;
                 // Even for one: with workers the frame does not depend on how many there are.
                 let workers = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
                 encoder.multithread(workers).map_err(failed)?;
@@ -78,13 +80,20 @@ impl<'scope> Output<'scope> {
     }
 }
 
-/// A plain tar, read from `source` to its end, to gzip on `target`: for registries.
-pub fn compress_layer(source: &impl AsFd, target: &OwnedFd) -> Result<Digests> {
+/// A layer in whatever compression, read from `source` to its end, in another one on `target`: for registries.
+pub fn compress_layer(
+    source: &impl AsFd,
+    target: &OwnedFd,
+    compression: PackCompression,
+    level: Option<i32>,
+) -> Result<Digests> {
+    let mut source = Source::new(Input::from(source), None, false);
+    let mut decoder = Decoder::new(source.compression()?, &mut source)?;
     std::thread::scope(|scope| {
-        let mut output = Output::new(scope, target, PackCompression::Gzip)?;
+        let mut output = Output::new(scope, target, compression, level)?;
         let mut buffer = vec![0; CHUNK];
         loop {
-            match read(source.as_fd(), &mut buffer)? {
+            match decoder.fill(&mut buffer)? {
                 0 => return output.finish(),
                 count => output.write(&buffer[..count])?,
             }
@@ -106,12 +115,16 @@ mod tests {
     use crate::layer::gzip::{BLOCK, WINDOW};
 
     fn packed(data: &[u8]) -> (Digests, Vec<u8>) {
+        packed_as(data, PackCompression::Gzip, None)
+    }
+
+    fn packed_as(data: &[u8], compression: PackCompression, level: Option<i32>) -> (Digests, Vec<u8>) {
         let mut source = tempfile::tempfile().expect("a file");
         source.write_all(data).expect("written");
         source.rewind().expect("rewound");
         let target = tempfile::tempfile().expect("a file");
-        let found = compress_layer(&source, &OwnedFd::from(target.try_clone().expect("a duplicate")))
-            .expect("packed");
+        let duplicate = OwnedFd::from(target.try_clone().expect("a duplicate"));
+        let found = compress_layer(&source, &duplicate, compression, level).expect("packed");
         let (mut target, mut bytes) = (target, Vec::new());
         target.rewind().expect("rewound");
         target.read_to_end(&mut bytes).expect("read");
@@ -138,6 +151,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_compressed_is_compressed_anew() {
+        let data: Vec<u8> =
+            (0..BLOCK as u32 / 4).map(|i| (i.wrapping_mul(2_654_435_761) >> 29) as u8).collect();
+        let diff_id = digest_text(Sha256::new_with_prefix(&data));
+        let (_, gzip) = packed(&data);
+        let (found, zstd) = packed_as(&gzip, PackCompression::Zstd, Some(6));
+        assert_eq!((found.diff_id.as_str(), zstd.starts_with(b"\x28\xb5\x2f\xfd")), (diff_id.as_str(), true));
+        assert_eq!(packed_as(&zstd, PackCompression::None, None).1, data);
+        assert_eq!(packed_as(&zstd, PackCompression::Gzip, None).1, gzip);
+        assert!(packed_as(&data, PackCompression::Gzip, Some(1)).1.len() > gzip.len());
+    }
+
+    #[test]
     fn blocks_know_what_came_before_them() {
         let line: Vec<u8> = (0..WINDOW as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
         let mut data = vec![0; BLOCK - line.len()];
@@ -151,7 +177,7 @@ mod tests {
     fn a_target_that_cannot_be_written_to_is_the_failure() {
         let source = std::fs::File::open("/dev/zero").expect("zeros");
         let target = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
-        let error = compress_layer(&source, &target.into()).expect_err("full");
+        let error = compress_layer(&source, &target.into(), PackCompression::Gzip, None).expect_err("full");
         assert!(error.to_string().contains("No space left"), "{error}");
     }
 }

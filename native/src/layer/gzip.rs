@@ -51,7 +51,8 @@ pub struct Writer<'scope> {
 
 impl<'scope> Writer<'scope> {
     /// On threads of `scope`, which end with the writer, finished or dropped.
-    pub fn new(scope: &'scope Scope<'scope, '_>, sink: Sink<'scope>) -> Result<Self> {
+    pub fn new(scope: &'scope Scope<'scope, '_>, sink: Sink<'scope>, level: Option<i32>) -> Result<Self> {
+        let level = level.map_or(LEVEL, |level| level.clamp(0, 9).unsigned_abs());
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
         let spawning = |error| Error::os("start a thread for", "layer", error);
         let (jobs, queue) = sync_channel(1);
@@ -60,7 +61,7 @@ impl<'scope> Writer<'scope> {
             let queue = Arc::clone(&queue);
             std::thread::Builder::new()
                 .name("proa-deflate".into())
-                .spawn_scoped(scope, move || work(&queue))
+                .spawn_scoped(scope, move || work(&queue, level))
                 .map_err(spawning)?;
         }
         let (order, ordered) = sync_channel(2 * workers);
@@ -118,8 +119,8 @@ fn stopped() -> Error {
 }
 
 /// Compress blocks until no more come.
-fn work(queue: &Mutex<Receiver<Job>>) {
-    let mut deflate = Compress::new(Compression::new(LEVEL), false);
+fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
+    let mut deflate = Compress::new(Compression::new(level), false);
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { block, dictionary, last, done }) = job else { return };

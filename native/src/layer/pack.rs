@@ -30,7 +30,7 @@ pub fn pack_layer(
 ) -> Result<Layer> {
     let root = open_root(directory)?;
     std::thread::scope(|scope| {
-        let output = Output::new(scope, target, compression)?;
+        let output = Output::new(scope, target, compression, None)?;
         let buffer = vec![0; CHUNK];
         let mut packer = Packer { root, overlay, output, links: HashMap::new(), entries: 0, buffer };
         packer.tree()?;

@@ -175,20 +175,32 @@ pub fn pack_layer(
     overlay: bool,
 ) -> PyResult<UnpackedLayer> {
     let target = duplicate(target_fd)?;
-    let compression = match compression {
-        "none" => layer::PackCompression::None,
-        "gzip" => layer::PackCompression::Gzip,
-        "zstd" => layer::PackCompression::Zstd,
-        other => return Err(Error::Invalid(format!("unknown compression {other:?}")).into()),
-    };
+    let compression = compression_named(compression)?;
     let found = py.detach(|| layer::pack_layer(directory, &target, compression, overlay))?;
     Ok(found.into())
 }
 
+fn compression_named(name: &str) -> Result<layer::PackCompression> {
+    Ok(match name {
+        "none" => layer::PackCompression::None,
+        "gzip" => layer::PackCompression::Gzip,
+        "zstd" => layer::PackCompression::Zstd,
+        other => return Err(Error::Invalid(format!("unknown compression {other:?}"))),
+    })
+}
+
 #[pyfunction]
-pub fn compress_layer(py: Python<'_>, source_fd: i32, target_fd: i32) -> PyResult<UnpackedLayer> {
+#[pyo3(signature = (source_fd, target_fd, *, compression = "gzip", level = None))]
+pub fn compress_layer(
+    py: Python<'_>,
+    source_fd: i32,
+    target_fd: i32,
+    compression: &str,
+    level: Option<i32>,
+) -> PyResult<UnpackedLayer> {
     let (source, target) = (duplicate(source_fd)?, duplicate(target_fd)?);
-    let digests = py.detach(|| layer::compress_layer(&source, &target))?;
+    let compression = compression_named(compression)?;
+    let digests = py.detach(|| layer::compress_layer(&source, &target, compression, level))?;
     Ok(layer::Layer { digests, entries: 0, implied: Vec::new(), usage: (0, 0) }.into())
 }
 

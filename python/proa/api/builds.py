@@ -33,6 +33,7 @@ LIMIT = 8 << 20
 
 _arguments = msgspec.json.Decoder(dict[str, str | None])
 _labels = msgspec.json.Decoder(dict[str, str])
+_names: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 _ulimits: msgspec.json.Decoder[list[Ulimit]] = msgspec.json.Decoder(list[Ulimit])
 _logins = msgspec.json.Decoder(dict[str, Credentials])
 _local = msgspec.json.Decoder(ProaBuild)
@@ -99,6 +100,7 @@ def _options(query: Query, local: ProaBuild | None) -> BuildOptions:
             if value is not None
         },
         labels=_decoded(query, "labels", _labels, {}),
+        cache_from=tuple(_cache_from(query)),
         network_mode=query.text("networkmode") or "default",
         extra_hosts=_hosts(query),
         cgroup_parent=query.text("cgroupparent"),
@@ -116,6 +118,10 @@ def _options(query: Query, local: ProaBuild | None) -> BuildOptions:
 
 def _ulimits_of(query: Query) -> list[Ulimit]:
     return _decoded(query, "ulimits", _ulimits, [])
+
+
+def _cache_from(query: Query) -> list[str]:
+    return _decoded(query, "cachefrom", _names, [])
 
 
 def _hosts(query: Query) -> tuple[str, ...]:

@@ -27,6 +27,18 @@ class Transactions(Protocol):
     def transaction(self) -> AbstractContextManager[None]: ...
 
 
+class Imports(Protocol):
+    """What was done elsewhere, and may be had from there."""
+
+    def offers(self, vertex: int, identity: Identity) -> bool:
+        """Whether a step may be had; being asked, it may begin to fetch it."""
+        ...
+
+    async def take(self, vertex: int, identity: Identity, description: str) -> bool:
+        """Put an offered step and its layers into the cache; False where it could not be had after all."""
+        ...
+
+
 class Layer:
     """One layer of a result; its identity may be known later than its files."""
 
@@ -82,14 +94,16 @@ class Solver:
         self._duplicates: list[Overlay] = []
 
     @asynccontextmanager
-    async def solve(self, wanted: graph.Graph, work: Work, watcher: Watcher) -> AsyncIterator["Solution"]:
+    async def solve(
+        self, wanted: graph.Graph, work: Work, watcher: Watcher, imports: Imports | None = None
+    ) -> AsyncIterator["Solution"]:
         """Do all that the outcome needs; its files stay while the context lasts.
 
         Raises VertexFailed; then what was begun has ended.
         """
         self._running += 1
         try:
-            yield await _Solving(self, wanted, work, watcher).run()
+            yield await _Solving(self, wanted, work, watcher, imports).run()
         finally:
             self._running -= 1
             if not self._running:
@@ -207,8 +221,10 @@ class Solver:
 class Solution:
     """What a solved graph came to."""
 
-    def __init__(self, wanted: graph.Graph, results: Mapping[int, Result]) -> None:
+    def __init__(self, wanted: graph.Graph, results: Mapping[int, Result], keys: Mapping[int, str]) -> None:
+        """`keys` are the steps' in the cache, by vertex."""
         self.graph = wanted
+        self.keys = keys
         self._results = results
 
     def result(self, vertex: int) -> Result:
@@ -235,7 +251,16 @@ class Solution:
 class _Solving:
     """One graph on its way. Vertices are tasks; the first that fails ends the others."""
 
-    def __init__(self, solver: Solver, wanted: graph.Graph, work: Work, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        wanted: graph.Graph,
+        work: Work,
+        watcher: Watcher,
+        imports: Imports | None,
+    ) -> None:
+        self._imports = imports
+        self._keys: dict[int, str] = {}
         self._solver = solver
         self._vertices = wanted.vertices
         self._graph = wanted
@@ -255,7 +280,18 @@ class _Solving:
         except BaseExceptionGroup as group:
             failure = first_failure(group)
             raise failure from failure.__cause__
-        return Solution(self._graph, {number: task.result() for number, task in self._results.items()})
+        results = {number: task.result() for number, task in self._results.items()}
+        return Solution(self._graph, results, await self._all_keys())
+
+    async def _all_keys(self) -> dict[int, str]:
+        """Of every step, those that nobody had to look at among them."""
+        found = dict(self._keys)
+        for number, identity in self._identities.items():
+            if number in found:
+                continue
+            alone = graph.stands_alone(self._vertices[number].operation)
+            found[number] = (await self._lone_identity(number) if alone else identity.result()).key
+        return found
 
     def _identity(self, number: int) -> "asyncio.Task[Identity]":
         if number not in self._identities:
@@ -270,9 +306,16 @@ class _Solving:
     async def _identify(self, number: int) -> Identity:
         vertex = self._vertices[number]
         with self._named(number):
-            below = 1 if graph.stands_alone(vertex.operation) else 0
-            pending = [self._identity(each) for each in vertex.inputs[below:]]
+            pending = [self._identity(each) for each in vertex.inputs]
             inputs = [await each for each in pending]
+            reads = await self._work.identify(vertex.operation)
+        return identify(vertex.operation, [each.key for each in inputs], reads)
+
+    async def _lone_identity(self, number: int) -> Identity:
+        """Of a layer that stands alone: what it is put on has no part in it."""
+        vertex = self._vertices[number]
+        with self._named(number):
+            inputs = [await each for each in [self._identity(each) for each in vertex.inputs[1:]]]
             reads = await self._work.identify(vertex.operation)
         return identify(vertex.operation, [each.key for each in inputs], reads)
 
@@ -284,23 +327,32 @@ class _Solving:
             case graph.Image(id=image_id):
                 with self._named(number):
                     return self._image(number, image_id)
-        identity = await self._identity(number)
-        if vertex.ignore_cache or not self._solver.knows(identity.key):
+        alone = graph.stands_alone(vertex.operation)
+        identity = await (self._lone_identity(number) if alone else self._identity(number))
+        self._keys[number] = identity.key
+        offered = self._imports is not None and self._imports.offers(number, identity)
+        if vertex.ignore_cache or not (offered or self._solver.knows(identity.key)):
             for each in vertex.inputs:
                 self._result(each)
         parent = await self._result(vertex.inputs[0]) if vertex.inputs else None
-        alone = graph.stands_alone(vertex.operation)
         layer = await self._layer(number, vertex, identity, None if alone else parent)
         return await self._solver.stack(layer, parent) if alone else layer
 
     async def _layer(self, number: int, vertex: graph.Vertex, identity: Identity, parent: Result) -> Layer:
         if not vertex.ignore_cache:
-            found = self._solver.find(identity.key, parent)
+            found = self._solver.find(identity.key, parent) or await self._imported(number, identity, parent)
             if found is not None:
                 self._watcher.cached(number)
                 return found
             self._watcher.missed(number, self._solver.explain(vertex.title, identity))
         return await self._fly(number, vertex, identity, parent)
+
+    async def _imported(self, number: int, identity: Identity, parent: Result) -> Layer | None:
+        """The layer of a step that was done elsewhere."""
+        if self._imports is None or not self._imports.offers(number, identity):
+            return None
+        taken = await self._imports.take(number, identity, self._vertices[number].title)
+        return self._solver.find(identity.key, parent) if taken else None
 
     def _image(self, number: int, image_id: str) -> Result:
         layer: Result = None

@@ -119,6 +119,9 @@ def _refuse_paths(own: "dict[str, Any]") -> None:
     """What names files of this host means nothing to a daemon elsewhere."""
     if "Ssh" in own:
         raise Failure("ERROR: --ssh needs a daemon on this host")
+    for cache in (*own.get("CacheFrom", ()), *own.get("CacheTo", ())):
+        if cache.get("type") == "local":
+            raise Failure("ERROR: a local cache needs a daemon on this host")
     for name, value in own.get("Contexts", {}).items():
         if value.startswith("/"):
             raise Failure(f"ERROR: --build-context {name}: a directory needs a daemon on this host")

@@ -25,8 +25,6 @@ def refuse_unsupported(parsed: Parsed) -> None:
     """One line for what the daemon cannot do and Docker would not pass over either. Raises Failure."""
     if len(platforms(parsed)) > 1:
         raise Failure("ERROR: Multi-platform build is not supported: name one --platform")
-    if parsed.get("cache-to"):
-        raise Failure("ERROR: Cache export is not supported")
     if parsed.get("annotation"):
         raise Failure("ERROR: Annotations are not supported: the image would not carry them")
     if parsed.flag("squash"):
@@ -115,6 +113,8 @@ def own_options(parsed: Parsed) -> "dict[str, Any]":
         "Entitlements": parsed.get("allow", []),
         "NoCacheFilter": filters,
         "SourceDateEpoch": int(epoch) if epoch else None,
+        "CacheFrom": [_cache(text, "from") for text in parsed.get("cache-from", ())],
+        "CacheTo": [_cache(text, "to") for text in parsed.get("cache-to", ())],
         "ExplainCache": parsed.flag("explain-cache"),
         "Check": checks(parsed),
     }
@@ -142,6 +142,32 @@ def _context(text: str) -> tuple[str, str]:
     if value.startswith(_URLS):
         return name, value
     raise Failure(f"ERROR: failed to get build context {name}: stat {value}: no such file or directory")
+
+
+def _cache(text: str, way: str) -> dict[str, str]:
+    """The fields of a cache, the directory of a local one absolute. Raises Failure."""
+    if "=" not in text:
+        return {"type": "registry", "ref": text}
+    found = {}
+    for field in csv_fields(text):
+        key, equals, value = field.partition("=")
+        if not equals:
+            raise Failure(f"ERROR: invalid value {field}, expected key=value")
+        found[key.strip().lower()] = value
+    if not found.get("type"):
+        raise Failure(f"ERROR: type required form> {text!r}")
+    directory = "src" if way == "from" else "dest"
+    if found["type"] == "local":
+        if not found.get(directory):
+            raise Failure(f"ERROR: local cache requires {directory}=")
+        found[directory] = absolute(found[directory])
+        if way == "to":
+            # By whoever asks: what the daemon writes there is the directory's owner's.
+            try:
+                os.makedirs(found[directory], exist_ok=True)
+            except OSError as exc:
+                raise Failure(f"ERROR: mkdir {exc.filename}: {(exc.strerror or '').lower()}") from None
+    return found
 
 
 def _secret(text: str) -> tuple[str, str]:

@@ -25,6 +25,9 @@ class ProaBuild(Struct, frozen=True, kw_only=True, rename="pascal", omit_default
     entitlements: list[str] = []
     no_cache_filter: list[str] = []
     source_date_epoch: int | None = None
+    cache_from: list[dict[str, str]] = []
+    cache_to: list[dict[str, str]] = []
+    """Fields of --cache-from and --cache-to: type, ref, src, dest, mode and the rest."""
     rewrite_timestamp: bool = False
     """Let no file of the layers that are made be younger than SOURCE_DATE_EPOCH."""
     explain_cache: bool = False
@@ -46,6 +49,8 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     platform: str = ""
     arguments: dict[str, str] = {}
     labels: dict[str, str] = {}
+    cache_from: tuple[str, ...] = ()
+    """Images of the store, as the classic builder looks at them."""
     network_mode: str = "default"
     extra_hosts: tuple[str, ...] = ()
     cgroup_parent: str = ""

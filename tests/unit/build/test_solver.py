@@ -338,6 +338,45 @@ async def test_a_linked_copy_is_made_once_for_every_base(world: World) -> None:
     assert world.layers.discarded == []
 
 
+async def test_what_stands_on_a_linked_copy_sees_the_base(world: World) -> None:
+    world.layers.known["sha256:other"] = ("", "other")
+    other = graph.Vertex(operation=graph.Image(reference="b", id="sha256:other", diff_ids=("sha256:other",)))
+    await world.build(image(), copy(0, 0, link=True), run("after", 1))
+    await world.build(other, image(), copy(0, 1, link=True), run("after", 2))
+    assert world.work.done.count("after") == 2
+
+
+class Elsewhere:
+    """A cache that has some steps, by their commands; `broken` ones cannot be had after all."""
+
+    def __init__(self, world: World, chains: dict[int, tuple[str, str]], broken: bool = False) -> None:
+        self.world = world
+        self.chains = chains
+        self.broken = broken
+
+    def offers(self, vertex: int, identity: cache.Identity) -> bool:
+        return vertex in self.chains
+
+    async def take(self, vertex: int, identity: cache.Identity, description: str) -> bool:
+        if not self.broken:
+            chain_id, diff_id = self.chains[vertex]
+            self.world.layers.known[chain_id] = (BASE, f"came {description}")
+            self.world.cache.record(identity, chain_id, diff_id, description, 1)
+        return not self.broken
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_was_done_elsewhere_is_taken_over(world: World, broken: bool) -> None:
+    came = Elsewhere(world, {1: (chain(BASE, "sha256:one"), "sha256:one")}, broken)
+    graph_ = wanted((image(), run("one", 0), run("two", 1)))
+    async with world.solver.solve(graph_, world.work, Events(), came) as solution:
+        found = [layer.directory for layer in await solution.layers()]
+    await world.settle()
+    assert found == (["base", "u0", "u1"] if broken else ["base", "came one", "u0"])
+    assert world.work.done == (["one", "two"] if broken else ["two"])
+    assert {number for number in solution.keys if number} == {1, 2}
+
+
 async def test_a_cancelled_build_leaves_nothing(world: World) -> None:
     world.work.gates = {"one": asyncio.Event()}
     building = asyncio.ensure_future(world.build(image(), run("one", 0)))

@@ -9,10 +9,12 @@ from msgspec.structs import replace
 from proa.build import graph
 from proa.build.solver import Layer as BuildLayer
 from proa.build.solver import Solution
+from proa.engine.builds.records import inline
 from proa.engine.durations import rfc3339
 from proa.engine.images.importing import config_document
 from proa.engine.images.store import ImageRecord, ImageStore, Layer, decode_image_file
 from proa.engine.ports import EventSink
+from proa.schema.build_cache import INLINE
 from proa.schema.reference import Digest, Reference
 
 COMMENT = "buildkit.dockerfile.v0"
@@ -31,13 +33,21 @@ class BuiltImages:
         names: Sequence[Reference],
         labels: Mapping[str, str],
         created_ns: int | None,
+        *,
+        inline_cache: bool = False,
     ) -> ImageRecord:
-        """The image of a solution, known and named. `created_ns` is SOURCE_DATE_EPOCH's, None for now."""
+        """The image of a solution, known and named. `created_ns` is SOURCE_DATE_EPOCH's, None for now.
+
+        With `inline_cache` it says itself which step made which of its layers.
+        """
         outcome = solution.graph.outcome
         built = await solution.layers()
         layers = self._layers(built)
         times = [layer.created_ns for layer in built]
-        blob = msgspec.json.encode(document(outcome, layers, labels, created_ns, times))
+        described = document(outcome, layers, labels, created_ns, times)
+        if inline_cache:
+            described[INLINE] = inline(_cached(solution, times, created_ns))
+        blob = msgspec.json.encode(described)
         with self._store.database.transaction():
             record = self._store.add(blob, decode_image_file(blob), layers)
             for name in names:
@@ -62,14 +72,37 @@ class BuiltImages:
         for layer in built:
             known = self._known(layer.chain_id)
             diff_id = Digest(layer.diff_id) if known is None else known.diff_id
-            layers.append(Layer(known.digest if known else diff_id, diff_id, Digest(layer.chain_id)))
+            digest = known.digest if known else self._blob(diff_id) or diff_id
+            layers.append(Layer(digest, diff_id, Digest(layer.chain_id)))
         return layers
+
+    def _blob(self, diff_id: Digest) -> Digest | None:
+        """A blob that came from a cache or went to one."""
+        rows = self._store.database.query("SELECT digest FROM blobs WHERE diff_id = ? LIMIT 1", (diff_id,))
+        return Digest(rows[0][0]) if rows else None
 
     def _known(self, chain_id: str) -> Layer | None:
         rows = self._store.database.query(
             "SELECT digest, diff_id FROM image_layers WHERE chain_id = ? LIMIT 1", (chain_id,)
         )
         return Layer(Digest(rows[0][0]), Digest(rows[0][1]), Digest(chain_id)) if rows else None
+
+
+def _cached(
+    solution: Solution, times: Sequence[int], epoch_ns: int | None
+) -> list[tuple[str, int, int, bool]]:
+    """The steps of an image as its own cache has them."""
+    vertices = [step.vertex for step in solution.graph.outcome.steps if step.vertex is not None]
+    first = len(times) - len(vertices)
+    return [
+        (
+            solution.keys[vertex],
+            first + number,
+            times[first + number] if epoch_ns is None else epoch_ns,
+            graph.stands_alone(solution.graph.vertices[vertex].operation),
+        )
+        for number, vertex in enumerate(vertices)
+    ]
 
 
 def document(

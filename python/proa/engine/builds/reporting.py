@@ -13,11 +13,13 @@ Source of the lines: moby builder/dockerfile/dispatchers.go, pkg/streamformatter
 
 import codecs
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from proa.build import graph
 from proa.build.lint import Finding
+from proa.errors import ProaError
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -105,6 +107,11 @@ class Lines:
     def failed(self, excerpt: str) -> None:
         """The lines at fault; the error follows."""
 
+    @contextmanager
+    def task(self, name: str, title: str) -> Iterator[None]:
+        """Work of the builder's own; Docker's lines do not speak of it."""
+        yield
+
     def built(self, image_id: str, names: list[str]) -> None:
         """The image is there."""
         self._send({"aux": {"ID": image_id}})
@@ -181,6 +188,20 @@ class Events:
     def failed(self, excerpt: str) -> None:
         """The lines at fault; the error follows."""
         self._send({"failure": {"excerpt": excerpt}})
+
+    @contextmanager
+    def task(self, name: str, title: str) -> Iterator[None]:
+        """Work of the builder's own, shown as a step; `name` is the number that it has not."""
+        begun = time.monotonic()
+        self._send({"vertex": {"number": name, "title": title}})
+        ended: dict[str, Any] = {"number": name, "done": True}
+        try:
+            yield
+        except ProaError as exc:
+            ended = {"number": name, "error": str(exc)}
+            raise
+        finally:
+            self._send({"vertex": {**ended, "seconds": round(time.monotonic() - begun, 3)}})
 
     def built(self, image_id: str, names: list[str]) -> None:
         """The image is there."""

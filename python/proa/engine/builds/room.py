@@ -90,7 +90,10 @@ class BuildRoom:
         from proa.build.cache import Cache
         from proa.build.contexts import Contexts
         from proa.build.solver import Solver
+        from proa.engine.builds.blobs import LayerBlobs
+        from proa.engine.builds.caching import Caches
         from proa.engine.builds.commands import Commands
+        from proa.engine.builds.exporting import CacheExporter
         from proa.engine.builds.images import BuiltImages
         from proa.engine.builds.layers import BuildLayers
         from proa.engine.builds.mounts import CacheDirectories
@@ -139,6 +142,12 @@ class BuildRoom:
                 executor=self._executor,
             ),
             contexts=lambda: Contexts(self._root / "contexts", self._executor),
+            caches=Caches(
+                images=self._images,
+                cache=cache,
+                exporter=CacheExporter(store, cache, LayerBlobs(store, self._executor), self._executor),
+                executor=self._executor,
+            ),
             digests=digests,
             executor=self._executor,
         )

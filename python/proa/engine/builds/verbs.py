@@ -22,6 +22,7 @@ from proa.build.platforms import host_platform, parse_platform
 from proa.build.ports import StepFailed, VertexFailed
 from proa.build.solver import Solver
 from proa.engine.builds.bases import BuildBases
+from proa.engine.builds.caching import INLINE_ARGUMENT, Caches, wants_inline
 from proa.engine.builds.checking import ARGUMENT, check
 from proa.engine.builds.commands import Limits
 from proa.engine.builds.images import BuiltImages
@@ -37,7 +38,7 @@ from proa.schema.registry import Credentials
 
 Reporter = Lines | Events
 
-_OWN_ARGUMENTS = frozenset((ARGUMENT, "SOURCE_DATE_EPOCH"))
+_OWN_ARGUMENTS = frozenset((ARGUMENT, INLINE_ARGUMENT, "SOURCE_DATE_EPOCH"))
 """Build arguments that speak to the builder, not to the Dockerfile."""
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Builds:
         digests: proa_native.FileDigests,
         executor: Executor | None,
         contexts: Callable[[], Contexts],
+        caches: Caches,
     ) -> None:
         """`contexts` makes the contexts of one build."""
         self._images = images
@@ -69,6 +71,7 @@ class Builds:
         self._executor = executor
         self._workshop = workshop
         self._contexts = contexts
+        self._caches = caches
 
     async def build(
         self,
@@ -114,11 +117,18 @@ class Builds:
                 if options.local.check:
                     return
                 wanted = await self._plan(file, options, credentials, reporter)
+                targets = self._caches.targets(options, credentials)
+                imports = await self._caches.imports(options, wanted, credentials, reporter)
+                await stack.enter_async_context(imports)
                 work = self._workshop.for_build(contexts, _limits(options), options, epoch)
-                solution = await stack.enter_async_context(self._solver.solve(wanted, work, reporter))
-                record = await self._built.make(solution, names, options.labels, epoch)
+                solving = self._solver.solve(wanted, work, reporter, imports)
+                solution = await stack.enter_async_context(solving)
+                record = await self._built.make(
+                    solution, names, options.labels, epoch, inline_cache=wants_inline(options)
+                )
                 if not options.events:
                     self._built.record_base(record, solution)
+                await self._caches.export(targets, solution, reporter)
             except (DockerfileError, VertexFailed) as exc:
                 raise _shown(exc, name, text, reporter, classic=not options.events) from exc
         self._keep_digests()

@@ -66,6 +66,8 @@ class Images:
         executor: Executor | None = None,
     ) -> None:
         self.store = ImageStore(database, content, snapshots)
+        self.registry = registry
+        """For builds' caches, which are kept where images are."""
         self._events = events
         self._containers = containers
         self._remover = Remover(self.store, events, containers, executor)
