@@ -210,7 +210,22 @@ class FakeRegistries:
         self.calls.append(("search", term, limit, filters, credentials))
         return [SearchResult(name=term, description="found", star_count=3, is_official=True)]
 
-    async def inspect(self, name: str, credentials: Credentials | None) -> DistributionInspect:
+    async def put_manifest(
+        self,
+        name: str,
+        media_type: str,
+        data: bytes,
+        credentials: Credentials | None,
+        *,
+        source: str,
+        insecure: bool,
+    ) -> str:
+        self.calls.append(("put", name, media_type, data, credentials, source, insecure))
+        return "sha256:" + "a" * 64
+
+    async def inspect(
+        self, name: str, credentials: Credentials | None, *, insecure: bool
+    ) -> DistributionInspect:
         self.calls.append(("inspect", name, credentials))
         descriptor = Descriptor(media_type="m", digest="sha256:" + "a" * 64, size=len(self.MANIFEST))
         return DistributionInspect(

@@ -177,7 +177,8 @@ async def test_answers_have_dockers_members(
 def test_every_route_is_dockers() -> None:
     """A route that the API does not have would be a misspelt one."""
     known = {key.replace("{id}", "{name}") for key in ENDPOINTS}
-    extra = {"GET /plugins", "GET /networks/", "GET /distribution/{name}/manifest"}
+    manifests = {f"{method} /distribution/{{name}}/manifest" for method in ("GET", "PUT")}
+    extra = {"GET /plugins", "GET /networks/"} | manifests
     ours = {f"{route.method} {route.path}" for route in ROUTES}
     assert ours - known - extra == set()
 

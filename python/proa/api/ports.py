@@ -222,7 +222,22 @@ class Registries(Protocol):
     async def search(
         self, term: str, limit: int, filters: Filters, credentials: Credentials | None
     ) -> Sequence[SearchResult]: ...
-    async def inspect(self, name: str, credentials: Credentials | None) -> DistributionInspect: ...
+    async def inspect(
+        self, name: str, credentials: Credentials | None, *, insecure: bool
+    ) -> DistributionInspect: ...
+    async def put_manifest(
+        self,
+        name: str,
+        media_type: str,
+        data: bytes,
+        credentials: Credentials | None,
+        *,
+        source: str,
+        insecure: bool,
+    ) -> str:
+        """Store one, what it names mounted from the repository `source` where it is given; its digest."""
+        ...
+
     async def manifest(
         self, name: str, credentials: Credentials | None, *, insecure: bool
     ) -> tuple[str, str, bytes]:

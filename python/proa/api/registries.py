@@ -1,7 +1,9 @@
 """The endpoints that ask a registry: /auth, /images/search, /distribution.
 
-GET /distribution/{name}/manifest is proa's own: the manifest or index as the registry has it, for the CLI's
-`manifest inspect`; `insecure=1` treats the registry as an insecure one for this request.
+/distribution/{name}/manifest is proa's own, for the CLI's `manifest` commands: Docker's CLI has a client of
+registries in it for them, proa's asks the daemon, which has mirrors, certificates and proxies. GET is the
+manifest or index as the registry has it; PUT stores one, with what it names mounted from the repository
+`from`. `insecure=1` treats the registry as an insecure one for the request.
 
 Source: the Docker Engine API v1.51; moby daemon/server/router/{system,image,distribution}.
 """
@@ -38,7 +40,10 @@ async def search(engine: Engine, request: Request) -> Response:
 
 async def inspect(engine: Engine, request: Request) -> Response:
     """GET /distribution/{name}/json."""
-    return json_reply(await engine.registries.inspect(request.name, credentials_of(request)))
+    insecure = Query(request.query).flag("insecure")
+    return json_reply(
+        await engine.registries.inspect(request.name, credentials_of(request), insecure=insecure)
+    )
 
 
 async def manifest(engine: Engine, request: Request) -> Response:
@@ -49,9 +54,24 @@ async def manifest(engine: Engine, request: Request) -> Response:
     return Reply(response_head(200, media_type, f"Docker-Content-Digest: {digest}\r\n"), data)
 
 
+async def put_manifest(engine: Engine, request: Request) -> Response:
+    """PUT /distribution/{name}/manifest."""
+    query = Query(request.query)
+    digest = await engine.registries.put_manifest(
+        request.name,
+        request.headers.get("content-type", ""),
+        request.body,
+        credentials_of(request),
+        source=query.text("from"),
+        insecure=query.flag("insecure"),
+    )
+    return json_reply({"Digest": digest})
+
+
 ROUTES = (
     Route("POST", "/auth", auth),
     Route("GET", "/images/search", search),
     Route("GET", "/distribution/{name}/json", inspect),
     Route("GET", "/distribution/{name}/manifest", manifest),
+    Route("PUT", "/distribution/{name}/manifest", put_manifest),
 )

@@ -89,10 +89,15 @@ class Registry:
         return self._made.download.blob(ref, descriptor, credentials, offset)
 
     async def small_blob(
-        self, ref: Reference, descriptor: Descriptor, credentials: Credentials | None = None
+        self,
+        ref: Reference,
+        descriptor: Descriptor,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
     ) -> bytes:
         """A whole blob, verified: an image's configuration. Raises InvalidParameter past 8 MiB."""
-        return await self._made.download.small_blob(ref, descriptor, credentials)
+        return await self._made.download.small_blob(ref, descriptor, credentials, insecure=insecure)
 
     async def tags(self, ref: Reference, credentials: Credentials | None = None) -> list[str]:
         """Every tag of the reference's repository."""
@@ -110,15 +115,28 @@ class Registry:
 
     # ---- writing ---------------------------------------------------------------------------------
 
-    async def has_blob(self, ref: Reference, digest: Digest, credentials: Credentials | None = None) -> bool:
+    async def has_blob(
+        self,
+        ref: Reference,
+        digest: Digest,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
+    ) -> bool:
         """Whether the reference's repository has the blob; one round trip."""
-        return await self._made.upload.has_blob(ref, digest, credentials)
+        return await self._made.upload.has_blob(ref, digest, credentials, insecure=insecure)
 
     async def mount_blob(
-        self, ref: Reference, digest: Digest, source: Reference, credentials: Credentials | None = None
+        self,
+        ref: Reference,
+        digest: Digest,
+        source: Reference,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
     ) -> bool:
         """Let the repository share a blob of `source`, one of the same registry; False where it refuses."""
-        return await self._made.upload.mount(ref, digest, source, credentials)
+        return await self._made.upload.mount(ref, digest, source, credentials, insecure=insecure)
 
     async def upload_blob(
         self,
@@ -131,10 +149,16 @@ class Registry:
         await self._made.upload.blob(ref, descriptor, source, credentials)
 
     async def put_manifest(
-        self, ref: Reference, media_type: str, data: bytes, credentials: Credentials | None = None
+        self,
+        ref: Reference,
+        media_type: str,
+        data: bytes,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
     ) -> Digest:
         """Store a manifest under the reference's tag, or under its digest where it has no tag."""
-        return await self._made.upload.manifest(ref, media_type, data, credentials)
+        return await self._made.upload.manifest(ref, media_type, data, credentials, insecure=insecure)
 
     # ---- beside images ---------------------------------------------------------------------------
 
@@ -190,8 +214,8 @@ class _Clients:
         from proa.registry.upload import Upload
         from proa.registry.web import Web
 
-        def registry_of(domain: str) -> "Host":
-            return hosts_of(domain, settings)[-1]
+        def registry_of(domain: str, insecure: bool = False) -> "Host":
+            return hosts_of(domain, settings, insecure=insecure)[-1]
 
         self.exchange: Exchange = Exchange(Pool(read_proxies(settings.proxies)), pause)
         self.download: Download = Download(

@@ -98,7 +98,13 @@ class Download:
 
     @asynccontextmanager
     async def blob(
-        self, ref: Reference, descriptor: Descriptor, credentials: Credentials | None, offset: int
+        self,
+        ref: Reference,
+        descriptor: Descriptor,
+        credentials: Credentials | None,
+        offset: int,
+        *,
+        insecure: bool = False,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """See Registry.blob."""
         digest = parse_digest(descriptor.digest)
@@ -109,7 +115,7 @@ class Download:
             return await self._exchange.expect(host, call, 200, 206)
 
         try:
-            answer = await self._first(ref, PULL, get)
+            answer = await self._first(ref, PULL, get, insecure=insecure)
         except NotFound:
             if not descriptor.urls:
                 raise
@@ -122,12 +128,17 @@ class Download:
             response.close()
 
     async def small_blob(
-        self, ref: Reference, descriptor: Descriptor, credentials: Credentials | None
+        self,
+        ref: Reference,
+        descriptor: Descriptor,
+        credentials: Credentials | None,
+        *,
+        insecure: bool = False,
     ) -> bytes:
         """See Registry.small_blob."""
         if descriptor.size > SMALL_MAX:
             raise InvalidParameter(f"{descriptor.digest} of {ref.familiar} is larger than {SMALL_MAX} bytes")
-        async with self.blob(ref, descriptor, credentials, 0) as chunks:
+        async with self.blob(ref, descriptor, credentials, 0, insecure=insecure) as chunks:
             data = b"".join([chunk async for chunk in chunks])
         if f"sha256:{sha256(data).hexdigest()}" != descriptor.digest:
             raise System(f"filesystem layer verification failed for digest {descriptor.digest}")

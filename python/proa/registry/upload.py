@@ -54,29 +54,37 @@ class Session(Struct):
 class Upload:
     """The writing half of the client."""
 
-    def __init__(self, exchange: Exchange, host_of: Callable[[str], Host]) -> None:
-        """`host_of(domain)`: the registry itself, no mirror."""
+    def __init__(self, exchange: Exchange, host_of: Callable[[str, bool], Host]) -> None:
+        """`host_of(domain, insecure)`: the registry itself, no mirror."""
         self._exchange = exchange
         self._host_of = host_of
         self._opened: dict[tuple[str, Digest], Session] = {}
         """Uploads that a refused mount has opened, for the upload that follows it."""
 
-    async def has_blob(self, ref: Reference, digest: Digest, credentials: Credentials | None) -> bool:
+    async def has_blob(
+        self, ref: Reference, digest: Digest, credentials: Credentials | None, *, insecure: bool = False
+    ) -> bool:
         """See Registry.has_blob."""
         call = _push(ref, f"blobs/{digest}", credentials, method="HEAD")
-        answer = await self._ask(ref, call, 200, 404)
+        answer = await self._ask(ref, call, 200, 404, insecure=insecure)
         await answer.response.discard()
         return answer.status == 200
 
     async def mount(
-        self, ref: Reference, digest: Digest, source: Reference, credentials: Credentials | None
+        self,
+        ref: Reference,
+        digest: Digest,
+        source: Reference,
+        credentials: Credentials | None,
+        *,
+        insecure: bool = False,
     ) -> bool:
         """See Registry.mount_blob."""
         if source.domain != ref.domain:
             return False
         path = f"blobs/uploads/?mount={digest}&from={quote(source.path, safe='')}"
         call = _push(ref, path, credentials, scope(source.path, "pull"))
-        answer = await self._ask(ref, call, 201, 202)
+        answer = await self._ask(ref, call, 201, 202, insecure=insecure)
         await answer.response.discard()
         if answer.status == 202 and len(self._opened) < OPENED_MAX:
             self._opened[ref.name, digest] = _session(answer)
@@ -107,7 +115,13 @@ class Upload:
             raise System(f"the registry stored {told[:80]} where {digest} was sent")
 
     async def manifest(
-        self, ref: Reference, media_type: str, data: bytes, credentials: Credentials | None
+        self,
+        ref: Reference,
+        media_type: str,
+        data: bytes,
+        credentials: Credentials | None,
+        *,
+        insecure: bool = False,
     ) -> Digest:
         """See Registry.put_manifest."""
         read_manifest(data, media_type, ref)
@@ -120,7 +134,7 @@ class Upload:
             headers=(("Content-Type", media_type),),
             body=data,
         )
-        answer = await self._ask(ref, call, 200, 201, 202)
+        answer = await self._ask(ref, call, 200, 201, 202, insecure=insecure)
         told = answer.response.headers.get("docker-content-digest", "")
         await answer.response.discard()
         if told and told != digest:
@@ -238,12 +252,12 @@ class Upload:
         session.offset = int(end) + 1 if end.isdecimal() and int(end) else 0
         return session
 
-    async def _expect(self, ref: Reference, call: Call, *statuses: int) -> Answer:
-        return await self._exchange.expect(self._host_of(ref.domain), call, *statuses)
+    async def _expect(self, ref: Reference, call: Call, *statuses: int, insecure: bool = False) -> Answer:
+        return await self._exchange.expect(self._host_of(ref.domain, insecure), call, *statuses)
 
-    async def _ask(self, ref: Reference, call: Call, *statuses: int) -> Answer:
+    async def _ask(self, ref: Reference, call: Call, *statuses: int, insecure: bool = False) -> Answer:
         try:
-            return await self._expect(ref, call, *statuses)
+            return await self._expect(ref, call, *statuses, insecure=insecure)
         except Refusal as exc:
             raise general(exc) from exc
 

@@ -32,6 +32,7 @@ class Platform(Struct, frozen=True, kw_only=True, omit_defaults=True):
     architecture: str = ""
     os: str = ""
     os_version: str = field(default="", name="os.version")
+    os_features: list[str] | None = field(default=None, name="os.features")
     variant: str = ""
 
 

@@ -94,3 +94,11 @@ async def test_distribution(connect: Connect, engine: FakeEngine) -> None:
         ("manifest", "reg.example:5000/a/b:1", None, True),
     ]
     assert (await client.request("GET", "/distribution/nosuch/manifest")).status == 404
+
+
+async def test_a_manifest_is_put_with_its_media_type(connect: Connect, engine: FakeEngine) -> None:
+    target = "/distribution/reg.example/b@sha256:0/manifest?from=reg.example/a"
+    answer = await connect().request("PUT", target, b"{}")
+    assert json.loads(answer.body) == {"Digest": "sha256:" + "a" * 64}
+    name = "reg.example/b@sha256:0"
+    assert engine.registries.calls == [("put", name, "application/json", b"{}", None, "reg.example/a", False)]

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from proa.engine.registries import Registries
-from proa.errors import InvalidParameter
+from proa.errors import InvalidParameter, System
 from proa.registry import Manifest, RegistrySettings
 from proa.registry.manifests import read_manifest, verified
 from proa.schema import oci
 from proa.schema.config import DaemonConfig
 from proa.schema.oci import Descriptor, Platform
-from proa.schema.reference import Reference
+from proa.schema.reference import Digest, Reference
 from proa.schema.registry import AuthResponse, Credentials, SearchResult
 
 DIGEST = "sha256:" + "a" * 64
@@ -27,6 +27,8 @@ class FakeClient:
         self.media_type = media_type
         self.config = config
         self.asked: list[tuple[object, ...]] = []
+        self.mountable: set[str] = set()
+        self.there: set[str] = set()
 
     def reload(self, settings: RegistrySettings) -> None:
         self.asked.append(("reload", settings.mirrors))
@@ -41,9 +43,49 @@ class FakeClient:
         return Manifest(descriptor=descriptor, data=self.data, content=content, host="reg.example")
 
     async def small_blob(
-        self, ref: Reference, descriptor: Descriptor, credentials: Credentials | None = None
+        self,
+        ref: Reference,
+        descriptor: Descriptor,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
     ) -> bytes:
         return self.config
+
+    async def has_blob(
+        self,
+        ref: Reference,
+        digest: Digest,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
+    ) -> bool:
+        self.asked.append(("has", ref.path, digest))
+        return digest in self.there
+
+    async def mount_blob(
+        self,
+        ref: Reference,
+        digest: Digest,
+        source: Reference,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
+    ) -> bool:
+        self.asked.append(("mount", source.path, ref.path, digest))
+        return digest in self.mountable
+
+    async def put_manifest(
+        self,
+        ref: Reference,
+        media_type: str,
+        data: bytes,
+        credentials: Credentials | None = None,
+        *,
+        insecure: bool = False,
+    ) -> Digest:
+        self.asked.append(("put", ref.canonical, media_type))
+        return Digest(DIGEST)
 
     async def check(self, credentials: Credentials) -> AuthResponse:
         return AuthResponse(status=credentials.username)
@@ -105,3 +147,48 @@ async def test_login_search_and_new_settings() -> None:
     assert client.asked == [("reload", ("https://m.example",))]
     with pytest.raises(InvalidParameter, match="invalid mirror"):
         registries.reload(DaemonConfig(registry_mirrors=("m.example",)))
+
+
+LAYERS = ["sha256:" + letter * 64 for letter in "bcd"]
+
+
+async def put(client: FakeClient, source: str) -> str:
+    document = image() | {
+        "schemaVersion": 2,
+        "layers": [
+            {"mediaType": oci.LAYER, "digest": LAYERS[0], "size": 1},
+            {"mediaType": oci.LAYER, "digest": LAYERS[1], "size": 1},
+            {"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": LAYERS[2]},
+        ],
+    }
+    data = json.dumps(document).encode()
+    registries = Registries(client)
+    return await registries.put_manifest(
+        "reg.example/b:1", oci.MANIFEST, data, None, source=source, insecure=True
+    )
+
+
+async def test_what_a_manifest_names_is_mounted_before_it() -> None:
+    """But for what the registry has already, and for layers that are elsewhere."""
+    client = FakeClient(image(), oci.MANIFEST)
+    client.mountable, client.there = {DIGEST, LAYERS[0]}, {LAYERS[1]}
+    assert await put(client, "reg.example/a") == DIGEST
+    assert client.asked == [
+        ("mount", "a", "b", DIGEST),
+        ("mount", "a", "b", LAYERS[0]),
+        ("mount", "a", "b", LAYERS[1]),
+        ("has", "b", LAYERS[1]),
+        ("put", "reg.example/b:1", oci.MANIFEST),
+    ]
+    client.asked.clear()
+    await put(client, "")
+    assert client.asked == [("put", "reg.example/b:1", oci.MANIFEST)]
+
+
+async def test_what_cannot_be_mounted_is_not_pushed() -> None:
+    client = FakeClient(image(), oci.MANIFEST)
+    with pytest.raises(System, match=f"error mounting a@{DIGEST} to reg.example/b:1"):
+        await put(client, "reg.example/a")
+    with pytest.raises(InvalidParameter, match="cannot use source images from a different registry"):
+        await put(client, "other.example/a")
+    assert not [one for one in client.asked if one[0] == "put"]

@@ -130,8 +130,8 @@ class Remover:
             self._events.emit("image", "delete", image.id, {"name": image.id})
             deleted.append(image)
         gone = await self.collect()
-        lowest = {layer.chain_id: image.id for image in deleted for layer in image.content}
-        ids = []
+        lowest: dict[str, str] = {layer.chain_id: image.id for image in deleted for layer in image.content}
+        ids: list[str] = []
         for image in deleted:
             ids += [image.id, *(chain_id for chain_id in gone if lowest.get(chain_id) == image.id)]
         return [ImageDeleteResponseItem(deleted=id_) for id_ in ids]
