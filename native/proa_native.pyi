@@ -28,7 +28,6 @@ __all__ = [
     "compile_seccomp",
     "compress_layer",
     "copy_files",
-    "default_seccomp_profile",
     "disk_usage",
     "has_project_quota",
     "inherit_directories",
@@ -105,9 +104,6 @@ def compile_seccomp(profile: bytes | None, capabilities: int, *, architecture: s
     `capabilities` (bit mask of the bounding set) and this host's kernel and architecture decide its
     conditional rules. Raises ValueError for a malformed profile.
     """
-
-def default_seccomp_profile() -> bytes:
-    """The built-in profile as Docker's JSON."""
 
 def cgroup_version() -> str:
     """`1`, `2` or `hybrid`, of the hierarchies mounted at /sys/fs/cgroup."""

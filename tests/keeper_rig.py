@@ -98,7 +98,6 @@ class Rig:
         self.process: subprocess.Popen[bytes] | None = None
         self.wire: Wire
         self._sockets: list[socket.socket] = []
-        self._sockets: list[socket.socket] = []
 
     def command(self, ready_fd: int = -1) -> tuple[str, ...]:
         return (sys.executable, "-I", "-S", "-c", BOOT, str(NATIVE), str(self.exec_root), str(ready_fd))
@@ -115,7 +114,6 @@ class Rig:
 
     def connect(self) -> Wire:
         self.wire = Wire(self.exec_root / "keeper.sock")
-        self._sockets.append(self.wire.socket)
         self._sockets.append(self.wire.socket)
         return self.wire
 

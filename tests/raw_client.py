@@ -35,13 +35,6 @@ class RawClient:
         await self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + (body or b""))
         return await self.answer(headless=method == "HEAD")
 
-    async def read_some(self) -> bytes:
-        """What is there, waiting for at least a byte; empty at the end."""
-        if self._unread:
-            data, self._unread = self._unread, b""
-            return data
-        return await asyncio.get_running_loop().sock_recv(self._socket, 65536)
-
     async def read_until(self, mark: bytes) -> bytes:
         """Up to and with `mark`; raises EOFError."""
         while mark not in self._unread:

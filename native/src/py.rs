@@ -65,12 +65,6 @@ fn compile_seccomp<'py>(
     Ok(PyBytes::new(py, &program))
 }
 
-/// The built-in profile as Docker's JSON.
-#[pyfunction]
-fn default_seccomp_profile(py: Python<'_>) -> Bound<'_, PyBytes> {
-    PyBytes::new(py, seccomp::DEFAULT_PROFILE.as_bytes())
-}
-
 /// This process's view of the hierarchies; they do not change under a running host.
 fn hierarchies() -> Result<&'static Hierarchies> {
     static PROBED: OnceLock<Hierarchies> = OnceLock::new();
@@ -329,7 +323,7 @@ mod proa_native {
     #[pymodule_export]
     use super::{
         cgroup_controllers, cgroup_freeze, cgroup_kill, cgroup_list, cgroup_pids, cgroup_remove,
-        cgroup_stats, cgroup_update, cgroup_version, compile_seccomp, default_seccomp_profile, network_stats,
+        cgroup_stats, cgroup_update, cgroup_version, compile_seccomp, network_stats,
     };
 
     #[pymodule_init]

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// The built-in profile, as Docker's JSON: Docker's published default, its lists restricted to the
 /// architectures proa runs on. It differs where the published one leaves a way to `AF_ALG`: `socketcall` of
 /// 32-bit programs does not open sockets.
-pub const DEFAULT_PROFILE: &str = include_str!("default.json");
+const DEFAULT_PROFILE: &str = include_str!("default.json");
 
 /// A native architecture, each with the 32-bit ones that its kernel runs as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -70,8 +70,6 @@ _HOST = {
     "volumes-from": "VolumesFrom",
 }
 
-Json = "dict[str, Any]"
-
 
 def create_body(parsed: "Parsed") -> "dict[str, Any]":
     """The whole body; a name, a platform and what the CLI does itself are not part of it.

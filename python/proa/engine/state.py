@@ -12,7 +12,6 @@ Source: moby container/state.go.
 """
 
 from enum import StrEnum
-from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,8 +19,6 @@ from msgspec.structs import replace
 from proa.errors import Conflict
 from proa.network import Sandbox
 from proa.schema.keeper import ExitReason
-
-HealthStatus = Literal["none", "starting", "healthy", "unhealthy"]
 
 
 class Status(StrEnum):

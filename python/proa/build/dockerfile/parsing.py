@@ -4,7 +4,7 @@ Source: the Dockerfile reference; error texts as BuildKit has them.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -397,6 +397,3 @@ _PARSERS: Mapping[str, Callable[[Node], it.Instruction]] = {
     "volume": _volume,
     "workdir": _workdir,
 }
-
-KEYWORDS: Sequence[str] = tuple(_PARSERS)
-"""Every instruction there is, in lower case."""
