@@ -45,8 +45,8 @@ def duration(seconds: float) -> str:
 
 
 def parse_duration(text: str) -> int:
-    """A Go duration (`1h30m`, `1.5s`) in nanoseconds. Raises InvalidParameter."""
-    rest, total = text, 0.0
+    """A Go duration (`1h30m`, `-1.5s`) in nanoseconds, within int64. Raises InvalidParameter."""
+    rest, total = text.removeprefix("-" if text.startswith("-") else "+"), 0.0
     bad = InvalidParameter(f'time: invalid duration "{text}"')
     while rest:
         digits = len(rest) - len(rest.lstrip("0123456789."))
@@ -58,9 +58,9 @@ def parse_duration(text: str) -> int:
         except (ValueError, KeyError):
             raise bad from None
         rest = rest[digits + len(unit) :]
-    if not text:
+    if text in ("", "-", "+") or total >= 1 << 63:
         raise bad
-    return round(total)
+    return -round(total) if text.startswith("-") else round(total)
 
 
 def go_duration(ns: int) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from proa.durations import go_duration, parse_duration
+from proa.errors import InvalidParameter
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,16 @@ from proa.durations import go_duration, parse_duration
 def test_there_and_back(ns: int, text: str) -> None:
     assert go_duration(ns) == text
     assert parse_duration(text) == ns
+
+
+@pytest.mark.parametrize(("text", "ns"), [("-1h", -3_600_000_000_000), ("+1.5s", 1_500_000_000)])
+def test_signs(text: str, ns: int) -> None:
+    assert parse_duration(text) == ns
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "+", "1", "h", "1x", "--1s", "1..5s", "9" * 400 + "h", "300000000h"]
+)
+def test_what_is_none(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="invalid duration"):
+        parse_duration(text)

@@ -156,7 +156,7 @@ async def logs(engine: Engine, request: Request) -> Response:
 
 def _tail(value: str) -> int:
     """Lines from the end; -1 for all, which dockerd also takes an unreadable number for."""
-    return int(value) if value.isascii() and value.isdigit() else -1
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else -1
 
 
 async def attach(engine: Engine, request: Request) -> Response:

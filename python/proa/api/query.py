@@ -13,15 +13,17 @@ from urllib.parse import unquote_plus
 import msgspec
 
 from proa.api.ports import Filters
+from proa.durations import parse_duration
 from proa.errors import InvalidParameter
 
 _FALSE = frozenset(("", "0", "no", "false", "none"))
 _decode_filters = msgspec.json.Decoder(dict[str, Any]).decode
 
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_LARGEST = (1 << 63) - 1
+"""Go's int64: what comes out of here is also SQLite's and the native core's."""
+
 _SECONDS = re.compile(r"(-?\d+)(?:\.(\d{1,9})\d*)?\Z")
-_DURATION = re.compile(r"([+-]?)((?:\d+(?:\.\d*)?(?:ns|us|µs|ms|s|m|h))+)\Z")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?)(ns|us|µs|ms|s|m|h)")
-_UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:T(\d\d(?::\d\d(?::\d\d)?)?)(?:\.(\d{1,9})\d*)?)?(Z|[+-]\d\d:\d\d)?\Z"
 )
@@ -66,15 +68,16 @@ class Query:
         value = self.text(key)
         if not value:
             return None
-        try:
-            return int(value)
-        except ValueError:
-            raise InvalidParameter(f'strconv.Atoi: parsing "{value}": invalid syntax') from None
+        if not _INTEGER.fullmatch(value):
+            raise InvalidParameter(f'strconv.Atoi: parsing "{value}": invalid syntax')
+        if len(value) > 20 or not -_LARGEST <= int(value) <= _LARGEST:
+            raise InvalidParameter(f'strconv.Atoi: parsing "{value}": value out of range')
+        return int(value)
 
     def size(self, key: str, what: str) -> int:
         """A terminal's dimension (uint32); raises InvalidParameter."""
         value = self.text(key)
-        if not (value.isascii() and value.isdigit() and int(value) < 1 << 32):
+        if not (value.isascii() and value.isdigit() and len(value) < 11 and int(value) < 1 << 32):
             raise InvalidParameter(f'invalid resize {what} "{value}": invalid syntax')
         return int(value)
 
@@ -84,8 +87,9 @@ class Query:
         if not value or value == "0":
             return 0
         try:
-            return parse_time(value, time.time_ns())
-        except ValueError as exc:
+            moment = parse_time(value, time.time_ns())
+            return max(-_LARGEST, min(moment, _LARGEST))
+        except (ValueError, OverflowError) as exc:
             raise InvalidParameter(f'invalid value for "{key}": {exc}') from exc
 
     def filters(self) -> Filters:
@@ -119,13 +123,7 @@ def parse_time(value: str, now_ns: int) -> int:
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return int(moment.timestamp()) * 10**9 + int((fraction or "").ljust(9, "0"))
-    return now_ns - parse_duration(value)
-
-
-def parse_duration(value: str) -> int:
-    """Nanoseconds of a Go duration such as 1h30m; raises ValueError."""
-    match = _DURATION.match(value)
-    if not match:
-        raise ValueError(f'failed to parse value as time or duration: "{value}"')
-    total = sum(float(number) * _UNIT_NS[unit] for number, unit in _DURATION_PART.findall(match[2]))
-    return -int(total) if match[1] == "-" else int(total)
+    try:
+        return now_ns - parse_duration(value)
+    except InvalidParameter:
+        raise ValueError(f'failed to parse value as time or duration: "{value}"') from None

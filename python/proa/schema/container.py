@@ -5,6 +5,7 @@ Source: the Docker Engine API, v1.51 (definitions of the same names).
 
 from msgspec import Struct, field
 
+from proa.schema.integers import Int64
 from proa.schema.network import NetworkingConfig, PortBinding
 from proa.schema.presence import SHOWN_BOOL, SHOWN_INT, SHOWN_NULL, SHOWN_STR
 
@@ -21,7 +22,7 @@ class DeviceRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
     """A request for devices to be sent to device drivers."""
 
     driver: str = ""
-    count: int = 0
+    count: Int64 = 0
     device_ids: list[str] | None = field(default=None, name="DeviceIDs")
     capabilities: list[list[str] | None] | None = None
     options: dict[str, str] | None = None
@@ -31,15 +32,15 @@ class ThrottleDevice(Struct, frozen=True, kw_only=True, rename="pascal"):
     """ThrottleDevice."""
 
     path: str = ""
-    rate: int = 0
+    rate: Int64 = 0
 
 
 class Ulimit(Struct, frozen=True, kw_only=True, rename="pascal"):
     """Ulimit."""
 
     name: str = ""
-    soft: int = 0
-    hard: int = 0
+    soft: Int64 = 0
+    hard: Int64 = 0
 
 
 class MountBindOptions(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
@@ -77,8 +78,8 @@ class MountImageOptions(Struct, frozen=True, kw_only=True, rename="pascal", omit
 class MountTmpfsOptions(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Optional configuration for the tmpfs type."""
 
-    size_bytes: int = 0
-    mode: int = 0
+    size_bytes: Int64 = 0
+    mode: Int64 = 0
     options: list[list[str] | None] | None = None
 
 
@@ -100,7 +101,7 @@ class RestartPolicy(Struct, frozen=True, kw_only=True, rename="pascal"):
     """The behavior to apply when the container exits. The default is not to restart."""
 
     name: str = ""
-    maximum_retry_count: int = 0
+    maximum_retry_count: Int64 = 0
 
 
 class LogConfig(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -116,20 +117,20 @@ class HealthConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defa
     """
 
     test: list[str] | None = None
-    interval: int = 0
-    timeout: int = 0
-    retries: int = 0
-    start_period: int = 0
-    start_interval: int = 0
+    interval: Int64 = 0
+    timeout: Int64 = 0
+    retries: Int64 = 0
+    start_period: Int64 = 0
+    start_interval: Int64 = 0
 
 
 class HostConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Container configuration that depends on the host we are running on."""
 
-    cpu_shares: int = SHOWN_INT
-    memory: int = SHOWN_INT
+    cpu_shares: Int64 = SHOWN_INT
+    memory: Int64 = SHOWN_INT
     cgroup_parent: str = SHOWN_STR
-    blkio_weight: int = SHOWN_INT
+    blkio_weight: Int64 = SHOWN_INT
     blkio_weight_device: list[dict[str, object] | None] | None = SHOWN_NULL
     blkio_device_read_bps: list[ThrottleDevice] | None = SHOWN_NULL
     blkio_device_write_bps: list[ThrottleDevice] | None = SHOWN_NULL
@@ -139,28 +140,28 @@ class HostConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaul
     blkio_device_write_iops: list[ThrottleDevice] | None = field(
         default_factory=type(None), name="BlkioDeviceWriteIOps"
     )
-    cpu_period: int = SHOWN_INT
-    cpu_quota: int = SHOWN_INT
-    cpu_realtime_period: int = SHOWN_INT
-    cpu_realtime_runtime: int = SHOWN_INT
+    cpu_period: Int64 = SHOWN_INT
+    cpu_quota: Int64 = SHOWN_INT
+    cpu_realtime_period: Int64 = SHOWN_INT
+    cpu_realtime_runtime: Int64 = SHOWN_INT
     cpuset_cpus: str = SHOWN_STR
     cpuset_mems: str = SHOWN_STR
     devices: list[DeviceMapping] | None = SHOWN_NULL
     device_cgroup_rules: list[str] | None = SHOWN_NULL
     device_requests: list[DeviceRequest] | None = SHOWN_NULL
-    kernel_memory_tcp: int = field(default=0, name="KernelMemoryTCP")
-    memory_reservation: int = SHOWN_INT
-    memory_swap: int = SHOWN_INT
-    memory_swappiness: int | None = SHOWN_NULL
-    nano_cpus: int = SHOWN_INT
+    kernel_memory_tcp: Int64 = field(default=0, name="KernelMemoryTCP")
+    memory_reservation: Int64 = SHOWN_INT
+    memory_swap: Int64 = SHOWN_INT
+    memory_swappiness: Int64 | None = SHOWN_NULL
+    nano_cpus: Int64 = SHOWN_INT
     oom_kill_disable: bool | None = SHOWN_NULL
     init: bool | None = None
-    pids_limit: int | None = SHOWN_NULL
+    pids_limit: Int64 | None = SHOWN_NULL
     ulimits: list[Ulimit] | None = SHOWN_NULL
-    cpu_count: int = SHOWN_INT
-    cpu_percent: int = SHOWN_INT
-    io_maximum_iops: int = field(default_factory=int, name="IOMaximumIOps")
-    io_maximum_bandwidth: int = field(default_factory=int, name="IOMaximumBandwidth")
+    cpu_count: Int64 = SHOWN_INT
+    cpu_percent: Int64 = SHOWN_INT
+    io_maximum_iops: Int64 = field(default_factory=int, name="IOMaximumIOps")
+    io_maximum_bandwidth: Int64 = field(default_factory=int, name="IOMaximumBandwidth")
     binds: list[str] | None = SHOWN_NULL
     container_id_file: str = field(default_factory=str, name="ContainerIDFile")
     log_config: LogConfig | None = field(default_factory=LogConfig)
@@ -171,7 +172,7 @@ class HostConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaul
     volume_driver: str = SHOWN_STR
     volumes_from: list[str] | None = SHOWN_NULL
     mounts: list[Mount] | None = None
-    console_size: list[int] | None = field(default_factory=lambda: [0, 0])
+    console_size: list[Int64] | None = field(default_factory=lambda: [0, 0])
     annotations: dict[str, str] | None = None
     cap_add: list[str] | None = SHOWN_NULL
     cap_drop: list[str] | None = SHOWN_NULL
@@ -184,7 +185,7 @@ class HostConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaul
     ipc_mode: str = SHOWN_STR
     cgroup: str = SHOWN_STR
     links: list[str] | None = SHOWN_NULL
-    oom_score_adj: int = SHOWN_INT
+    oom_score_adj: Int64 = SHOWN_INT
     pid_mode: str = SHOWN_STR
     privileged: bool = SHOWN_BOOL
     publish_all_ports: bool = SHOWN_BOOL
@@ -194,7 +195,7 @@ class HostConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaul
     tmpfs: dict[str, str] | None = None
     uts_mode: str = field(default_factory=str, name="UTSMode")
     userns_mode: str = SHOWN_STR
-    shm_size: int = SHOWN_INT
+    shm_size: Int64 = SHOWN_INT
     sysctls: dict[str, str] | None = None
     runtime: str | None = None
     isolation: str = SHOWN_STR
@@ -202,7 +203,7 @@ class HostConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaul
     readonly_paths: list[str] | None = SHOWN_NULL
     proa_rootfs: str = ""
     """proa's own: absolute host directory to run from, through an ephemeral overlay (no image)."""
-    proa_timeout: int = 0
+    proa_timeout: Int64 = 0
     """proa's own: nanoseconds after which the container is killed, 0 for never."""
 
 
@@ -232,7 +233,7 @@ class ContainerConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_d
     on_build: list[str] | None = SHOWN_NULL
     labels: dict[str, str] | None = SHOWN_NULL
     stop_signal: str | None = None
-    stop_timeout: int | None = None
+    stop_timeout: Int64 | None = None
     shell: list[str] | None = None
 
 
@@ -246,15 +247,15 @@ class ContainerCreateRequest(ContainerConfig, frozen=True, kw_only=True, rename=
 class ContainerUpdateRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
     """The body of POST /containers/{id}/update: limits to change, zero or None leaves one as it is."""
 
-    cpu_shares: int = 0
-    memory: int = 0
-    blkio_weight: int = 0
-    cpu_period: int = 0
-    cpu_quota: int = 0
+    cpu_shares: Int64 = 0
+    memory: Int64 = 0
+    blkio_weight: Int64 = 0
+    cpu_period: Int64 = 0
+    cpu_quota: Int64 = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
-    memory_reservation: int = 0
-    memory_swap: int = 0
-    nano_cpus: int = 0
-    pids_limit: int | None = None
+    memory_reservation: Int64 = 0
+    memory_swap: Int64 = 0
+    nano_cpus: Int64 = 0
+    pids_limit: Int64 | None = None
     restart_policy: RestartPolicy | None = None

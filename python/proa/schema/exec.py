@@ -5,6 +5,8 @@ Source: the Docker Engine API, v1.51 (paths under /exec and /containers/{id}/exe
 
 from msgspec import Struct, field
 
+from proa.schema.integers import Int64
+
 
 class ExecCreateRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
     """The body of POST /containers/{id}/exec."""
@@ -12,7 +14,7 @@ class ExecCreateRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
     attach_stdin: bool = False
     attach_stdout: bool = False
     attach_stderr: bool = False
-    console_size: list[int] | None = None
+    console_size: list[Int64] | None = None
     """Rows, columns."""
     detach_keys: str = ""
     tty: bool = False
@@ -28,7 +30,7 @@ class ExecStartRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
 
     detach: bool = False
     tty: bool = False
-    console_size: list[int] | None = None
+    console_size: list[Int64] | None = None
 
 
 class ExecProcessConfig(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ Source: the Docker Engine API, v1.51 (definitions of the same names).
 
 from msgspec import Struct, field
 
+from proa.schema.integers import Int64
 from proa.schema.presence import SHOWN_BOOL, SHOWN_NULL, SHOWN_STR
 
 
@@ -119,15 +120,15 @@ class EndpointSettings(Struct, frozen=True, kw_only=True, rename="pascal"):
     mac_address: str = ""
     aliases: list[str] | None = None
     driver_opts: dict[str, str] | None = None
-    gw_priority: int = 0
+    gw_priority: Int64 = 0
     network_id: str = field(default="", name="NetworkID")
     endpoint_id: str = field(default="", name="EndpointID")
     gateway: str = ""
     ip_address: str = field(default="", name="IPAddress")
-    ip_prefix_len: int = field(default=0, name="IPPrefixLen")
+    ip_prefix_len: Int64 = field(default=0, name="IPPrefixLen")
     i_pv6_gateway: str = ""
     global_i_pv6_address: str = ""
-    global_i_pv6_prefix_len: int = 0
+    global_i_pv6_prefix_len: Int64 = 0
     dns_names: list[str] | None = field(default=None, name="DNSNames")
 
 
@@ -158,7 +159,7 @@ class Address(Struct, frozen=True, kw_only=True, rename="pascal"):
     """Address represents an IPv4 or IPv6 IP address."""
 
     addr: str = ""
-    prefix_len: int = 0
+    prefix_len: Int64 = 0
 
 
 class NetworkSettings(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -168,7 +169,7 @@ class NetworkSettings(Struct, frozen=True, kw_only=True, rename="pascal"):
     sandbox_id: str = field(default="", name="SandboxID")
     hairpin_mode: bool = False
     link_local_i_pv6_address: str = ""
-    link_local_i_pv6_prefix_len: int = 0
+    link_local_i_pv6_prefix_len: Int64 = 0
     ports: dict[str, list[PortBinding] | None] | None = None
     sandbox_key: str = ""
     secondary_ip_addresses: list[Address] | None = field(default=None, name="SecondaryIPAddresses")
@@ -176,9 +177,9 @@ class NetworkSettings(Struct, frozen=True, kw_only=True, rename="pascal"):
     endpoint_id: str = field(default="", name="EndpointID")
     gateway: str = ""
     global_i_pv6_address: str = ""
-    global_i_pv6_prefix_len: int = 0
+    global_i_pv6_prefix_len: Int64 = 0
     ip_address: str = field(default="", name="IPAddress")
-    ip_prefix_len: int = field(default=0, name="IPPrefixLen")
+    ip_prefix_len: Int64 = field(default=0, name="IPPrefixLen")
     i_pv6_gateway: str = ""
     mac_address: str = ""
     networks: dict[str, EndpointSettings | None] | None = None

@@ -1,5 +1,8 @@
 """Memory, cpu, pids, blkio, ulimits, oom score; and updates of them."""
 
+from collections.abc import Iterator
+from typing import get_type_hints
+
 import msgspec
 import pytest
 from resolving import HOST, context, resolved, with_host
@@ -179,3 +182,34 @@ def test_updates_that_are_refused(current: HostConfig, changes: dict[str, object
 def test_no_restart_of_what_is_removed() -> None:
     with pytest.raises(Conflict, match="Restart policy cannot be updated because AutoRemove is enabled"):
         update(HostConfig(auto_remove=True), restart_policy=RestartPolicy(name="always"))
+
+
+WIDEST = (-(1 << 63), -1, 0, 1, 1 << 31, 1 << 32, (1 << 63) - 1)
+NUMBERS = [name for name, kind in get_type_hints(HostConfig).items() if kind in (int, int | None)]
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+@pytest.mark.parametrize("value", WIDEST)
+def test_a_number_is_refused_or_fits_into_the_plan(field: str, value: int) -> None:
+    """The keeper's numbers have 64 bits, and most of them no sign."""
+    try:
+        plan = with_host(**{field: value}).plan
+    except InvalidParameter:
+        return
+    found = msgspec.to_builtins(plan)
+    signed = ("memory_limit", "memory_reservation", "memory_swap", "cpu_quota", "pids_limit", "oom_score_adj")
+    for name, number in numbers(found):
+        assert number < 1 << 63 or name in ("capabilities", "seccomp"), name
+        assert number >= 0 or name in signed, name
+
+
+def numbers(value: object, name: str = "") -> Iterator[tuple[str, int]]:
+    """Every (member, number) of a tree."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from numbers(member, key)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            yield from numbers(member, name)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield name, value

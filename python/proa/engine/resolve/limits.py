@@ -21,6 +21,8 @@ MINIMUM_SHARES = 2
 MAXIMUM_SHARES = 262144
 _NANO = 1_000_000_000
 _PERIOD = 100_000
+_MOST = (1 << 63) - 1
+"""The largest number that the plan has; the kernel takes it for no limit."""
 
 _NO_SUPPORT = "Your kernel does not support {} capabilities or the cgroup is not mounted. {}"
 
@@ -120,7 +122,7 @@ def _check_memory(host_config: HostConfig, host: Host, warnings: list[str], *, u
             "Minimum memory limit can not be less than memory reservation limit, see usage"
         )
     if memory and not swap and not update:
-        swap = memory * 2
+        swap = min(memory * 2, _MOST)
     if swap > 0 and not host.swap_accounting:
         if host_config.memory_swap > 0:
             warnings.append(_NO_SUPPORT.format("swap limit", "Memory limited without swap."))
