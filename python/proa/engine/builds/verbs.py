@@ -209,7 +209,8 @@ def _dockerfile(contexts: Contexts, options: BuildOptions) -> tuple[str, str]:
     local = options.local
     if local.dockerfile_text is not None:
         return local.dockerfile_text, options.dockerfile
-    return contexts.dockerfile(local.dockerfile_path or options.dockerfile)
+    # Only proa's own client, which shares this host's files, names one outside of the context.
+    return contexts.dockerfile(local.dockerfile_path or options.dockerfile.lstrip("/"))
 
 
 def _check(
