@@ -97,3 +97,20 @@ def test_a_packet_that_is_too_long_or_empty(rig: Rig) -> None:
     for packet in (b"", b"\x00" * (3 << 20), b"\x81" * 100_000, b"\x91" * 2_000_00):
         throw(rig, packet, 0)
     assert rig.connect().ask(lambda seq: protocol.Hello(seq=seq))
+
+
+def test_a_request_that_cannot_be_is_refused_and_no_other_suffers(rig: Rig) -> None:
+    plan = rig.plan("read line; exit 7", stdin=True)
+    waiting = rig.wire.send(lambda seq: protocol.Start(seq=seq, plan=plan))
+    for build in (
+        lambda seq: protocol.Signal(seq=seq, id=plan.id, signal=1 << 40),
+        lambda seq: protocol.Resize(seq=seq, id=plan.id, rows=-1, columns=1),
+        lambda seq: {"type": "of tomorrow", "seq": seq},
+        lambda seq: {"type": "start", "seq": seq, "plan": {"id": 5}},
+    ):
+        answer = rig.wire.ask(build)
+        assert isinstance(answer, protocol.Failed)
+        assert answer.error.step == "invalid"
+    assert isinstance(rig.wire.answer(waiting), protocol.Started)
+    rig.attach(plan.id).sendall(b"go\n")
+    assert rig.wire.exit_of(plan.id).code == 7

@@ -18,6 +18,8 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
+use serde::Deserialize;
+
 use super::poll::{Flags, Poll, Source, Watched};
 use super::protocol::{Reply, Request};
 use crate::error::{Error, Result};
@@ -71,10 +73,18 @@ pub fn accept(listener: &Watched) -> Option<OwnedFd> {
 #[derive(Debug)]
 pub enum Received {
     Request(Request, Vec<OwnedFd>),
+    /// A request, by its number, with something in it that cannot be: its sender is told, and nobody else suffers.
+    Refused(u64, String),
     /// A packet that is no request; the sender is at fault and is told so by the end of the connection.
     Garbled(String),
     Nothing,
     Closed,
+}
+
+/// What every request has.
+#[derive(Deserialize)]
+struct Numbered {
+    seq: u64,
 }
 
 #[derive(Debug)]
@@ -143,9 +153,13 @@ impl Connection {
         if message.flags.contains(ReturnFlags::TRUNC) {
             return Received::Garbled(format!("a packet longer than {PACKET_LIMIT} bytes"));
         }
-        match rmp_serde::from_slice(&buffer[..message.bytes]) {
+        let packet = &buffer[..message.bytes];
+        match rmp_serde::from_slice(packet) {
             Ok(request) => Received::Request(request, fds),
-            Err(error) => Received::Garbled(error.to_string()),
+            Err(error) => match rmp_serde::from_slice::<Numbered>(packet) {
+                Ok(Numbered { seq }) => Received::Refused(seq, error.to_string()),
+                Err(_) => Received::Garbled(error.to_string()),
+            },
         }
     }
 

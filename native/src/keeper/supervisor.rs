@@ -208,6 +208,10 @@ impl Keeper {
             match connection.receive(&mut self.packet) {
                 Received::Request(request, fds) => self.handle(request, fds),
                 Received::Nothing => break,
+                Received::Refused(seq, why) => {
+                    let asked = Asked { connection: self.connections, seq };
+                    self.refuse(asked, refusal("invalid", why));
+                }
                 Received::Closed => return self.disconnect(),
                 Received::Garbled(why) => {
                     report!("connection dropped: {why}");
