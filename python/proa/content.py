@@ -7,9 +7,15 @@ Owns <data_root>/content:
     ingest/<random>/      scratch of one load or import, gone when it ends; garbage at start
 
 A blob is written in scratch or as a partial, its digest computed from the bytes on disk or on their way
-there, fsynced, renamed, and only then recorded. What blobs mean and who needs them is engine/images'
-business. Layers are kept in the compression they came with: what is saved or pushed has the digests that
-were loaded or pulled.
+there, renamed, and only then recorded. What blobs mean and who needs them is engine/images' business. Layers
+are kept in the compression they came with: what is saved or pushed has the digests that it came with.
+
+Power loss: a kill -9 loses nothing of what was written, only a kernel that goes does. A store that is told
+its kernel's boot (the daemon's) lets nobody wait for the disk: a blob is recorded with that boot's mark, and
+whoever syncs the file system afterwards takes the marks away (`unsynced`, `synced`). What bears the mark of
+another boot at the start is `doubtful`: it is to be digested again, and to go where it is not what it was.
+A store without a boot (the registry's) has each blob's file on the disk before it is recorded; a row
+whose rename did not get there is no blob, as whoever opens it finds.
 
 A partial outlives the process that wrote it, kill -9 included: the next download goes on at its end. Its
 bytes are synced only when the blob is whole, and digested again whenever they are used, so what a power loss
@@ -45,7 +51,9 @@ SCHEMA: Final = (
         diff_id TEXT NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
+    "ALTER TABLE blobs ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
 )
+"""`boot`: of which boot's kernel it is in memory, perhaps not on disk; empty: it is on disk."""
 
 
 class Database(Protocol):
@@ -70,10 +78,11 @@ class Ingest:
     Whoever has it verifies: only what had the digest when its bytes went through may be sealed and adopted.
     """
 
-    def __init__(self, path: Path, digest: Digest) -> None:
+    def __init__(self, path: Path, digest: Digest, *, sync: bool = True) -> None:
         """For `Content.ingest`. Opens what is there."""
         self.path = path
         self.digest = digest
+        self._sync = sync
         with translated(f"open {path}"):
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.lseek(self.fd, 0, os.SEEK_END)
@@ -108,7 +117,9 @@ class Ingest:
             os.lseek(self.fd, 0, os.SEEK_SET)
 
     def seal(self) -> None:
-        """The blob is whole and verified: let it reach the disk; blocks."""
+        """The blob is whole and verified: let it reach the disk, where the store wants that; blocks."""
+        if not self._sync:
+            return
         with translated(f"write {self.path}"):
             os.fsync(self.fd)
 
@@ -130,10 +141,12 @@ class Ingest:
 
 
 class Content:
-    """Blobs by digest. Methods that only touch the database or one inode are direct; `place` blocks."""
+    """Blobs by digest. Methods only touch the database or one inode; without a boot `place` blocks."""
 
-    def __init__(self, root: Path, database: Database) -> None:
-        """`root` is <data_root>/content; made, mode 0700, where missing."""
+    def __init__(self, root: Path, database: Database, *, boot: str = "") -> None:
+        """`root` is <data_root>/content; made, mode 0700, where missing. `boot`: this kernel's boot id."""
+        self.root = root
+        self._boot = boot
         self._blobs = root / "blobs" / "sha256"
         self._ingest = root / "ingest"
         self._partial = root / "partial"
@@ -178,7 +191,8 @@ class Content:
             raise Conflict(f"content {digest}: is being written")
         self._open.add(digest)
         try:
-            with Ingest(self._partial / digest_hex(digest), digest) as ingest:
+            path = self._partial / digest_hex(digest)
+            with Ingest(path, digest, sync=not self._boot) as ingest:
                 yield ingest
         finally:
             self._open.discard(digest)
@@ -205,15 +219,18 @@ class Content:
         return aside
 
     def place(self, source: Path, digest: Digest) -> None:
-        """Move a complete, verified file to its digest's name; blocks in fsync. `record` makes it known."""
+        """Move a complete, verified file to its digest's name. `record` makes it known."""
         with translated(f"content {digest}"):
-            with source.open("rb") as file:
-                os.fsync(file.fileno())
+            if not self._boot:
+                with source.open("rb") as file:
+                    os.fsync(file.fileno())
             source.replace(self.path(digest))
 
     def record(self, digest: Digest, size: int, diff_id: str) -> None:
         """Make a placed blob known. Idempotent; belongs into the transaction that makes it needed."""
-        self._database.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (digest, size, diff_id))
+        self._database.execute(
+            "INSERT OR IGNORE INTO blobs VALUES (?, ?, ?, ?)", (digest, size, diff_id, self._boot)
+        )
 
     def forget(self, digests: Iterable[str]) -> None:
         """Make blobs unknown; `discard` them once that is committed."""
@@ -232,6 +249,31 @@ class Content:
                 self.path(parse_digest(digest)).rename(target)
                 aside.append(target)
         return aside
+
+    # ---- power loss -----------------------------------------------------------------------------
+
+    def unsynced(self) -> list[str]:
+        """What this boot recorded and no sync has seen: to be asked for before one."""
+        if not self._boot:
+            return []
+        rows = self._database.query("SELECT digest FROM blobs WHERE boot = ?", (self._boot,))
+        return [digest for (digest,) in rows]
+
+    def synced(self, digests: Iterable[str]) -> None:
+        """They are on disk."""
+        for digest in digests:
+            self._database.execute("UPDATE blobs SET boot = '' WHERE digest = ?", (digest,))
+
+    def doubtful(self) -> list[Digest]:
+        """What an earlier boot recorded and never synced. For the start."""
+        rows = self._database.query("SELECT digest FROM blobs WHERE boot NOT IN ('', ?)", (self._boot,))
+        return [Digest(digest) for (digest,) in rows]
+
+    def verified(self, digest: Digest) -> None:
+        """A doubtful blob is what it was; the next sync takes the doubt away."""
+        self._database.execute("UPDATE blobs SET boot = ? WHERE digest = ?", (self._boot, digest))
+
+    # ---- start ----------------------------------------------------------------------------------
 
     def sweep(self) -> list[Path]:
         """Put what the database does not know out of the way. For the start, before any ingest.

@@ -197,12 +197,13 @@ async def _image_rooms(
 ) -> "tuple[Snapshots, Images]":
     from proa.content import Content
     from proa.engine.images import Images
-    from proa.snapshots import Snapshots
+    from proa.snapshots import Snapshots, boot_id
 
-    snapshots = Snapshots(base.root / "snapshots", base.metadata, base.executor)
+    boot = boot_id()
+    snapshots = Snapshots(base.root / "snapshots", base.metadata, base.executor, boot=boot)
     images = Images(
         database=base.metadata,
-        content=Content(base.root / "content", base.metadata),
+        content=Content(base.root / "content", base.metadata, boot=boot),
         snapshots=snapshots,
         events=base.events,
         containers=base.containers,

@@ -15,11 +15,10 @@ A layer is unpacked into a draft, whatever lies below it, in parallel with its p
 under its chain id in the transaction that makes the image known.
 
 Power loss: no layer waits for the disk while it is unpacked. A snapshot is recorded with the id of the
-kernel's boot; after the transaction one sync of the file system, in the background and for all that was
-recorded meanwhile, takes that mark away (`sync_later`). What still bears the mark of another boot at the
-start was recorded by a kernel that went before the sync ended: it may have holes, and `doubtful` has it
-unpacked again from its blob, which is synced before it is recorded. A daemon that dies costs no more than
-that sync.
+kernel's boot; whoever syncs the file system after the transaction takes that mark away (`unsynced`,
+`synced`). What still bears the mark of another boot at the start was recorded by a kernel that went before
+the sync ended: it may have holes, and is `doubtful`: to be unpacked again from its blob. A daemon that dies
+costs no more than that sync.
 
 Words: committed, active, prepare, key, parent as in containerd's core/snapshots. Source of the overlay form:
 Documentation/filesystems/overlayfs.rst.
@@ -109,17 +108,13 @@ class Snapshots:
         executor: Executor | None = None,
         *,
         boot: str = "",
-        sync: Callable[[str], None] = proa_native.sync_file_system,
     ) -> None:
         """`root` is <data_root>/snapshots; made, mode 0700, where missing. `boot`: this kernel's boot id."""
-        self._root = root
+        self.root = self._root = root
         self._database = database
         self._executor = executor
         self._removing: set[asyncio.Future[None]] = set()
         self._boot = boot or boot_id()
-        self._sync = sync
-        self._syncing: asyncio.Future[None] | None = None
-        self._unsynced = False
         with _translated(f"snapshots {root}"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._base = self._make_base()
@@ -184,7 +179,7 @@ class Snapshots:
     def record(self, draft: Path, chain_id: str, parent: str, *, size: int, inodes: int) -> bool:
         """Commit a draft. False where the chain id is there already: the draft is the caller's to discard.
 
-        Belongs into the transaction that makes it needed; `sync_later` when that is committed.
+        Belongs into the transaction that makes it needed; to be synced when that is committed.
         """
         return bool(
             self._database.execute(
@@ -202,8 +197,12 @@ class Snapshots:
         """Remove a draft that was not committed."""
         await self._remove(draft.parent)
 
+    def put_aside(self, draft: Path) -> Path | None:
+        """Take a draft away from its place, at once; returns the tree to remove, if there is one."""
+        return self._put_aside(draft.parent)
+
     def forget(self, chain_ids: Iterable[str]) -> list[Path]:
-        """Make committed snapshots unknown; returns the directories to `discard` once that is committed."""
+        """Make committed snapshots unknown; returns the directories to `put_aside` once that is committed."""
         drafts = []
         for chain_id in chain_ids:
             snapshot = self.find(chain_id)
@@ -214,36 +213,14 @@ class Snapshots:
 
     # ---- power loss -----------------------------------------------------------------------------
 
-    def sync_later(self) -> None:
-        """Let what is recorded reach the disk, in the background; one sync for all that comes meanwhile."""
-        if self._syncing is not None:
-            self._unsynced = True
-            return
-        self._unsynced = False
-        marked = [snapshot for snapshot in self.all() if snapshot.boot == self._boot]
-        if marked:
-            self._syncing = self._run(lambda root: self._sync(str(root)), self._root)
-            self._syncing.add_done_callback(lambda syncing: self._synced(syncing, marked))
+    def unsynced(self) -> list[str]:
+        """The directories of what this boot recorded and no sync has seen: to be asked for before one."""
+        return [snapshot.directory for snapshot in self.all() if snapshot.boot == self._boot]
 
-    def _synced(self, syncing: "asyncio.Future[None]", marked: Sequence[Committed]) -> None:
-        self._syncing = None
-        if syncing.cancelled():
-            return
-        if (failure := syncing.exception()) is not None:
-            # The marks stay: the next sync, or the start after a power loss, deals with them.
-            log.warning("the snapshots could not be synced: %s", failure)
-            return
-        for snapshot in marked:
-            self._database.execute(
-                "UPDATE snapshots SET boot = '' WHERE directory = ?", (snapshot.directory,)
-            )
-        if self._unsynced:
-            self.sync_later()
-
-    def close(self) -> None:
-        """Look at no sync's end any more; what is not on disk by then keeps its mark."""
-        if self._syncing is not None:
-            self._syncing.cancel()
+    def synced(self, directories: Iterable[str]) -> None:
+        """They are on disk."""
+        for directory in directories:
+            self._database.execute("UPDATE snapshots SET boot = '' WHERE directory = ?", (directory,))
 
     def doubtful(self) -> list[Committed]:
         """What an earlier boot recorded and never synced, base layers first. For the start."""
@@ -379,11 +356,9 @@ class Snapshots:
             log.warning("a snapshot that nothing needs could not be removed: %s", failure)
 
     async def settle(self) -> None:
-        """Wait for what the sweeps found to be gone, and for what was recorded to be on disk."""
+        """Wait for what the sweeps found to be gone."""
         if self._removing:
             await asyncio.wait(self._removing)
-        while self._syncing is not None:
-            await asyncio.wait([self._syncing])
 
     def _put_aside(self, directory: Path) -> Path | None:
         if directory.name.startswith(_REMOVED):

@@ -133,3 +133,34 @@ def test_partials_expire_but_for_those_being_written(content: Content, tmp_path:
         assert [path.name for path in (tmp_path / "content/partial").iterdir()] == [written[7:]]
     remove_all(aside)
     assert list((tmp_path / "content/ingest").iterdir()) == []
+
+
+def boot(tmp_path: Path, name: str) -> Content:
+    """The store as the daemon finds it under that boot of the kernel."""
+    return Content(tmp_path / "content", Metadata(tmp_path / "db", {"content": SCHEMA}), boot=name)
+
+
+def test_a_blob_is_in_doubt_until_a_sync_or_a_look_at_it(tmp_path: Path) -> None:
+    content = boot(tmp_path, "first")
+    synced = put(content, b"synced")
+    seen = content.unsynced()
+    late = put(content, b"late")
+    assert seen == [synced]
+    content.synced(seen)
+    assert content.unsynced() == [late]
+    assert boot(tmp_path, "first").doubtful() == []  # a daemon that died lost nothing
+    content = boot(tmp_path, "second")
+    assert content.doubtful() == [late]
+    content.verified(parse_digest(late))
+    assert (content.doubtful(), content.unsynced()) == ([], [late])
+
+
+def test_a_store_without_a_boot_has_no_doubts(content: Content, tmp_path: Path) -> None:
+    put(content, b"data")
+    assert (content.unsynced(), content.doubtful()) == ([], [])
+
+
+def test_a_store_from_before_the_mark_is_taken_as_it_is(tmp_path: Path) -> None:
+    database = Metadata(tmp_path / "db", {"content": SCHEMA[:1]})
+    database.execute("INSERT INTO blobs VALUES ('sha256:a', 1, '')")
+    assert boot(tmp_path, "any").doubtful() == []

@@ -105,60 +105,20 @@ async def test_sweeps_keep_what_is_known(snapshots: Snapshots, root: Path) -> No
     assert {path.name for path in root.iterdir()} == {"kept", "scratch", "base", Path(lower).parent.name}
 
 
-class Disk:
-    """Syncs when it is told to; what `fail` holds is raised once."""
-
-    def __init__(self) -> None:
-        self.syncs: list[str] = []
-        self.fail: OSError | None = None
-
-    def sync(self, directory: str) -> None:
-        self.syncs.append(directory)
-        if self.fail is not None:
-            failure, self.fail = self.fail, None
-            raise failure
-
-
-def boot(tmp_path: Path, name: str, disk: Disk | None = None) -> Snapshots:
+def boot(tmp_path: Path, name: str) -> Snapshots:
     """The store as the daemon finds it under that boot of the kernel."""
-    database = Metadata(tmp_path / "db", {"snapshots": SCHEMA})
-    return Snapshots(tmp_path / "snapshots", database, boot=name, sync=(disk or Disk()).sync)
+    return Snapshots(tmp_path / "snapshots", Metadata(tmp_path / "db", {"snapshots": SCHEMA}), boot=name)
 
 
-async def test_what_a_sync_has_seen_survives_a_power_loss(tmp_path: Path) -> None:
-    disk = Disk()
-    snapshots = boot(tmp_path, "first", disk)
+def test_what_a_sync_has_seen_survives_a_power_loss(tmp_path: Path) -> None:
+    snapshots = boot(tmp_path, "first")
     commit(snapshots, "a")
-    snapshots.sync_later()
+    seen = snapshots.unsynced()
     commit(snapshots, "late")
-    await snapshots.settle()
-    assert disk.syncs == [str(tmp_path / "snapshots")]
+    snapshots.synced(seen)
+    assert len(snapshots.unsynced()) == 1
     assert boot(tmp_path, "first").doubtful() == []
     assert [snapshot.chain_id for snapshot in boot(tmp_path, "second").doubtful()] == ["late"]
-
-
-async def test_pulls_that_end_during_a_sync_share_the_next_one(tmp_path: Path) -> None:
-    disk = Disk()
-    snapshots = boot(tmp_path, "first", disk)
-    for chain_id in ("a", "b", "c"):
-        commit(snapshots, chain_id)
-        snapshots.sync_later()
-    await snapshots.settle()
-    assert len(disk.syncs) == 2
-    assert boot(tmp_path, "second").doubtful() == []
-    snapshots.sync_later()
-    await snapshots.settle()
-    assert len(disk.syncs) == 2
-
-
-async def test_a_sync_that_fails_leaves_the_doubt(tmp_path: Path) -> None:
-    disk = Disk()
-    snapshots = boot(tmp_path, "first", disk)
-    commit(snapshots, "a")
-    disk.fail = OSError(5, "Input/output error")
-    snapshots.sync_later()
-    await snapshots.settle()
-    assert len(boot(tmp_path, "second").doubtful()) == 1
 
 
 async def test_a_doubtful_snapshot_is_renewed_in_its_place(tmp_path: Path) -> None:

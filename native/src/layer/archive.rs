@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use super::feed::LayerUnpacker;
 use super::limits::Limits;
 use super::source::Input;
-use super::stream::{self, Stream, Writeback};
+use super::stream::{self, Stream};
 use super::tar::{Entry, Kind, Reader, BLOCK};
 use super::tree::{failed, open_root};
 use super::Layer;
@@ -112,14 +112,7 @@ fn take(
     unpack(&head);
     stream::write_at(&file, &head, 0, &entry.path)?;
     let start = head.len() as u64;
-    let mut writeback = Writeback::new(start);
-    let mut written = start;
-    stream.write_to_both(&file, start, entry.stored - start, &entry.path, |bytes| {
-        unpack(bytes);
-        // Before this piece is written: what came before it is.
-        writeback.reached(&file, written);
-        written += bytes.len() as u64;
-    })?;
+    stream.write_to_both(&file, start, entry.stored - start, &entry.path, unpack)?;
     Ok((entry.stored, unpacker.map(|unpacker| unpacker.finish())))
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sha2::{Digest as _, Sha256};
 
 use super::feed::{CloseAtEnd, Feed, Piece};
-use super::stream::{digest_text, Writeback, CHUNK};
+use super::stream::{digest_text, CHUNK};
 use crate::error::{Error, Result};
 
 /// Where compressed bytes come from.
@@ -45,8 +45,6 @@ pub(super) enum Compression {
 pub(super) struct Source<'a> {
     input: Input<'a>,
     copy: Option<&'a OwnedFd>,
-    /// Where the copy is written, if it is a file, and what of that is on its way to the disk.
-    written: Option<(u64, Writeback)>,
     /// None where nobody asks for the digest.
     hash: Option<Sha256>,
     pub size: u64,
@@ -62,12 +60,9 @@ impl<'a> Source<'a> {
             Input::Fd(_) => vec![0; CHUNK],
             Input::Feed(_) => Vec::new(),
         };
-        let offset = copy.and_then(|copy| rustix::fs::tell(copy).ok());
-        let written = offset.map(|offset| (offset, Writeback::new(offset)));
         Self {
             input,
             copy,
-            written,
             hash: hashing.then(Sha256::new),
             size: 0,
             buffer,
@@ -101,10 +96,6 @@ impl<'a> Source<'a> {
         }
         if let Some(copy) = self.copy.filter(|_| !copied) {
             write_all(copy, fresh)?;
-            if let Some((offset, writeback)) = &mut self.written {
-                *offset += count as u64;
-                writeback.reached(copy, *offset);
-            }
         }
         self.end += count;
         self.size += count as u64;

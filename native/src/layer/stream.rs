@@ -146,35 +146,6 @@ impl Stream {
     }
 }
 
-/// Sends a large file that is to be synced in the end on its way to the disk while it is written: what would be a
-/// second of waiting then goes by unnoticed.
-#[derive(Debug)]
-pub(super) struct Writeback {
-    begun: u64,
-}
-
-impl Writeback {
-    const STEP: u64 = 8 << 20;
-
-    /// From where the file is new.
-    pub fn new(offset: u64) -> Self {
-        Self { begun: offset }
-    }
-
-    /// The file is written up to `offset`.
-    pub fn reached(&mut self, file: &OwnedFd, offset: u64) {
-        let Some(length) =
-            std::num::NonZeroU64::new(offset - self.begun).filter(|length| length.get() >= Self::STEP)
-        else {
-            return;
-        };
-        // Pages are let go of once they are clean, but for these it is the beginning of writing them; not waited for,
-        // and no failure where the file is a pipe. Source: posix_fadvise(2).
-        let _ = rustix::fs::fadvise(file, self.begun, Some(length), rustix::fs::Advice::DontNeed);
-        self.begun = offset;
-    }
-}
-
 /// Write all of `bytes` at `offset` of a file called `name`.
 pub(super) fn write_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64, name: &[u8]) -> Result<()> {
     while !bytes.is_empty() {

@@ -10,6 +10,7 @@ from fake_registry import FakeRegistry
 from proa import content, snapshots
 from proa.engine import images
 from proa.engine.images import Images
+from proa.engine.images.syncing import Syncing
 from proa.metadata import Metadata
 from proa.schema.config import DaemonConfig
 
@@ -47,10 +48,9 @@ class Rig:
         self.database = Metadata(root / "db", schemas)
         self.events = FakeEvents()
         self.containers = FakeContainers()
-        self.content = content.Content(root / "content", self.database)
-        self.snapshots = snapshots.Snapshots(
-            root / "snapshots", self.database, boot=boot, sync=_sync if synced else _no_sync
-        )
+        self.content = content.Content(root / "content", self.database, boot=boot)
+        self.snapshots = snapshots.Snapshots(root / "snapshots", self.database, boot=boot)
+        self.syncing = Syncing((self.content, self.snapshots), sync=_sync if synced else _no_sync)
         self.images = Images(
             database=self.database,
             content=self.content,
@@ -59,20 +59,26 @@ class Rig:
             containers=self.containers,
             registry=self.registry,
             config=DaemonConfig(),
+            syncing=self.syncing,
         )
 
     async def again(self, *, boot: str = "") -> "Rig":
-        await self.snapshots.settle()
+        await self.settle()
         await self.database.close()
         rig = Rig(self.root, self.registry, boot=boot or self.boot)
         await rig.images.start()
-        await rig.snapshots.settle()
-        await rig.images.close()
-        await rig.snapshots.settle()
+        await rig.settle()
         return rig
 
+    async def settle(self) -> None:
+        """Wait for what goes on in the background: removals and syncs."""
+        await self.snapshots.settle()
+        await self.syncing.settle()
+        self.images.disposal.settle()
+
     def files(self) -> set[str]:
-        """What is on disk besides the database: blobs, snapshots' directories, leftovers."""
+        """What is on disk besides the database: blobs, snapshots, leftovers; removals are waited for."""
+        self.images.disposal.settle()
         found = {f"blobs/{path.name}" for path in (self.root / "content/blobs/sha256").iterdir()}
         found |= {f"ingest/{path.name}" for path in (self.root / "content/ingest").iterdir()}
         found |= {f"partial/{path.name}" for path in (self.root / "content/partial").iterdir()}

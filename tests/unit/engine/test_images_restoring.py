@@ -7,6 +7,8 @@ import pytest
 from image_archives import chunks, docker_archive, tar
 from images_rig import Rig
 
+from proa.schema.reference import Digest
+
 BASE = tar({"tmp": None, "bin/true": b"#!base"})
 TOP = tar({"etc/os": b"top", "tmp/x": b"x"})
 
@@ -82,3 +84,43 @@ async def test_a_crash_while_layers_come_back_is_gone_over_again(tmp_path: Path)
     shutil.rmtree(Path(base).parent)
     rig = await rig.again(boot="second")
     assert (Path(base) / "bin/true").read_bytes() == b"#!base"
+
+
+def settled_layers(rig: Rig) -> None:
+    """The snapshots' marks are gone and the blobs' are not: a blob made later of layers that were there."""
+    rig.snapshots.synced(rig.snapshots.unsynced())
+
+
+@pytest.mark.parametrize("how", ["missing", "other bytes", "cut short"])
+async def test_a_blob_alone_that_was_lost_takes_its_images_with_it(tmp_path: Path, how: str) -> None:
+    rig = Rig(tmp_path, synced=False)
+    await rig.load(chunks(docker_archive([BASE], ["kept:1"])))
+    await rig.load(chunks(docker_archive([TOP], ["lost:1"])))
+    settled_layers(rig)
+    blob = rig.content.path(rig.images.resolve("lost:1").content[0].digest)
+    if how == "missing":
+        blob.unlink()
+    else:
+        blob.write_bytes(b"not it" if how == "other bytes" else TOP[:700])
+    rig = await rig.again(boot="second")
+    assert await rig.names() == ["kept:1"]
+    kept = rig.images.resolve("kept:1").content[0]
+    assert rig.content.find(kept.digest) is not None
+    assert rig.files() == {
+        f"blobs/{kept.digest[7:]}",
+        f"snapshots/{Path(rig.images.resolve('kept:1').layers[0]).parent.name}",
+    }
+    # It is loaded again as if it had never been there.
+    await rig.load(chunks(docker_archive([TOP], ["lost:1"])))
+    assert rig.content.path(Digest("sha256:" + blob.name)).read_bytes() == TOP
+
+
+async def test_blobs_that_are_whole_are_looked_at_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, synced=False)
+    await rig.load(chunks(docker_archive([BASE, TOP], ["app:1"])))
+    settled_layers(rig)
+    rig = await rig.again(boot="second")
+    assert await rig.names() == ["app:1"]
+    # The sync after it has taken the doubt away: what comes of the blob now is not the power's fault.
+    rig.content.path(rig.images.resolve("app:1").content[0].digest).unlink()
+    assert await (await rig.again(boot="third")).names() == ["app:1"]

@@ -53,7 +53,7 @@ class BuiltImages:
             for name in names:
                 self._store.write_name(name, record.id)
         self._store.publish(record)
-        self._store.snapshots.sync_later()
+        self._store.syncing.later()
         for name in names:
             self._store.publish_name(name, record.id)
             self._events.emit("image", "tag", record.id, {"name": name.familiar})

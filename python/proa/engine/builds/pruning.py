@@ -6,7 +6,7 @@ Source: the Docker Engine API v1.51, BuildPrune, BuildCache; docker builder prun
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 
 import proa_native
@@ -39,7 +39,7 @@ class Pruner:
         store: ImageStore,
         cache: Cache,
         caches: CacheDirectories,
-        collect: Callable[[], Awaitable[object]],
+        collect: Callable[[], object],
         executor: Executor | None,
     ) -> None:
         """`collect` removes what nothing needs any more."""
@@ -86,7 +86,7 @@ class Pruner:
         for each in doomed:
             if each.directory:
                 await loop.run_in_executor(self._executor, _remove_tree, each.directory)
-        await self._collect()
+        self._collect()
 
     def _steps(self) -> list[_Candidate]:
         snapshots = {snapshot.chain_id: snapshot for snapshot in self._store.snapshots.all()}

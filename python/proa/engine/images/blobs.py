@@ -52,8 +52,9 @@ class Blobs:
             lease.chain_ids.add(layer.chain_id)
             blob = scratch / "layer"
             size = await loop.run_in_executor(self._executor, _pack, directory, blob, layer.digest)
-            await loop.run_in_executor(self._executor, content.place, blob, layer.digest)
+            content.place(blob, layer.digest)
             content.record(layer.digest, size, layer.diff_id)
+            self._store.syncing.later()
 
 
 def _pack(directory: str, blob: Path, digest: Digest) -> int:

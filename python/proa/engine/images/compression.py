@@ -46,10 +46,11 @@ class Compressor:
             instead = parse_digest(found.digest)
             lease.blobs.add(instead)
             if content.find(instead) is None:
-                await loop.run_in_executor(self._executor, content.place, target, instead)
+                content.place(target, instead)
             with self._store.database.transaction():
                 content.record(instead, found.compressed_size, found.diff_id)
                 self._store.recompressed(digest, instead)
+            self._store.syncing.later()
         return instead
 
 

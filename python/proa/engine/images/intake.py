@@ -174,7 +174,7 @@ class Intake:
                 if there is None and lower:
                     await self.run(inherit, layer.draft, lower[::-1], layer.implied)
                 if self._is_new(layer):
-                    await self.run(self.store.content.place, layer.blob, layer.digest)
+                    self.store.content.place(layer.blob, layer.digest)
                 lower.append(str(layer.draft))
             else:
                 lower.append(self.store.snapshots.lower(chain_id)[0])
@@ -191,7 +191,7 @@ class Intake:
                 self.store.write_name(name, record.id)
         self._drafts = {draft for draft in self._drafts if not self.store.snapshots.is_committed(draft)}
         self.store.publish(record)
-        self.store.snapshots.sync_later()
+        self.store.syncing.later()
         moved = [(name, self.store.publish_name(name, record.id)) for name in names]
         return record, [(name, lost) for name, lost in moved if lost]
 

@@ -3,13 +3,11 @@
 Source: moby daemon/images/image_delete.go and image_prune.go.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 
-from proa.content import remove_all
 from proa.engine.images import filters as image_filters
+from proa.engine.images.disposal import Disposal
 from proa.engine.images.store import ImageRecord, ImageStore, is_id_of
 from proa.engine.ports import ContainersOfImages, EventSink
 from proa.errors import Conflict
@@ -31,12 +29,12 @@ class Remover:
         store: ImageStore,
         events: EventSink,
         containers: ContainersOfImages,
-        executor: Executor | None,
+        disposal: Disposal,
     ) -> None:
         self._store = store
         self._events = events
         self._containers = containers
-        self._executor = executor
+        self._disposal = disposal
 
     async def remove(self, ref: str, *, force: bool, prune: bool) -> list[ImageDeleteResponseItem]:
         """Untag what was named; delete the image with its last name. Raises NotFound, Conflict.
@@ -66,7 +64,7 @@ class Remover:
             if conflict:
                 raise Conflict(f"conflict: unable to delete {short(record.id)} {conflict}")
         items += self._untag(record, self._store.references(record.id))
-        return items + await self._delete(record, prune=prune)
+        return items + self._delete(record, prune=prune)
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> ImagesPruneReport:
         """Delete images without a name, or with `dangling=false` all that no container is made from.
@@ -89,22 +87,21 @@ class Remover:
                 continue
             items += self._untag(record, names)
             if not self._store.lineage.children(record.id):
-                items += await self._delete(record, prune=True)
+                items += self._delete(record, prune=True)
         partials = self._store.content.expired(seconds=0)
         reclaimed = before - self._blob_bytes() + sum(path.stat().st_size for path in partials)
-        await self.collect(partials)
+        self.collect(partials)
         self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
         return ImagesPruneReport(images_deleted=items or None, space_reclaimed=reclaimed)
 
-    async def collect(self, garbage: Sequence[Path] = ()) -> list[str]:
-        """Drop what nothing needs any more, and `garbage`; returns the chain ids that went, top first."""
+    def collect(self, garbage: Sequence[Path] = ()) -> list[str]:
+        """Drop what nothing needs any more, and `garbage`; returns the chain ids that went, top first.
+
+        It is out of the way at once; the disk is given back in the background.
+        """
         chains, drafts, files = self._store.collect()
-        files = [*garbage, *files, *self._store.content.expired()]
-        loop = asyncio.get_running_loop()
-        if files:
-            await loop.run_in_executor(self._executor, remove_all, files)
-        for draft in drafts:
-            await self._store.snapshots.discard(draft)
+        trees = [aside for draft in drafts if (aside := self._store.snapshots.put_aside(draft)) is not None]
+        self._disposal.add([*garbage, *files, *self._store.content.expired(), *trees])
         return chains
 
     def _named(self, ref: str) -> Reference:
@@ -121,7 +118,7 @@ class Remover:
             items.append(ImageDeleteResponseItem(untagged=name.familiar))
         return items
 
-    async def _delete(self, record: ImageRecord, *, prune: bool) -> list[ImageDeleteResponseItem]:
+    def _delete(self, record: ImageRecord, *, prune: bool) -> list[ImageDeleteResponseItem]:
         deleted: list[ImageRecord] = []
         for image in [record, *(self._store.ancestors(record.id) if prune else ())]:
             if image is not record and self._is_needed(image):
@@ -129,7 +126,7 @@ class Remover:
             self._store.delete(image.id)
             self._events.emit("image", "delete", image.id, {"name": image.id})
             deleted.append(image)
-        gone = await self.collect()
+        gone = self.collect()
         lowest: dict[str, str] = {layer.chain_id: image.id for image in deleted for layer in image.content}
         ids: list[str] = []
         for image in deleted:

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from proa.content import Content
 from proa.engine.images import lineage
+from proa.engine.images.syncing import Syncing
 from proa.engine.ports import Database
 from proa.errors import InvalidParameter, NotFound
 from proa.schema.image import ImageConfig
@@ -185,10 +186,12 @@ def chain_ids(diff_ids: Iterable[str]) -> list[Digest]:
 class ImageStore:
     """Records by id and name. All calls are direct; none waits for a disk beyond the database's log."""
 
-    def __init__(self, database: Database, content: Content, snapshots: Snapshots) -> None:
+    def __init__(self, database: Database, content: Content, snapshots: Snapshots, syncing: Syncing) -> None:
         self.database = database
         self.content = content
         self.snapshots = snapshots
+        self.syncing = syncing
+        """Of both, for whoever has recorded something in them."""
         self._images: dict[str, ImageRecord] = {}
         self._names: dict[str, str] = {}
         self._busy = 0

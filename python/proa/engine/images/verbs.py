@@ -3,12 +3,11 @@
 Composes the store with loading, saving, importing, removal, pulling and pushing; holds no state of its own.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -17,6 +16,7 @@ from proa.engine.images import filters as image_filters
 from proa.engine.images import importing, pulling, pushing, transfer
 from proa.engine.images.builtin import install_hello
 from proa.engine.images.committing import Packing
+from proa.engine.images.disposal import Disposal
 from proa.engine.images.importing import Import, Importer
 from proa.engine.images.lineage import places
 from proa.engine.images.loading import Loader
@@ -24,6 +24,7 @@ from proa.engine.images.removal import Remover
 from proa.engine.images.restoring import Restorer
 from proa.engine.images.saving import Saver
 from proa.engine.images.store import ImageRecord, ImageStore, parse_time
+from proa.engine.images.syncing import Syncing
 from proa.engine.ports import ContainersOfImages, Database, EventSink
 from proa.errors import InvalidParameter
 from proa.hello import HELLO_NAME
@@ -64,13 +65,16 @@ class Images:
         registry: Registry,
         config: DaemonConfig,
         executor: Executor | None = None,
+        syncing: Syncing | None = None,
     ) -> None:
-        self.store = ImageStore(database, content, snapshots)
+        syncing = syncing or Syncing((content, snapshots), executor)
+        self.store = ImageStore(database, content, snapshots, syncing)
+        self.disposal = Disposal()
         self.registry = registry
         """For builds' caches, which are kept where images are."""
         self._events = events
         self._containers = containers
-        self._remover = Remover(self.store, events, containers, executor)
+        self._remover = Remover(self.store, events, containers, self.disposal)
         self._loader = Loader(self.store, events, executor)
         self._importer = Importer(self.store, events, executor, registry)
         self._saver = Saver(self.store, executor)
@@ -79,7 +83,7 @@ class Images:
             registry,
             events,
             executor,
-            self._collect,
+            self.collect,
             downloads=config.max_concurrent_downloads,
             attempts=config.max_download_attempts,
         )
@@ -89,25 +93,22 @@ class Images:
         self.packing = Packing(self.store, events, executor)
         """For commits, which are the containers' as well."""
         self._restorer = Restorer(self.store, executor)
-        self._collecting: set[asyncio.Future[Any]] = set()
 
     async def close(self) -> None:
-        """Wait for what is being removed; a kill instead of this leaves garbage for the next start."""
+        """Wait for nothing that the disk takes its time for: the next start goes on with it."""
         self._puller.close()
-        if self._collecting:
-            await asyncio.wait(self._collecting)
-        self.store.snapshots.close()
+        self.store.syncing.close()
 
     async def start(self) -> None:
         """Put away what a crash left, before the first request; it goes in its own time."""
         garbage = self.store.content.sweep()
         self.store.snapshots.sweep_committed()
-        await self._restorer.restore()
-        self._in_background(self._remover.collect(garbage))
+        garbage += await self._restorer.restore()
+        self._remover.collect(garbage)
 
-    async def collect(self) -> None:
-        """Remove what nothing needs any more."""
-        await self._remover.collect()
+    def collect(self) -> None:
+        """Remove what nothing needs any more, in the background."""
+        self._remover.collect()
 
     # ---- for the engine -------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class Images:
         The last container of a deleted image takes the image's layers with it.
         """
         if self.store.release(container_id):
-            self._collect()
+            self.collect()
 
     def usage(self) -> tuple[int, list[ImageSummary]]:
         """(bytes of all layers, every image with what it shares and how many containers it has), for df."""
@@ -265,7 +266,7 @@ class Images:
         """Progress as Docker's JSON stream. Raises InvalidParameter, System, after some of it as well."""
         async for line in self._loader.load(body, quiet=quiet):
             yield line
-        await self._remover.collect()
+        self._remover.collect()
 
     async def import_(
         self,
@@ -286,7 +287,7 @@ class Images:
         source = self._importer.import_url(url, wanted) if url else self._importer.import_(body, wanted)
         async for line in source:
             yield line
-        await self._remover.collect()
+        self._remover.collect()
 
     async def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
         """A docker archive (with an OCI layout inside). Raises NotFound before the first byte."""
@@ -316,19 +317,6 @@ class Images:
         return self._pusher.push(_wanted(name, tag), platform, credentials)
 
     # ---- inside ---------------------------------------------------------------------------------
-
-    def _collect(self) -> None:
-        self._in_background(self._remover.collect())
-
-    def _in_background(self, collecting: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.ensure_future(collecting)
-        self._collecting.add(task)
-        task.add_done_callback(self._collected)
-
-    def _collected(self, task: asyncio.Future[Any]) -> None:
-        self._collecting.discard(task)
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            log.warning("what no image needs could not be removed: %s", failure)
 
     def _shared_size(self, record: ImageRecord) -> int:
         """Bytes of layers that other images stand on, too."""
