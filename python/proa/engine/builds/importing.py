@@ -171,7 +171,7 @@ class CacheImports:
             await asyncio.shield(linking)
             with store.database.transaction():
                 store.snapshots.record(draft, chain_id, "", size=layer.size, inodes=layer.inodes)
-        store.snapshots.sync_later()
+        store.syncing.later()
 
     async def _layer(self, intake: Intake, blob: Blob, place: Place, stack: AsyncExitStack) -> Unpacked:
         draft = self._store.snapshots.draft()
@@ -203,7 +203,7 @@ class CacheImports:
         with store.database.transaction():
             store.content.record(layer.digest, layer.blob_size, layer.diff_id)
             store.snapshots.record(layer.draft, chain_id, below, size=layer.size, inodes=layer.inodes)
-        store.snapshots.sync_later()
+        store.syncing.later()
         return chain_id
 
 
