@@ -3,7 +3,6 @@
 TLS with an authority of its own, htpasswd, signed tokens, client certificates, a mirror of docker.io.
 """
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -19,6 +18,7 @@ from typing import Any
 import bcrypt
 import pytest
 from instance import Instance, instance
+from proxy_server import ProxyServer
 from registry_server import RegistryServer, registry_server
 from registry_thread import RegistryThread
 from scripted_registry import Reply, ScriptedRegistry, Seen, descriptor, digest
@@ -184,40 +184,42 @@ async def test_tls_and_a_login(guarded: RegistryServer, authority: Authority, tm
     await registry.close()
 
 
-async def test_through_a_proxy(guarded: RegistryServer, authority: Authority, tmp_path: Path) -> None:
-    """TLS to a name that only the proxy can reach."""
-    asked: list[str] = []
-    serving: list[asyncio.Task[None] | None] = []
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        finally:
-            writer.transport.abort()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving.append(asyncio.current_task())
-        asked.append((await reader.readuntil(b"\r\n\r\n")).decode())
-        there = await asyncio.open_connection("127.0.0.1", guarded.port)
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
-
+@pytest.mark.parametrize("kind", ["http", "https", "socks5"])
+async def test_through_a_proxy(
+    guarded: RegistryServer, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """TLS to a name that only the proxy can reach; within TLS, where the proxy has its own."""
     authority.trust(tmp_path, "reg.example:5000")
-    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = proxy.sockets[0].getsockname()[1]
-    registry = client(tmp_path, proxies={"https-proxy": f"http://user:pw@127.0.0.1:{port}"})
-    ref = parse_reference("reg.example:5000/proxied:1")
-    assert await push(registry, ref, ME) == digest(MANIFEST)
-    assert await pulled(registry, ref, ME) == LAYER
-    await registry.close()
-    proxy.close()
-    await asyncio.gather(*(task for task in serving if task is not None))
-    request, *headers = asked[0].strip().split("\r\n")
+    context = None
+    if kind == "https":
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(authority.root / "server.pem", authority.root / "server.key")
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.root / "ca.pem"))
+        monkeypatch.setattr("proa.registry.tls._contexts", {})
+    async with ProxyServer(guarded.port, kind, context, login="user:pw") as proxy:
+        registry = client(tmp_path, proxies={"https-proxy": proxy.url})
+        ref = parse_reference("reg.example:5000/proxied:1")
+        assert await push(registry, ref, ME) == digest(MANIFEST)
+        assert await pulled(registry, ref, ME) == LAYER
+        await registry.close()
+    if kind == "socks5":
+        assert set(proxy.asked) == {"reg.example:5000"}
+        return
+    request, *headers = proxy.asked[0].split("\r\n")
     assert request == "CONNECT reg.example:5000 HTTP/1.1"
     assert "Proxy-Authorization: Basic dXNlcjpwdw==" in headers
     assert not any(line.startswith("Authorization") for line in headers)
+
+
+async def test_a_proxy_that_nobody_trusts(guarded: RegistryServer, authority: Authority) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(authority.root / "server.pem", authority.root / "server.key")
+    async with ProxyServer(guarded.port, "https", context) as proxy:
+        registry = client(proxies={"https-proxy": proxy.url})
+        with pytest.raises(Unavailable, match="tls: failed to verify certificate"):
+            await registry.resolve(parse_reference("reg.example:5000/proxied:1"), ME)
+        await registry.close()
+        assert proxy.asked == []
 
 
 async def test_an_authority_that_nobody_trusts(

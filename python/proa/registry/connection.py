@@ -146,6 +146,14 @@ class Connection(asyncio.Protocol):
             self._chunks.appendleft(data)
             self._size += len(data)
 
+    async def exactly(self, size: int) -> bytes:
+        """The next `size` bytes, a few. Raises Broken."""
+        data = b""
+        while len(data) < size:
+            data += await self.some()
+        self.unread(data[size:])
+        return data[:size]
+
     async def until(self, mark: bytes, limit: int = HEAD_MAX) -> bytes:
         """What comes before `mark`, which is taken away too. Raises Broken."""
         data = b""

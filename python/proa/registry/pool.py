@@ -6,7 +6,6 @@ connect are told apart: `TLSFailed` where there is TLS that fails, `NoConnection
 
 import asyncio
 import socket
-from base64 import b64encode
 from typing import Final
 
 from msgspec import Struct
@@ -14,8 +13,8 @@ from msgspec import Struct
 from proa.registry.connection import Broken, Connection
 from proa.registry.origin import Origin
 from proa.registry.proxies import Proxies, Proxy
-from proa.registry.response import receive
 from proa.registry.tls import TLSSettings, tls_failure
+from proa.registry.tunnel import authorization, through_http, through_socks
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds for an address to answer, the handshake included."""
@@ -83,9 +82,9 @@ class Pool:
     def absolute(self, origin: Origin) -> tuple[bool, str]:
         """Whether requests name the whole URL (to a proxy of plain HTTP), and a header line for the proxy."""
         proxy = self._proxies.of(origin)
-        if proxy is None or origin.scheme == "https":
+        if proxy is None or proxy.socks or origin.scheme == "https":
             return False, ""
-        return True, _proxy_authorization(proxy)
+        return True, authorization(proxy)
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -106,9 +105,9 @@ class Pool:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 if proxy is None:
-                    return await _open(route.origin, route)
-                connection = await _open(proxy.origin, None)
-                if route.origin.scheme == "http":
+                    return await _open(route)
+                connection = await _open(Route(proxy.origin, TLSSettings()))
+                if route.origin.scheme == "http" and not proxy.socks:
                     return connection
                 try:
                     return await _tunnel(connection, proxy, route)
@@ -119,12 +118,13 @@ class Pool:
             raise NoConnection(f"dial tcp {route.origin.host_port}: i/o timeout") from None
 
 
-async def _open(origin: Origin, route: Route | None) -> Connection:
-    """A connection to `origin`, with TLS where `route` asks for it."""
+async def _open(route: Route) -> Connection:
+    """A connection to a route's origin, with TLS where that is https."""
     loop = asyncio.get_running_loop()
-    context = route.tls.context() if route is not None and origin.scheme == "https" else None
+    origin = route.origin
+    context = route.tls.context() if origin.scheme == "https" else None
     server_name = origin.host if context is not None else None
-    insecure = context is not None and route is not None and not route.tls.verify
+    insecure = context is not None and not route.tls.verify
     try:
         _, connection = await loop.create_connection(
             Connection,
@@ -140,34 +140,32 @@ async def _open(origin: Origin, route: Route | None) -> Connection:
 
 
 async def _tunnel(connection: Connection, proxy: Proxy, route: Route) -> Connection:
-    """TLS to the registry through an HTTP proxy (CONNECT)."""
-    target = route.origin.host_port
-    head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_proxy_authorization(proxy)}\r\n"
+    """What leads to the registry through a proxy that hands bytes on, TLS in it where the registry has it."""
+    target = route.origin
     try:
-        await connection.send(head.encode("latin-1"))
-        answer = await receive(connection, bodiless=True)
+        if proxy.socks:
+            await through_socks(connection, proxy, target)
+        else:
+            await through_http(connection, proxy, target)
     except Broken as exc:
+        if proxy.socks:
+            way = f"{proxy.origin.host_port}->{target.host_port}"
+            raise NoConnection(f"socks connect tcp {way}: {exc}") from exc
         raise NoConnection(f"proxyconnect tcp: {exc}") from exc
-    if not 200 <= answer.status < 300:
-        raise NoConnection(f"proxyconnect tcp: {answer.line}")
+    if target.scheme == "http":
+        return connection
     loop = asyncio.get_running_loop()
     inner = Connection()
     try:
         transport = await loop.start_tls(
-            connection.transport, inner, route.tls.context(), server_hostname=route.origin.host
+            connection.transport, inner, route.tls.context(), server_hostname=target.host
         )
     except OSError as exc:
-        raise _no_connection(route.origin, exc) from exc
+        raise _no_connection(target, exc) from exc
     if transport is None:
-        raise NoConnection(f"proxyconnect tcp: {target}: connection lost")
+        raise NoConnection(f"proxyconnect tcp: {target.host_port}: connection lost")
     inner.connection_made(transport)
     return inner
-
-
-def _proxy_authorization(proxy: Proxy) -> str:
-    if not proxy.userinfo:
-        return ""
-    return f"Proxy-Authorization: Basic {b64encode(proxy.userinfo.encode()).decode()}\r\n"
 
 
 def _no_connection(origin: Origin, exc: OSError) -> NoConnection:

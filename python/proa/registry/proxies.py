@@ -1,24 +1,31 @@
 """Which proxy a registry is reached through: daemon.json's `proxies`, else the environment. Pure.
 
+A proxy is spoken to in plain HTTP (http), over TLS (https) or in SOCKS5 (socks5, socks5h).
+
 Source: the rules of Go's golang.org/x/net/http/httpproxy, which dockerd follows.
 """
 
 import os
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
 from proa.errors import InvalidParameter
+from proa.registry.noproxy import Rule, is_direct, read_rules
 from proa.registry.origin import Origin
+
+_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 class Proxy(Struct, frozen=True):
-    """An HTTP proxy; `userinfo` is `user:password`, decoded, or empty."""
+    """`userinfo` is `user:password`, decoded, or empty."""
 
     origin: Origin
+    """https for one over TLS."""
     userinfo: str = ""
+    socks: bool = False
 
 
 class Proxies(Struct, frozen=True, kw_only=True):
@@ -26,24 +33,12 @@ class Proxies(Struct, frozen=True, kw_only=True):
 
     http: Proxy | None = None
     https: Proxy | None = None
-    no_proxy: tuple[str, ...] = ()
+    no_proxy: tuple[Rule, ...] = ()
 
     def of(self, origin: Origin) -> Proxy | None:
         """The proxy for an origin, None to connect directly; loopback never has one."""
         proxy = self.https if origin.scheme == "https" else self.http
-        if proxy is None or self._direct(origin):
-            return None
-        return proxy
-
-    def _direct(self, origin: Origin) -> bool:
-        host = origin.host.rstrip(".")
-        try:
-            address = ip_address(host)
-        except ValueError:
-            address = None
-        if host == "localhost" or (address is not None and address.is_loopback):
-            return True
-        return any(_matches(rule, host, origin.port, address) for rule in self.no_proxy)
+        return None if proxy is None or is_direct(self.no_proxy, origin) else proxy
 
 
 def read_proxies(told: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Proxies:
@@ -55,11 +50,7 @@ def read_proxies(told: Mapping[str, str], environment: Mapping[str, str] = os.en
     return Proxies(
         http=_proxy(setting("http-proxy", "HTTP_PROXY", "http_proxy")),
         https=_proxy(setting("https-proxy", "HTTPS_PROXY", "https_proxy")),
-        no_proxy=tuple(
-            rule.strip().lower()
-            for rule in setting("no-proxy", "NO_PROXY", "no_proxy").split(",")
-            if rule.strip()
-        ),
+        no_proxy=read_rules(setting("no-proxy", "NO_PROXY", "no_proxy")),
     )
 
 
@@ -71,29 +62,12 @@ def _proxy(url: str) -> Proxy | None:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port = "", None
-    if parts.scheme != "http" or not host:
+    if parts.scheme not in _PORTS or not host:
         shown = f"{parts.scheme}://{host}"
-        raise InvalidParameter(f"invalid proxy {shown}: only http:// proxies are supported")
+        raise InvalidParameter(f"invalid proxy {shown}: it must be http, https or socks5")
     userinfo = ""
     if parts.username is not None:
         userinfo = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return Proxy(Origin("http", host, port or 80), userinfo)
-
-
-def _matches(rule: str, host: str, port: int, address: object) -> bool:
-    if rule == "*":
-        return True
-    if "/" in rule:
-        try:
-            return address is not None and address in ip_network(rule, strict=False)
-        except ValueError:
-            return False
-    name, colon, digits = rule.rpartition(":")
-    if colon and digits.isdecimal() and (":" not in name or name.endswith("]")):
-        if int(digits) != port:
-            return False
-        rule = name
-    rule = rule.strip("[]").removeprefix("*")
-    if rule.startswith("."):
-        return host.endswith(rule)
-    return host == rule or (address is None and host.endswith(f".{rule}"))
+    scheme = "https" if parts.scheme == "https" else "http"
+    origin = Origin(scheme, host, port or _PORTS[parts.scheme])
+    return Proxy(origin, userinfo, socks=parts.scheme.startswith("socks5"))

@@ -92,6 +92,21 @@ def test_origins() -> None:
         ("10.0.0.0/8", "11.1.2.3", False),
         ("10.1.2.3", "10.1.2.3", True),
         ("2.3", "10.1.2.3", False),
+        ("10.1.2.3:443", "10.1.2.3", True),
+        ("10.1.2.3:444", "10.1.2.3", False),
+        ("10.0.0.0/8:443", "10.1.2.3", False),
+        ("fd00::/8", "fd00::1", True),
+        ("fd00:0::1", "fd00::1", True),
+        ("[fd00::1]:443", "fd00::1", True),
+        ("[fd00::1]:444", "fd00::1", False),
+        ("*.example", "reg.example", True),
+        ("*.reg.example", "reg.example", False),
+        ("*reg.example", "reg.example", False),
+        (".example:443", "reg.example", True),
+        (" other , REG.Example", "reg.example", True),
+        ("reg.example", "xreg.example", False),
+        (",.,:443", "reg.example", False),
+        ("reg.example", "reg.example.", True),
         ("", "127.0.0.1", True),
         ("", "localhost", True),
         ("", "::1", True),
@@ -111,8 +126,23 @@ def test_the_daemons_proxies_hold_over_the_environments() -> None:
     found = proxies.of(Origin("https", "h", 443))
     assert found is not None
     assert found.origin.port == 1
-    with pytest.raises(InvalidParameter, match="only http:// proxies are supported"):
-        read_proxies({"https-proxy": "socks5://one:1"}, {})
+    with pytest.raises(InvalidParameter, match="must be http, https or socks5"):
+        read_proxies({"https-proxy": "socks4://one:1"}, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "socks"),
+    [
+        ("one", Origin("http", "one", 80), False),
+        ("https://one", Origin("https", "one", 443), False),
+        ("socks5://me:pw@one", Origin("http", "one", 1080), True),
+        ("socks5h://one:9", Origin("http", "one", 9), True),
+    ],
+)
+def test_how_a_proxy_is_spoken_to(url: str, origin: Origin, socks: bool) -> None:
+    found = read_proxies({"http-proxy": url}, {}).of(Origin("http", "h", 80))
+    assert found is not None
+    assert (found.origin, found.socks) == (origin, socks)
 
 
 def document(**members: object) -> bytes:
