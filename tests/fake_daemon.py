@@ -46,6 +46,8 @@ class Answer:
     head_first: bool = False
     """Send the head, then `gate` is waited for, then the body (as /wait does)."""
     gate: threading.Event | None = None
+    location: str = ""
+    """What a stream's head says was made."""
 
 
 def frame(stream: int, data: bytes) -> bytes:
@@ -192,6 +194,8 @@ class FakeDaemon:
         upgrade = "upgrade" in request.headers
         status = b"101 UPGRADED" if upgrade else b"200 OK"
         extra = b"Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else b""
+        if answer.location:
+            extra += f"Location: {answer.location}\r\n".encode()
         kind = answer.content_type.encode()
         connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Type: " + kind + b"\r\n" + extra + b"\r\n")
         answer.stream(connection)

@@ -24,12 +24,13 @@
 
 /* Runs the bundle (proa/cli/bundle.py); the directory that the package is in is the first argument. */
 static const char boot[] =
-    "import marshal,sys\n"
+    "import marshal,posix,sys\n"
     "d=sys.argv.pop(1)\n"
-    "with open(d+'" BUNDLE "','rb') as f:c,m=marshal.loads(f.read())\n"
+    "f=posix.open(d+'" BUNDLE "',posix.O_CLOEXEC)\n"
+    "c,p=marshal.loads(posix.read(f,8192))\n"
     "g={'__name__':'proa.cli.bundle'}\n"
     "exec(c,g)\n"
-    "g['start'](m,d)\n";
+    "g['start'](f,p,d)\n";
 
 /* Where installers put packages, from the prefix on; the last is pip's --target. */
 static const char *const places[] = {

@@ -224,6 +224,21 @@ def test_exec(recorder: FakeDaemon) -> None:
     }
 
 
+def test_exec_takes_the_start_that_comes_with_its_creation(recorder: FakeDaemon) -> None:
+    install_exec(recorder, b"", 5)
+
+    def stream(connection: "object") -> None:
+        connection.sendall(frame(1, b"done\n"))  # type: ignore[attr-defined]
+
+    recorder.on("POST", "/containers/c/exec", Answer(stream=stream, location=f"/exec/{EXEC_ID}"))
+    done = proa(recorder, "exec", "c", "sh")
+    assert (done.returncode, done.stdout, done.stderr) == (5, b"done\n", b"")
+    assert [(r.method, r.path, r.query) for r in recorder.requests] == [
+        ("POST", "/containers/c/exec", "start=1"),
+        ("GET", f"/exec/{EXEC_ID}/json", "wait=1"),
+    ]
+
+
 def test_exec_asks_again_where_the_daemon_does_not_wait(recorder: FakeDaemon) -> None:
     install_exec(recorder, b"", 0)
     answers = [{"ExitCode": 3, "Running": False}, {"ExitCode": None, "Running": True}]

@@ -20,13 +20,18 @@ _start_body = Body(ExecStartRequest)
 
 
 async def create(engine: Engine, request: Request) -> Response:
-    """POST /containers/{id}/exec."""
+    """POST /containers/{id}/exec; with proa's own `start`, as if its start followed, on this connection."""
     body = _create_body.read(request)
     if not body.cmd:
         raise InvalidParameter("No exec command specified")
     if request.minor < 42:
         body = replace(body, console_size=None)
-    return created_reply(await engine.execs.create(request.name, body))
+    created = await engine.execs.create(request.name, body)
+    if not Query(request.query).flag("start"):
+        return created_reply(created)
+    start = ExecStartRequest(tty=body.tty, console_size=body.console_size if body.tty else None)
+    await engine.execs.start(created.id, start, Hijack(request, f"/exec/{created.id}"))
+    return EMPTY
 
 
 async def start(engine: Engine, request: Request) -> Response:
@@ -52,7 +57,7 @@ async def inspect(engine: Engine, request: Request) -> Response:
 
 
 ROUTES = (
-    Route("POST", "/containers/{name}/exec", create),
+    Route("POST", "/containers/{name}/exec", create, hijacks=True),
     Route("POST", "/exec/{name}/start", start, hijacks=True),
     Route("POST", "/exec/{name}/resize", resize),
     Route("GET", "/exec/{name}/json", inspect),

@@ -4,11 +4,15 @@ Finding, opening and checking a dozen files takes as long as running them. The f
 for the one version of Python that the wheel is for. Without it (an editable installation,
 `python -m proa.cli`) the same modules are imported as usual.
 
+The file is a head of HEAD bytes (this module's code and where each module lies, marshalled), and the modules'
+code: a command reads the ones it needs.
+
 The launcher starts Python without `site`: modules that are not proa's own are looked for with it when the
 first one is wanted. Source: Python's importlib, "Setting up an importer".
 """
 
 import marshal
+import posix
 import sys
 from _frozen_importlib import ModuleSpec
 
@@ -20,9 +24,13 @@ if TYPE_CHECKING:
 
 PATH = "proa/cli/commands.bundle"
 
+HEAD = 8192
+"""Bytes, as the launcher has it."""
+
 PACKAGES = ("proa", "proa.cli")
 
 MODULES = (
+    "attached",
     "conversation",
     "create_body",
     "create_flags",
@@ -44,11 +52,19 @@ MODULES = (
 
 
 def pack(sources: "Path") -> bytes:
-    """The file: this module's code, and by name that of each module, still marshalled."""
+    """The file."""
     names = {name: f"{name.replace('.', '/')}/__init__.py" for name in PACKAGES}
     names |= {f"proa.cli.{name}": f"proa/cli/{name}.py" for name in MODULES}
-    modules = {name: marshal.dumps(_compiled(sources, path)) for name, path in names.items()}
-    return marshal.dumps((_compiled(sources, "proa/cli/bundle.py"), modules))
+    places: dict[str, tuple[int, int]] = {}
+    modules = b""
+    for name, path in names.items():
+        code = marshal.dumps(_compiled(sources, path))
+        places[name] = (HEAD + len(modules), len(code))
+        modules += code
+    head = marshal.dumps((_compiled(sources, "proa/cli/bundle.py"), places))
+    if len(head) > HEAD:
+        raise ValueError(f"the head of {PATH} has {len(head)} bytes")
+    return head.ljust(HEAD, b"\0") + modules
 
 
 def _compiled(sources: "Path", path: str) -> "CodeType":
@@ -56,9 +72,9 @@ def _compiled(sources: "Path", path: str) -> "CodeType":
     return compile(text, path, "exec", dont_inherit=True, optimize=2)
 
 
-def start(modules: dict[str, bytes], directory: str) -> "NoReturn":
-    """Run the command line with the modules of the bundle; `directory` holds the package."""
-    sys.meta_path.insert(0, Bundle(modules, directory))
+def start(fd: int, places: dict[str, tuple[int, int]], directory: str) -> "NoReturn":
+    """Run the command line with the modules of the bundle, open at `fd`; `directory` holds the package."""
+    sys.meta_path.insert(0, Bundle(fd, places, directory))
     sys.meta_path.append(Site())
     sys.path.append(directory)
     from proa.cli.main import main
@@ -69,13 +85,14 @@ def start(modules: dict[str, bytes], directory: str) -> "NoReturn":
 class Bundle:
     """Finds and loads what the bundle has; everything else of the package lies in its directory."""
 
-    def __init__(self, modules: dict[str, bytes], directory: str) -> None:
-        self._modules = modules
+    def __init__(self, fd: int, places: dict[str, tuple[int, int]], directory: str) -> None:
+        self._fd = fd
+        self._places = places
         self._directory = directory
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> "Any":
         """The importer's question; None for what is not in the bundle."""
-        if name not in self._modules:
+        if name not in self._places:
             return None
         spec = ModuleSpec(name, self, origin=f"{self._directory}/{PATH}")  # type: ignore[arg-type]
         if name in PACKAGES:
@@ -87,7 +104,8 @@ class Bundle:
 
     def exec_module(self, module: "ModuleType") -> None:
         """Run the module's code."""
-        exec(marshal.loads(self._modules[module.__name__]), module.__dict__)
+        start, size = self._places[module.__name__]
+        exec(marshal.loads(posix.pread(self._fd, size, start)), module.__dict__)
 
 
 class Site:

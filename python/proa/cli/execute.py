@@ -3,10 +3,9 @@
 Source: the Docker Engine API, v1.51, ExecCreate and ExecStart; the observed requests of docker 28.
 """
 
+from proa.cli.attached import check_tty, converse, resize
 from proa.cli.failure import ConnectionFailed, DaemonError, Failure
 from proa.cli.flags import Command, Parsed
-from proa.cli.jsontext import encode
-from proa.cli.run import check_tty, converse, resize
 from proa.cli.transport import UPGRADE, Client, client
 
 TYPE_CHECKING = False
@@ -27,6 +26,8 @@ _FLAGS = (
     ("workdir", "w", "string", "", "Working directory inside the container"),
 )
 
+SWITCHED = 101
+
 _KEYS = {"privileged": "Privileged", "tty": "Tty", "user": "User", "workdir": "WorkingDir"}
 
 
@@ -42,14 +43,11 @@ def execute(parsed: Parsed) -> int:
         detach_sequence(keys)
     api = client(parsed.options)
     path = f"/containers/{parsed.args[0]}/exec"
-    exec_id = api.call("POST", path, body, ahead=0 if detached else 1)["Id"]
-    start = {"Detach": detached, "Tty": bool(body.get("Tty"))}
-    if "ConsoleSize" in body:
-        start["ConsoleSize"] = body["ConsoleSize"]
-    if detached:
-        api.call("POST", f"/exec/{exec_id}/start", start)
-        return 0
-    return _attached(api, exec_id, body, start, keys)
+    if not detached:
+        return _attached(api, path, body, keys)
+    exec_id = api.call("POST", path, body)["Id"]
+    api.call("POST", f"/exec/{exec_id}/start", _start(body, detached=True))
+    return 0
 
 
 def exec_body(parsed: Parsed) -> "dict[str, Any]":
@@ -77,10 +75,26 @@ def exec_body(parsed: Parsed) -> "dict[str, Any]":
     return body
 
 
-def _attached(api: Client, exec_id: str, body: "dict[str, Any]", start: "dict[str, Any]", keys: str) -> int:
-    connection = api.send("POST", f"/exec/{exec_id}/start", encode(start), UPGRADE)
+def _start(body: "dict[str, Any]", *, detached: bool) -> "dict[str, Any]":
+    """The body of POST /exec/{id}/start."""
+    start = {"Detach": detached, "Tty": bool(body.get("Tty"))}
+    if "ConsoleSize" in body:
+        start["ConsoleSize"] = body["ConsoleSize"]
+    return start
+
+
+def _attached(api: Client, path: str, body: "dict[str, Any]", keys: str) -> int:
+    """Create it, and ask for its start in the same breath, which Docker's own daemon has not heard of."""
+    response = api.request("POST", path + "?start=1", body, UPGRADE, ahead=1)
+    if response.status == SWITCHED:
+        exec_id = response.headers["location"].rpartition("/")[2]
+        connection = response.connection
+    else:
+        exec_id = response.json()["Id"]
+        api.release(response)
+        path = f"/exec/{exec_id}/start"
+        connection = api.request("POST", path, _start(body, detached=False), UPGRADE).connection
     exiting = api.send("GET", f"/exec/{exec_id}/json?wait=1")
-    api.receive(connection)
     tty = bool(body.get("Tty"))
     if tty:
         import posix

@@ -1,11 +1,16 @@
-"""JSON through the interpreter's C accelerator alone: `import json` would cost more than a start does."""
+"""JSON without `import json`, which would cost more than a start does.
 
-import _json
+What a fast command sends is written here; everything else is the interpreter's C accelerator's, which is
+imported when it is first needed: after the request, while the daemon works.
+"""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    Scan = Callable[[str, int], tuple[Any, int]]
+    Encode = Callable[[object, int], tuple[str, ...]]
 
 
 class _Context:
@@ -24,14 +29,51 @@ class _Context:
         return float(name)
 
 
-_scan: "Callable[[str, int], tuple[Any, int]]" = _json.make_scanner(_Context)  # type: ignore[arg-type]
+_made: "list[tuple[Scan, Encode]]" = []
+
+
+def accelerator() -> "tuple[Scan, Encode]":
+    """The C scanner and encoder, made once."""
+    if not _made:
+        import _json
+
+        encode = _json.make_encoder(
+            None, _unknown, _json.encode_basestring, None, ":", ",", False, False, True
+        )
+        _made.append((_json.make_scanner(_Context), encode))  # type: ignore[arg-type]
+    return _made[0]
 
 
 def _unknown(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-_encode = _json.make_encoder(None, _unknown, _json.encode_basestring, None, ":", ",", False, False, True)
+def _plain(value: "Any") -> str | None:
+    """Compact JSON of what needs no escapes; None for the rest."""
+    kind = type(value)
+    if kind is str:
+        plain = value.isascii() and value.isprintable() and '"' not in value and "\\" not in value
+        return f'"{value}"' if plain else None
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is int or value is None:
+        return "null" if value is None else str(value)
+    if kind is dict:
+        parts = []
+        for key, item in value.items():
+            name, text = _plain(key), _plain(item)
+            if name is None or text is None or type(key) is not str:
+                return None
+            parts.append(f"{name}:{text}")
+        return f"{{{','.join(parts)}}}"
+    if kind is list or kind is tuple:
+        items = []
+        for item in value:
+            if (found := _plain(item)) is None:
+                return None
+            items.append(found)
+        return f"[{','.join(items)}]"
+    return None
 
 
 def decode(text: str | bytes) -> "Any":
@@ -39,20 +81,21 @@ def decode(text: str | bytes) -> "Any":
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     try:
-        return _scan(text.lstrip(), 0)[0]
+        return accelerator()[0](text.lstrip(), 0)[0]
     except StopIteration:
         raise ValueError(f"not JSON: {text[:80]!r}") from None
 
 
 def decode_many(text: str) -> "tuple[list[Any], str]":
     """The whole values at the start of `text`, one after another, and what is left (an unfinished one)."""
+    scan, _ = accelerator()
     found: list[Any] = []
     position = 0
     while True:
         while position < len(text) and text[position] in " \t\r\n":
             position += 1
         try:
-            value, position = _scan(text, position)
+            value, position = scan(text, position)
         except (StopIteration, ValueError):
             return found, text[position:]
         found.append(value)
@@ -60,7 +103,10 @@ def decode_many(text: str) -> "tuple[list[Any], str]":
 
 def encode(value: object) -> bytes:
     """Compact JSON; a byte of the command line that is no UTF-8 becomes U+FFFD, as in Docker's CLI."""
-    text: str = "".join(_encode(value, 0))
+    plain = _plain(value)
+    if plain is not None:
+        return plain.encode()
+    text = "".join(accelerator()[1](value, 0))
     if text.isascii():
         return text.encode()
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()

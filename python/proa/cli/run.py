@@ -6,6 +6,7 @@ before start goes out on the third. Source: the Docker Engine API, v1.51; the ob
 
 import posix
 
+from proa.cli.attached import check_tty, converse, resize
 from proa.cli.create_body import create_body
 from proa.cli.create_flags import CREATE_FLAGS
 from proa.cli.environment import config_directory, exists, variable
@@ -132,12 +133,6 @@ def _check_attachment(parsed: Parsed, body: "dict[str, Any]") -> None:
         detach_sequence(keys)
 
 
-def check_tty(attach_stdin: bool, tty: bool) -> None:
-    """Raises Failure when a tty is to be driven from what is none."""
-    if attach_stdin and tty and not posix.isatty(0):
-        raise Failure("the input device is not a TTY")
-
-
 def create_container(api: Client, parsed: Parsed, body: "dict[str, Any]") -> str:
     """Create it, pulling the image where it is missing; returns the id. Raises Failure."""
     cidfile = parsed.get("cidfile")
@@ -221,6 +216,8 @@ def _attached(api: Client, parsed: Parsed, body: "dict[str, Any]", container: st
     )
     attaching = api.send("POST", f"/containers/{container}/attach{wanted}", extra=UPGRADE)
     waiting = send_wait(api, container, bool(parsed.get("rm")))
+    import proa.cli.streams  # noqa: F401  # needed next; meanwhile the daemon works
+
     api.receive(attaching)
     waited = api.receive(waiting)
     try:
@@ -313,41 +310,6 @@ def _exit_of_removed(api: Client, container: str) -> int | None:
         if "exitCode" in attributes:
             code = int(attributes["exitCode"])
     return code
-
-
-def resize(api: Client, path: str, rows: int, columns: int) -> None:
-    """Tell the daemon the terminal's size; a process that is gone has no use for it."""
-    try:
-        response = api.request("POST", f"{path}/resize?h={rows}&w={columns}")
-        response.read()
-        api.release(response)
-    except Failure:
-        return
-
-
-def converse(
-    connection: "Connection", tty: bool, stdin: int | None, stdout: int | None, stderr: int | None, keys: str
-) -> bool:
-    """Copy both ways until the output ends; whether the user detached instead."""
-    if stdin is None:
-        from proa.cli.streams import copy_output
-
-        copy_output(connection, tty, stdout, stderr)
-        return False
-    from proa.cli.conversation import Conversation, Detached, detach_sequence
-
-    conversation = Conversation(connection, tty, stdin, stdout, stderr, detach_sequence(keys))
-    try:
-        if tty and posix.isatty(stdin):
-            from proa.cli.terminal import RawMode
-
-            with RawMode(stdin):
-                conversation.run()
-        else:
-            conversation.run()
-    except Detached:
-        return True
-    return False
 
 
 _USAGE = "[OPTIONS] IMAGE [COMMAND] [ARG...]"

@@ -5,9 +5,10 @@ Source: the Docker Engine API, v1.51; the observed requests of docker 28.
 
 import posix
 
+from proa.cli.attached import check_tty, converse, resize
 from proa.cli.failure import Failure
 from proa.cli.flags import Command, Parsed
-from proa.cli.run import check_tty, converse, exit_code, resize, send_wait
+from proa.cli.run import exit_code, send_wait
 from proa.cli.transport import UPGRADE, Client, client, query
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ import _socket
 
 from proa.cli.environment import variable
 from proa.cli.failure import ConnectionFailed, DaemonError, Failure
-from proa.cli.jsontext import decode, encode
+from proa.cli.jsontext import accelerator, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ UPGRADE = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
 class Response:
     """One response: the head is read, the body is read on demand."""
 
-    __slots__ = ("_connection", "_done", "_length", "headers", "status")
+    __slots__ = ("_done", "_length", "connection", "headers", "status")
 
     def __init__(
         self, connection: "Connection", status: int, headers: dict[str, str], bodiless: bool
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self.status = status
         self.headers = headers
         length = headers.get("content-length")
@@ -49,7 +49,7 @@ class Response:
         """The whole body; the connection can be used again afterwards."""
         if self._length is not None and self._length >= 0 and not self._done:
             self._done = True
-            return self._connection.exactly(self._length)
+            return self.connection.exactly(self._length)
         return b"".join(self.chunks())
 
     def json(self) -> "Any":
@@ -60,7 +60,7 @@ class Response:
         """The body as it comes in."""
         if self._done:
             return
-        connection = self._connection
+        connection = self.connection
         if self._length == -1:
             while size := int(connection.line().partition(b";")[0], 16):
                 while size:
@@ -218,8 +218,10 @@ class Client:
         bodiless = method == "HEAD"
         try:
             connection = self.send(method, path, data, extra)
+            # Meanwhile the daemon works.
             for _ in range(ahead):
                 self._idle.insert(0, Connection(self._connect()))
+            accelerator()
             return self.receive(connection, bodiless)
         except WrongVersion as exc:
             self.version = exc.version
@@ -234,7 +236,7 @@ class Client:
 
     def release(self, response: Response) -> None:
         """Give a connection back whose answer was read to the end."""
-        connection = response._connection
+        connection = response.connection
         if response.done and connection.reusable:
             self._idle.append(connection)
         else:

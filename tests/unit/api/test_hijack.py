@@ -99,6 +99,40 @@ async def test_exec_start_reads_its_body_before_it_upgrades(client: RawClient, e
     assert engine.execs.started[0][2] is True
 
 
+async def test_an_exec_that_is_created_to_be_started_upgrades_at_once(
+    client: RawClient, engine: FakeEngine
+) -> None:
+    body = b'{"Cmd":["cat"],"AttachStdin":true}'
+    await client.send(
+        b"POST /v1.51/containers/one/exec?start=1 HTTP/1.1\r\n"
+        + UPGRADE
+        + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        + body
+        + b"ahead"
+    )
+    head = await client.read_until(b"\r\n\r\n")
+    [exec_id] = engine.execs.bodies
+    assert head.startswith(b"HTTP/1.1 101 UPGRADED\r\n")
+    assert f"\r\nLocation: /exec/{exec_id}\r\n".encode() in head
+    assert await client.read_exactly(13) == frame(1, b"ahead")
+    client.half_close()
+    assert await client.read_all() == frame(2, b"eof")
+    assert engine.execs.started[0][2] is True
+
+
+async def test_an_exec_that_cannot_be_created_is_not_upgraded(client: RawClient, engine: FakeEngine) -> None:
+    for name, body, status in (("nosuch", b'{"Cmd":["cat"]}', 404), ("one", b'{"Cmd":[]}', 400)):
+        await client.send(
+            f"POST /containers/{name}/exec?start=1 HTTP/1.1\r\n".encode()
+            + UPGRADE
+            + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        assert (await client.answer()).status == status
+    assert engine.execs.started == []
+    assert (await client.request("GET", "/_ping")).status == 200
+
+
 async def test_a_detached_exec_is_plain_http(client: RawClient, engine: FakeEngine) -> None:
     created = await client.request("POST", "/containers/one/exec", b'{"Cmd":["true"]}')
     exec_id = json.loads(created.body)["Id"]

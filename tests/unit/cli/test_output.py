@@ -1,5 +1,7 @@
 """Tables, sizes, durations, ports, JSON: what the CLI prints."""
 
+import json
+
 import pytest
 
 from proa.cli import human, jsontext, logs, ps, stats, system
@@ -93,6 +95,16 @@ def test_json_as_go_prints_it() -> None:
         '[\n    {\n        "A": [],\n        "B": {},\n        "C": [\n            "x"\n        ],\n'
         '        "D": "<é>"\n    }\n]'
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"A": [1, True, None, "x"], "B": {}, "C": ['q"', "\\"]}, "\n", 1.5, {1: "a"}, ["é"], ("\x7f",), [], ""],
+)
+def test_json_with_and_without_the_accelerator(value: object) -> None:
+    encoded = jsontext.encode(value)
+    assert json.loads(encoded) == json.loads(json.dumps(value))
+    assert b" " not in encoded
 
 
 def test_bytes_that_are_no_text_become_the_replacement_character() -> None:
