@@ -11,10 +11,14 @@ use super::connection::listen_at;
 use crate::cgroup::{favor_dynamic_modifications, Hierarchies, Version};
 use crate::error::{Error, Result};
 use crate::sys::supervise::{ignore_signal, keep_from_children, unshare_mounts};
+use crate::sys::thread_pages;
 
 /// Set to `0`, the keeper does not mount the hierarchy that makes moves between cgroups fast (and forks a
 /// little slower).
 const FAVOR_VARIABLE: &str = "PROA_FAVORDYNMODS";
+
+/// The least that Python's allocator maps at a time, of all its versions.
+const ARENA: usize = 256 << 10;
 
 /// Take the lock; `EADDRINUSE` where another keeper has it.
 pub fn take_lock(exec_root: &Path) -> Result<OwnedFd> {
@@ -52,28 +56,73 @@ pub fn set_up_process() {
     leave_interpreter_out_of_children();
 }
 
-/// No child runs Python, so the pages that the interpreter's library dirtied (half of all) need not be copied
-/// at each start.
+/// No child runs Python, so the pages that the interpreter has written (most of all) need not be copied at each
+/// start.
 fn leave_interpreter_out_of_children() {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for (address, length) in maps.lines().filter_map(interpreter_data) {
+    let here = leave_interpreter_out_of_children as *const () as usize;
+    for (start, end) in interpreter_memory(&maps, here, thread_pages()) {
         // Ignored: it only makes forks slower.
-        let _ = keep_from_children(address, length);
+        let _ = keep_from_children(start, end - start);
     }
 }
 
-/// Address and length of a private data mapping of libpython, out of a line of /proc/self/maps.
-fn interpreter_data(line: &str) -> Option<(usize, usize)> {
-    let mut fields = line.split_ascii_whitespace();
-    let (range, permissions, path) = (fields.next()?, fields.next()?, fields.nth(3)?);
-    let file = path.rsplit('/').next()?;
-    if !file.starts_with("libpython") || permissions.contains('x') || !permissions.ends_with('p') {
-        return None;
+/// The interpreter's own memory, out of /proc/self/maps: the data of the executable and of libpython, and the heap
+/// that Python maps for itself. Not the image that holds the code at `here`, nor the pages of `thread`.
+fn interpreter_memory(maps: &str, here: usize, thread: (usize, usize)) -> Vec<(usize, usize)> {
+    let mappings: Vec<Mapping<'_>> = maps.lines().filter_map(Mapping::parse).collect();
+    let own = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&here));
+    let (Some(own), Some(executable)) = (own, mappings.first()) else { return Vec::new() };
+    let mut found = Vec::new();
+    let (mut image, mut reached) = (executable, executable.start);
+    for mapping in &mappings {
+        // Zeroed data lies right behind its image's.
+        if !mapping.is_anonymous() || mapping.start != reached {
+            image = mapping;
+        }
+        reached = mapping.end;
+        let of_interpreter = image.inode == executable.inode || image.is_library_of_python();
+        let of_heap = image.is_anonymous() && mapping.end - mapping.start >= ARENA;
+        let in_use = image.inode == own.inode || (mapping.start < thread.1 && thread.0 < mapping.end);
+        if mapping.is_data() && !in_use && (of_interpreter || of_heap) {
+            found.push((mapping.start, mapping.end));
+        }
     }
-    let (start, end) = range.split_once('-')?;
-    let start = usize::from_str_radix(start, 16).ok()?;
-    let end = usize::from_str_radix(end, 16).ok()?;
-    Some((start, end - start))
+    found
+}
+
+/// A line of /proc/self/maps.
+struct Mapping<'a> {
+    start: usize,
+    end: usize,
+    permissions: &'a str,
+    inode: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Mapping<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let permissions = fields.next()?;
+        let inode = fields.nth(2)?;
+        let path = fields.next().unwrap_or_default();
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        Some(Self { start, end, permissions, inode, path })
+    }
+
+    fn is_anonymous(&self) -> bool {
+        self.inode == "0" && self.path.is_empty()
+    }
+
+    fn is_library_of_python(&self) -> bool {
+        self.path.rsplit('/').next().is_some_and(|file| file.starts_with("libpython"))
+    }
+
+    fn is_data(&self) -> bool {
+        !self.permissions.contains('x') && self.permissions.ends_with('p')
+    }
 }
 
 /// A mount namespace of our own: what we mount stays here, what the host mounts still arrives.
@@ -111,19 +160,44 @@ fn resist_oom() {
 
 #[cfg(test)]
 mod tests {
-    use super::interpreter_data;
+    use super::interpreter_memory;
+
+    const MAPS: &str = "\
+00400000-0041f000 r--p 00000000 fe:00 7     /usr/bin/python3.11
+0041f000-00946000 r-xp 0001f000 fe:00 7     /usr/bin/python3.11
+00946000-00a85000 rw-p 00545000 fe:00 7     /usr/bin/python3.11
+00a85000-00aca000 rw-p 00000000 00:00 0
+20f20000-20fbd000 rw-p 00000000 00:00 0     [heap]
+7fa838000000-7fa8380eb000 r--p 00000000 fe:00 42     /lib/proa_native.so
+7fa8380eb000-7fa83855c000 r-xp 000eb000 fe:00 42     /lib/proa_native.so
+7fa838571000-7fa838573000 rw-p 00571000 fe:00 42     /lib/proa_native.so
+7fa838618000-7fa838628000 rw-p 00000000 00:00 0
+7fa838651000-7fa8388b7000 rw-p 00000000 00:00 0
+7fa83890e000-7fa838a8c000 rw-p 00000000 00:00 0
+7fa838ae3000-7fa838ae5000 rw-p 001d3000 fe:00 9     /lib/libc.so.6
+7fa838af0000-7fa838b00000 r-xp 00500000 fe:00 8     /lib/libpython3.11.so.1.0
+7fa838b00000-7fa838c00000 rw-p 00600000 fe:00 8     /lib/libpython3.11.so.1.0
+7fffa2777000-7fffa2998000 rw-p 00000000 00:00 0     [stack]
+";
+    const THREAD: (usize, usize) = (0x7fa8_3890_e000, 0x7fa8_3891_0000);
 
     #[test]
-    fn only_the_interpreters_own_data_is_left_out() {
-        let data = "7fe7afc44000-7fe7afd78000 rw-p 00500000 fe:00 42  /usr/lib/libpython3.11.so.1.0";
-        assert_eq!(interpreter_data(data), Some((0x7fe7_afc4_4000, 0x13_4000)));
-        for other in [
-            "7fe7afc44000-7fe7afd78000 r-xp 00500000 fe:00 42  /usr/lib/libpython3.11.so.1.0",
-            "7fe7afc44000-7fe7afd78000 rw-p 00500000 fe:00 42  /usr/lib/libc.so.6",
-            "7fe7afc44000-7fe7afd78000 rw-p 00000000 00:00 0",
-            "7fe7afc44000-7fe7afd78000 rw-p 00000000 00:00 0  [heap]",
-        ] {
-            assert_eq!(interpreter_data(other), None, "{other}");
-        }
+    fn the_interpreters_own_memory_is_left_out() {
+        let found = interpreter_memory(MAPS, 0x7fa8_3810_0000, THREAD);
+        let wanted = [
+            (0x40_0000, 0x41_f000),
+            (0x94_6000, 0xa8_5000),
+            (0xa8_5000, 0xac_a000),
+            (0x7fa8_3865_1000, 0x7fa8_388b_7000),
+            (0x7fa8_38b0_0000, 0x7fa8_38c0_0000),
+        ];
+        assert_eq!(found.iter().filter(|range| !wanted.contains(range)).count(), 0, "{found:x?}");
+        assert!(wanted[1..].iter().all(|range| found.contains(range)), "{found:x?}");
+    }
+
+    #[test]
+    fn a_program_that_is_the_keeper_itself_keeps_its_data() {
+        let found = interpreter_memory(MAPS, 0x50_0000, THREAD);
+        assert!(found.iter().all(|(start, _)| *start > 0x1000_0000), "{found:x?}");
     }
 }

@@ -37,6 +37,7 @@ impl Keeper {
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Running(running) = &mut record.phase else { return };
         let Some(status) = wait(running) else { return };
+        self.fresh = self.fresh.filter(|(fresh, _)| *fresh != number);
         let Phase::Running(running) = std::mem::replace(&mut record.phase, Phase::Waiting) else { return };
         let Running { handle, mut exit, started_at_ns, deadline_ns, timed_out, confinement, oom, oom_kills } =
             *running;

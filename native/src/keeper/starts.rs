@@ -11,7 +11,7 @@ use super::pipes::Pipes;
 use super::poll::{Flags, Part, Source};
 use super::protocol::{Failure, Reply};
 use super::record::{Asked, Confinement, Key, Phase, Running, Starting};
-use super::supervisor::{failure, refusal, Cleanup, Deferred, Keeper};
+use super::supervisor::{failure, refusal, Cleanup, Deferred, Keeper, SHORT_LIFE_NS};
 use super::timers::{monotonic_ns, realtime_ns, Due};
 use crate::cgroup::Group;
 use crate::netns::Prepared;
@@ -186,6 +186,7 @@ impl Keeper {
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Starting(starting) = std::mem::replace(&mut record.phase, Phase::Waiting) else { return };
         self.starting -= 1;
+        self.fresh = Some((number, monotonic_ns() + SHORT_LIFE_NS));
         let Starting {
             asked,
             spawning,

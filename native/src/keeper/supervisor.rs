@@ -29,6 +29,9 @@ const BUSY_ROUNDS: u32 = 8;
 /// How long deferred work waits for a child on its way to execve.
 const START_NS: u64 = 5_000_000;
 
+/// How long it waits for the end of a process that has just begun: many are that short, and their end is waited for.
+pub(super) const SHORT_LIFE_NS: u64 = 3_000_000;
+
 /// Work that nobody waits for.
 #[derive(Debug)]
 pub enum Deferred {
@@ -86,6 +89,8 @@ pub struct Keeper {
     packet: Vec<u8>,
     /// Children between clone and execve.
     pub(super) starting: usize,
+    /// The process that began last, and when that is long ago; until it has ended.
+    pub(super) fresh: Option<(u32, u64)>,
     pub(super) ending: Ending,
 }
 
@@ -119,6 +124,7 @@ impl Keeper {
             // Zeroed by the kernel: only what a packet has filled takes memory.
             packet: vec![0; PACKET_LIMIT],
             starting: 0,
+            fresh: None,
             ending: Ending::No,
         })
     }
@@ -143,13 +149,17 @@ impl Keeper {
     }
 
     /// How long to wait for a ready fd: until a timer or, with work deferred, not at all; a child on its way to
-    /// execve is given a moment first.
+    /// execve is given a moment first, and so is the one that began last.
     fn patience(&self) -> Option<u64> {
-        let timer = self.timers.next_in(monotonic_ns());
-        let deferred = match (self.deferred.is_empty(), self.starting) {
-            (true, _) => return timer,
-            (false, 0) => 0,
-            (false, _) => START_NS,
+        let now_ns = monotonic_ns();
+        let timer = self.timers.next_in(now_ns);
+        if self.deferred.is_empty() {
+            return timer;
+        }
+        let deferred = match self.fresh.filter(|(_, until_ns)| *until_ns > now_ns) {
+            _ if self.starting > 0 => START_NS,
+            Some((_, until_ns)) => until_ns - now_ns,
+            None => 0,
         };
         Some(timer.map_or(deferred, |timer| timer.min(deferred)))
     }
