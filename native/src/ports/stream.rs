@@ -1,5 +1,8 @@
 //! A TCP connection passed on. Each way ends by itself: an end of file is passed on as one, and only a reset or
 //! the second end closes the pair.
+//!
+//! Bytes are copied at first, and most connections are over by then. A way that brings many at once gets a pipe:
+//! from there on the kernel moves pages from one socket to the other (splice(2)), and nothing is copied.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,8 +13,14 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
+use rustix::pipe::{fcntl_setpipe_size, pipe_with, splice, PipeFlags, SpliceFlags};
+
 use super::server::{Poll, Source, Watched};
 use crate::epoll::Flags;
+
+/// A way that brings so many bytes in one read gets a pipe.
+const BULK: usize = 64 << 10;
+const PIPE: usize = 1 << 20;
 
 /// The two ends of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +29,52 @@ pub(super) enum End {
     Target,
 }
 
+/// Pages on their way from one socket to the other.
+#[derive(Debug)]
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+}
+
+impl Pipe {
+    /// None where there is none to be had: bytes are copied then.
+    fn open() -> Option<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // Ignored: a smaller one does the same, less at a time.
+        let _ = fcntl_setpipe_size(&write, PIPE);
+        Some(Self { read, write, held: 0 })
+    }
+
+    /// Take in what the socket has; the bytes, 0 at its end.
+    fn fill(&mut self, from: impl AsFd) -> rustix::io::Result<usize> {
+        let taken = splice(from, None, &self.write, None, PIPE, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?;
+        self.held += taken;
+        Ok(taken)
+    }
+
+    /// Give out what the socket takes; false on a broken connection.
+    fn drain(&mut self, to: impl AsFd) -> bool {
+        while self.held > 0 {
+            let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+            match splice(&self.read, None, &to, None, self.held, flags) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(given) => self.held -= given,
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
 /// One end: what waits to be sent to it, and whether more will come.
 #[derive(Debug)]
 struct Side {
     socket: Watched,
+    /// Sent before what is in the pipe.
     pending: Vec<u8>,
+    pipe: Option<Pipe>,
     /// It sends no more.
     ended: bool,
     /// It was told that nothing more comes.
@@ -33,12 +83,17 @@ struct Side {
 
 impl Side {
     fn new(socket: Watched) -> Self {
-        Self { socket, pending: Vec::new(), ended: false, told: false }
+        Self { socket, pending: Vec::new(), pipe: None, ended: false, told: false }
+    }
+
+    /// Something waits to be sent to it.
+    fn waits(&self) -> bool {
+        !self.pending.is_empty() || self.pipe.as_ref().is_some_and(|pipe| pipe.held > 0)
     }
 
     /// Pass on that the other end has ended, once all that it sent is sent.
     fn tell_end(&mut self, other_ended: bool) {
-        if other_ended && self.pending.is_empty() && !self.told {
+        if other_ended && !self.waits() && !self.told {
             self.told = true;
             // Ignored: one that is gone already shows by itself.
             let _ = shutdown(&self.socket, Shutdown::Write);
@@ -50,12 +105,31 @@ impl Side {
         while !self.pending.is_empty() {
             match send(&self.socket, &self.pending, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(sent) => drop(self.pending.drain(..sent)),
-                Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => return true,
                 Err(Errno::INTR) => {}
                 Err(_) => return false,
             }
         }
-        true
+        self.pipe.as_mut().map_or(true, |pipe| pipe.drain(&self.socket))
+    }
+
+    /// Read once from the other end; the bytes, 0 at the end of them. What is not sent [`Self::flush`] sends.
+    fn take(&mut self, from: &Watched, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        if let Some(pipe) = &mut self.pipe {
+            return pipe.fill(from);
+        }
+        let (length, _) = recv(from, &mut *buffer, RecvFlags::DONTWAIT)?;
+        if length >= BULK {
+            self.pipe = Pipe::open();
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = match send(&self.socket, &buffer[..length], flags) {
+            Ok(sent) => sent,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(error) => return Err(error),
+        };
+        self.pending.extend_from_slice(&buffer[sent..length]);
+        Ok(length)
     }
 }
 
@@ -121,7 +195,7 @@ impl Stream {
         if self.client.told && self.target.told {
             return false;
         }
-        let (client_waits, target_waits) = (!self.client.pending.is_empty(), !self.target.pending.is_empty());
+        let (client_waits, target_waits) = (self.client.waits(), self.target.waits());
         for (side, waits, other_waits) in
             [(&mut self.client, client_waits, target_waits), (&mut self.target, target_waits, client_waits)]
         {
@@ -134,25 +208,16 @@ impl Stream {
     }
 }
 
-/// Read once from one end and send to the other what it takes; false on a broken connection.
+/// Pass on what one end has sent, to where the other takes it; false on a broken connection.
 fn pass(from: &mut Side, to: &mut Side, buffer: &mut [u8]) -> bool {
-    if from.ended || !to.pending.is_empty() {
+    if from.ended || to.waits() {
         return true;
     }
-    let length = match recv(from.socket.as_fd(), &mut *buffer, RecvFlags::DONTWAIT) {
-        Ok((0, _)) => {
-            from.ended = true;
-            return true;
-        }
-        Ok((length, _)) => length,
-        Err(Errno::AGAIN | Errno::INTR) => return true,
+    match to.take(&from.socket, buffer) {
+        Ok(0) => from.ended = true,
+        Ok(_) if to.waits() => return to.flush(),
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
         Err(_) => return false,
-    };
-    let sent = match send(to.socket.as_fd(), &buffer[..length], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-        Ok(sent) => sent,
-        Err(Errno::AGAIN | Errno::INTR) => 0,
-        Err(_) => return false,
-    };
-    to.pending.extend(&buffer[sent..length]);
+    }
     true
 }
