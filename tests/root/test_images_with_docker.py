@@ -1,5 +1,6 @@
 """Archives both ways with a real dockerd: the same image comes back, whoever saved and whoever loaded it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -81,6 +82,59 @@ async def test_our_layers_merge_as_dockers_do(docker: Docker, image: str, tmp_pa
         subprocess.run(["umount", merged], check=True)  # noqa: ASYNC221
     docker("import", "-", "merged:1", data=archive)
     assert docker.contents("merged:1") == docker.contents(image)
+
+
+CHANGES_TO_COMMITS = (
+    ('CMD ["a", "b"]', "cmd echo $HOME"),
+    ('SHELL ["/bin/bash", "-c"]',),
+    ("ENTRYPOINT x y", "CMD z"),
+    ("ENTRYPOINT x",),
+    ("ENV A=1 B='2 3'", "ENV PATH=$PATH:/x", "ENV C the rest", "ENV A=4"),
+    ("LABEL a=1 b=", 'LABEL "c d"=$PATH'),
+    ("EXPOSE 80 53/udp 8000-8001",),
+    ('VOLUME ["/a"]', "VOLUME /b /c"),
+    ("USER 1000:1000", "WORKDIR /a", "WORKDIR b/../c"),
+    ("HEALTHCHECK --interval=1m30s --retries=3 CMD curl x",),
+    ("HEALTHCHECK NONE",),
+    ("# nothing",),
+    ("RUN x",),
+    ("copy a b",),
+    ("ENV A",),
+    ("ENV =x",),
+    ("ENV A='1",),
+    ("EXPOSE 70000",),
+    ("SHELL bash",),
+    ("ONBUILD FROM x",),
+    ("ONBUILD RUN x",),
+    ("HEALTHCHECK CMD",),
+    ('VOLUME [""]',),
+    ("WORKDIR",),
+)
+
+
+def test_changes_as_docker_reads_them(docker: Docker) -> None:
+    """The same configuration, or a refusal of both."""
+    docker("load", data=peers.busybox_archive(peers.busybox_tree(docker.root / "plain")))
+    with instance(Path(tempfile.mkdtemp(prefix="proa-changes-"))) as running:
+        clients = (docker.run, lambda *words: running.run(*words, cli="docker"))
+        for run in clients:
+            run("create", "--name", "to-change", "--network", "none", "-e", "HOME=/h", "busybox", "true")
+        answers: tuple[list[object], list[object]] = ([], [])
+        for changes in CHANGES_TO_COMMITS:
+            flags = [word for change in changes for word in ("-c", change)]
+            for run, told in zip(clients, answers, strict=True):
+                done = run("commit", *flags, "to-change", "changed:2")
+                config = run("image", "inspect", "--format", "{{json .Config}}", "changed:2").stdout
+                told.append((changes, done.returncode, _of_image(config) if not done.returncode else ""))
+    assert answers[0] == answers[1]
+
+
+def _of_image(text: str) -> dict[str, object]:
+    """What of a configuration docker 20.10 and 28 have alike."""
+    config = json.loads(text)
+    shared = ("User", "ExposedPorts", "Env", "Cmd", "Healthcheck", "Volumes", "WorkingDir", "Entrypoint",
+              "OnBuild", "Labels", "StopSignal", "Shell")  # fmt: skip
+    return {name: config.get(name) for name in shared if config.get(name)}
 
 
 LINEAGE = (

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
+from proa.build.changes import apply_changes
 from proa.engine.container import Container
-from proa.engine.images.changes import apply_changes
 from proa.engine.images.committing import Committed, Packing
 from proa.engine.images.importing import target_name
 from proa.engine.notices import Notices

@@ -17,7 +17,7 @@ import msgspec
 import proa_native
 from msgspec import Struct
 
-from proa.engine.images.changes import apply_changes
+from proa.build.changes import apply_changes
 from proa.engine.images.intake import Intake, Unpacked, unpack_from
 from proa.engine.images.progress import Progress, streamed
 from proa.engine.images.store import ImageStore, decode_image_file, host_architecture

@@ -2,8 +2,8 @@
 
 import pytest
 
+from proa.build.changes import apply_changes
 from proa.durations import parse_duration
-from proa.engine.images.changes import apply_changes
 from proa.errors import InvalidParameter
 from proa.schema.container import HealthConfig
 from proa.schema.image import ImageConfig
@@ -14,9 +14,8 @@ from proa.schema.image import ImageConfig
     [
         (['CMD ["a", "b"]'], {"cmd": ["a", "b"]}),
         (["cmd echo hi"], {"cmd": ["/bin/sh", "-c", "echo hi"]}),
-        (['SHELL ["/bin/bash"]', "CMD x"], {"shell": ["/bin/bash"], "cmd": ["/bin/bash", "x"]}),
         (['ENTRYPOINT ["/x"]'], {"entrypoint": ["/x"]}),
-        (["ENV A=1 B='2 3'", "ENV A=4", "ENV C the rest"], {"env": ["B=2 3", "A=4", "C=the rest"]}),
+        (["ENV A=1 B='2 3'", "ENV A=4", "ENV C the rest"], {"env": ["A=4", "B=2 3", "C=the rest"]}),
         (["LABEL a=1 b=", 'LABEL "c d"=2'], {"labels": {"a": "1", "b": "", "c d": "2"}}),
         (
             ["EXPOSE 80 53/udp 8000-8001"],
@@ -42,27 +41,36 @@ def test_each_instruction(changes: list[str], expected: dict[str, object]) -> No
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        ("# nothing", "file with no instructions"),
         ("RUN x", "run is not a valid change command"),
-        ("CMD", "CMD requires at least one argument"),
+        ("ENV", "ENV requires at least one argument"),
         ("ENV A", "ENV must have two arguments"),
         ("ENV =x", "ENV names can not be blank"),
-        ("ENV A=1 B", "can't find = in 'B'"),
-        ("ENV A='1", "No closing quotation"),
+        ("ENV A=1 B", 'can\'t find = in "B"'),
+        ("ENV A='1", "looking for matching single-quote"),
         ("EXPOSE 0", "invalid containerPort: 0"),
-        ("EXPOSE 80/icmp", "invalid containerPort"),
+        ("EXPOSE 80/icmp", "invalid proto: icmp"),
         ("EXPOSE 70000", "invalid containerPort"),
-        ("SHELL bash", "JSON form"),
+        ('SHELL ["/bin/bash"]', "shell is not a valid change command"),
         ("ONBUILD FROM x", "FROM isn't allowed"),
         ("ONBUILD ONBUILD RUN x", "Chaining ONBUILD"),
-        ("HEALTHCHECK CMD", "Unknown type 'CMD'"),
+        ("HEALTHCHECK CMD", "Missing command after HEALTHCHECK CMD"),
         ("HEALTHCHECK --interval=x CMD y", "invalid duration"),
-        ("HEALTHCHECK --color=x CMD y", "unknown flag: color"),
+        ("HEALTHCHECK --color=x CMD y", "unknown flag: --color"),
         ('VOLUME [""]', "empty string"),
     ],
 )
 def test_bad_instructions(change: str, text: str) -> None:
     with pytest.raises(InvalidParameter, match=text):
         apply_changes(ImageConfig(), [change])
+
+
+def test_variables_are_the_images_own() -> None:
+    config = ImageConfig(env=["PATH=/bin", "A=a"], cmd=["kept"], args_escaped=True)
+    changed = apply_changes(config, ["ENV PATH=$PATH:/sbin B=${A}b", "WORKDIR /$A"])
+    assert changed.env == ["PATH=/bin:/sbin", "A=a", "B=ab"]
+    assert (changed.working_dir, changed.cmd, changed.args_escaped) == ("/a", ["kept"], True)
+    assert apply_changes(config, [""]) is config
 
 
 def test_durations() -> None:
