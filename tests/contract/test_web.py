@@ -84,7 +84,9 @@ async def test_what_breaks_off(client: Registry, server: ScriptedRegistry) -> No
         await read(client, f"{server.url}/x")
 
 
-@pytest.mark.parametrize("url", ["ftp://h/x", "http:///x", "http://h/a b", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url", ["ftp://h/x", "http:///x", "http://h/a b", "file:///etc/passwd", "http://[1", "http://../x"]
+)
 async def test_what_is_no_url(client: Registry, url: str) -> None:
     with pytest.raises(InvalidParameter, match="invalid URL"):
         await read(client, url)

@@ -68,6 +68,8 @@ def test_file_and_flags_are_merged(file) -> None:
             {},
             "the following directives don't match any configuration option: nosuch, other",
         ),
+        # Who counts on a plugin to authorise requests must not get a daemon without one (CVE-2024-41110).
+        ({"authorization-plugins": ["opa"]}, {}, "any configuration option: authorization-plugins"),
         (
             {"bip": "1"},
             {"bip": "2"},

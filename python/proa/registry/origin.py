@@ -45,7 +45,10 @@ class Target(Struct, frozen=True):
 
     def joined(self, location: str) -> "Target":
         """A Location or Link header's value, relative to this URL. Raises InvalidParameter."""
-        return parse_url(urljoin(str(self), location))
+        try:
+            return parse_url(urljoin(str(self), location))
+        except ValueError as exc:
+            raise InvalidParameter(f"invalid URL {location!r}: {exc}") from None
 
 
 def parse_url(url: str) -> Target:
@@ -57,7 +60,7 @@ def parse_url(url: str) -> Target:
         raise InvalidParameter(f"invalid URL {url!r}: {exc}") from None
     if (
         scheme not in _PORTS
-        or not host
+        or not _is_host(host)
         or not url.isascii()
         or any(ord(c) <= 32 or ord(c) == 127 for c in url)
     ):
@@ -66,3 +69,8 @@ def parse_url(url: str) -> Target:
         raise InvalidParameter("invalid URL: user information is not allowed in it")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(Origin(scheme, host, port or _PORTS[scheme]), path)
+
+
+def _is_host(host: str) -> bool:
+    """Whether it can be looked up: an address, or a name of labels of 1 to 63 characters."""
+    return ":" in host or all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))

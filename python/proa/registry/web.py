@@ -54,8 +54,11 @@ class Web:
 
 
 def _target(url: str) -> tuple[Target, tuple[tuple[str, str], ...]]:
-    """Where a URL points, and the header of its user information."""
-    parts = urlsplit(url)
+    """Where a URL points, and the header of its user information. Raises InvalidParameter."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise InvalidParameter(f"invalid URL {url!r}: {exc}") from None
     userinfo, at, host = parts.netloc.rpartition("@")
     if not at:
         return parse_url(url), ()

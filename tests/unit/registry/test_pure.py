@@ -3,20 +3,25 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from proa.errors import InvalidParameter, System
 from proa.registry.account import _split_term, login_domain, search_filter
+from proa.registry.authority import Authority
 from proa.registry.challenge import parse_challenges
 from proa.registry.download import next_link
 from proa.registry.exchange import retry_after
+from proa.registry.failures import Refusal
 from proa.registry.manifests import read_manifest, verified
 from proa.registry.origin import Origin, parse_url
+from proa.registry.pool import Route
 from proa.registry.proxies import read_proxies
+from proa.registry.tls import TLSSettings
 from proa.schema import oci
 from proa.schema.reference import parse_reference
-from proa.schema.registry import SearchResult
+from proa.schema.registry import Credentials, SearchResult
 
 REF = parse_reference("reg.example/a/b:1")
 DIGEST = "sha256:" + "a" * 64
@@ -59,6 +64,11 @@ def test_a_hostile_challenge_is_read_in_no_time() -> None:
         "https://h/a b",
         "https://h/\r\nX: y",
         "https://hé/",
+        "https://../x",
+        "https://a..b/x",
+        "https://" + "a" * 64 + "/x",
+        "https://[1/x",
+        "https://[x]/",
         "//h/",
         "",
     ],
@@ -66,6 +76,27 @@ def test_a_hostile_challenge_is_read_in_no_time() -> None:
 def test_no_urls(url: str) -> None:
     with pytest.raises(InvalidParameter):
         parse_url(url)
+
+
+@pytest.mark.parametrize("location", ["//[1/x", "https://[", "//../x", "file:///etc/passwd"])
+def test_a_location_that_is_none(location: str) -> None:
+    with pytest.raises(InvalidParameter):
+        parse_url("https://h/v2/").joined(location)
+
+
+@pytest.mark.parametrize("realm", ["http://reg.example/token", "http://[", "file:///etc/passwd", ""])
+async def test_a_password_goes_to_no_token_server_in_plain(realm: str) -> None:
+    asked: list[object] = []
+
+    async def ask(*request: object) -> Any:
+        asked.append(request)
+
+    registry = Route(Origin("https", "reg.example", 443), TLSSettings())
+    authority = Authority(ask)
+    authority.learn(registry.origin, parse_challenges(f'Bearer realm="{realm}",service="s"'))
+    with pytest.raises(Refusal, match=r"is not https|invalid token realm"):
+        await authority.login(registry, Credentials(username="me", password="secret"))
+    assert asked == []
 
 
 def test_origins() -> None:
