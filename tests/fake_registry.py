@@ -84,6 +84,12 @@ class FakeRegistry:
         }
         return self.put(repository, tag, MANIFEST, json.dumps(manifest).encode())
 
+    def move(self, repository: str, target: str) -> None:
+        """Let another repository have all that one has."""
+        self.blobs[target] = self.blobs.pop(repository)
+        for name, key in [key for key in self.manifests if key[0] == repository]:
+            self.manifests[target, key] = self.manifests.pop((name, key))
+
     def put_index(self, name: str, **platforms: str) -> str:
         """An index of manifests that are there, by `os_architecture[_variant]`."""
         repository, _, tag = name.partition(":")

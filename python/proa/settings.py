@@ -215,7 +215,7 @@ _LIST_FLAGS = {
 _NUMBER_FLAGS = {
     "mtu": "MTU of the default bridge",
     "shutdown-timeout": "seconds that a shutdown may take",
-    "max-concurrent-downloads": "layers downloaded at a time",
+    "max-concurrent-downloads": "layers downloaded at a time, from one registry",
     "max-concurrent-uploads": "layers uploaded at a time, of one push",
     "max-download-attempts": "attempts in a row at a layer that do not get a byte",
     "network-pool-size": "network namespaces held ready",

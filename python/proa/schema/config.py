@@ -79,7 +79,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     proxies: dict[str, str] = {}
     """`http-proxy`, `https-proxy` and `no-proxy` for registries, over those of the environment."""
     max_concurrent_downloads: int = 6
-    """Layers of all pulls that are downloaded and unpacked at a time."""
+    """Layers that are downloaded from one registry and unpacked at a time."""
     max_concurrent_uploads: int = 5
     """Layers of one push."""
     max_download_attempts: int = 5

@@ -39,7 +39,13 @@ class Rig:
     """
 
     def __init__(
-        self, root: Path, registry: FakeRegistry | None = None, *, boot: str = "first", synced: bool = True
+        self,
+        root: Path,
+        registry: FakeRegistry | None = None,
+        *,
+        boot: str = "first",
+        synced: bool = True,
+        config: DaemonConfig | None = None,
     ) -> None:
         self.root = root
         self.boot = boot
@@ -58,7 +64,7 @@ class Rig:
             events=self.events,
             containers=self.containers,
             registry=self.registry,
-            config=DaemonConfig(),
+            config=config or DaemonConfig(),
             syncing=self.syncing,
         )
 

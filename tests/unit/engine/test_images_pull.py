@@ -12,6 +12,7 @@ from image_archives import chunks, digest, docker_archive, oci_archive, tar
 from images_rig import Rig, lines
 
 from proa.errors import InvalidParameter, NotFound, ProaError
+from proa.schema.config import DaemonConfig
 from proa.schema.reference import parse_digest
 
 BASE = tar({"etc": None, "etc/os": b"base"})
@@ -270,6 +271,23 @@ class Gate:
         if (key, offset) == self._at:
             self.reached.set()
             await self.opened.wait()
+
+
+async def test_a_slow_registry_holds_up_no_other(tmp_path: Path, registry: FakeRegistry) -> None:
+    rig = Rig(tmp_path, registry, config=DaemonConfig(max_concurrent_downloads=1))
+    registry.put_image("slow:1", [TOP])
+    registry.put_image("next:1", [OTHER])
+    registry.put_image("app:1", [BASE])
+    registry.move("docker.io/library/app", "fast.example/app")
+    gate = Gate(registry, TOP, 1000)
+    slow = asyncio.ensure_future(rig.pull("slow", "1"))
+    await gate.reached.wait()
+    behind = asyncio.ensure_future(rig.pull("next", "1"))
+    await rig.pull("fast.example/app", "1")
+    assert not behind.done()
+    gate.opened.set()
+    await slow
+    assert f"{short(OTHER)}: Waiting" in await behind
 
 
 async def test_a_client_that_goes_cancels_what_nobody_else_waits_for(

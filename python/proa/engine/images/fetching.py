@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import proa_native
 
@@ -82,22 +83,30 @@ class Fetches:
     """Every layer that is being fetched, by digest."""
 
     def __init__(self, store: ImageStore, *, downloads: int, attempts: int) -> None:
-        """`downloads`: layers in work at a time; `attempts` in a row that do not get a byte end one."""
+        """`downloads`: layers of one registry in work at a time, so that a slow one holds up no other.
+
+        `attempts` in a row that do not get a byte end one.
+        """
         self._store = store
         self._downloads = downloads
         self._attempts = attempts
         self._fetches: dict[Digest, Fetch] = {}
-        self._slots = asyncio.Semaphore(downloads)
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._threads: ThreadPoolExecutor | None = None
 
     @asynccontextmanager
-    async def hold(self, digest: Digest, size: int, source: Source, watcher: Watcher) -> AsyncIterator[Fetch]:
-        """Join the fetch of a layer, or begin it; `fetch.task` has the outcome. Let go at the block's end."""
+    async def hold(
+        self, digest: Digest, size: int, source: Source, watcher: Watcher, registry: str
+    ) -> AsyncIterator[Fetch]:
+        """Join the fetch of a layer, or begin it from a registry (its domain).
+
+        `fetch.task` has the outcome. Let go at the block's end.
+        """
         while (fetch := self._fetches.get(digest)) is not None and fetch.ended is not None:
             await fetch.ended.wait()
         if fetch is None:
             fetch = self._fetches[digest] = Fetch(digest, size)
-            fetch.task = asyncio.ensure_future(self._run(fetch, source))
+            fetch.task = asyncio.ensure_future(self._run(fetch, source, registry))
         fetch.holders += 1
         fetch.watchers.append(watcher)
         watcher.status(fetch.said)
@@ -129,10 +138,11 @@ class Fetches:
 
     # ---- one layer ------------------------------------------------------------------------------
 
-    async def _run(self, fetch: Fetch, source: Source) -> Unpacked:
-        if self._slots.locked():
+    async def _run(self, fetch: Fetch, source: Source, registry: str) -> Unpacked:
+        slots = self._slots.setdefault(registry, asyncio.Semaphore(self._downloads))
+        if slots.locked():
             fetch.say("Waiting")
-        async with self._slots:
+        async with slots:
             ingest = fetch.stack.enter_context(self._store.content.ingest(fetch.digest))
             resumed = bool(ingest.offset)
             if ingest.offset > fetch.size:

@@ -140,7 +140,9 @@ class Transfer:
         for digest, layer in list(zip(digests, manifest.layers, strict=True))[len(there) :]:
             if digest not in fetches and self._store.content.find(digest) is None:
                 watcher = LayerProgress(self._progress, shown(digest))
-                holding = self._fetches.hold(digest, layer.size, self._source(layer), watcher)
+                holding = self._fetches.hold(
+                    digest, layer.size, self._source(layer), watcher, self._request.reference.domain
+                )
                 fetches[digest] = await stack.enter_async_context(holding)
         await all_of([config, *(fetch.task for fetch in fetches.values())])
         return fetches, config.result()
