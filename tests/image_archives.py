@@ -64,6 +64,31 @@ def docker_archive(
     return tar(members)
 
 
+def legacy_archive(layers: Sequence[bytes], repositories: Mapping[str, Any], **extra: Any) -> bytes:
+    """What docker save wrote before 1.10: images named 0..., each on the one before it."""
+    members: dict[str, bytes | str | None] = {}
+    for number, layer in enumerate(layers):
+        id_ = f"{number:064x}"
+        document = {
+            "id": id_,
+            "created": "2015-05-06T07:08:09.123456789Z",
+            "author": "a <b@c>",
+            "container_config": {"Cmd": ["/bin/sh", "-c", f"echo {number} > /x && true"]},
+            "config": {"Cmd": ["/bin/true"], "Labels": {"tier": "test"}},
+            "architecture": "amd64",
+            "os": "linux",
+            "docker_version": "1.9.1",
+            "Size": len(layer),
+        } | extra
+        if number:
+            document["parent"] = f"{number - 1:064x}"
+        members |= {f"{id_}/": None, f"{id_}/VERSION": b"1.0", f"{id_}/json": json.dumps(document).encode()}
+        members[f"{id_}/layer.tar"] = layer
+    if repositories:
+        members["repositories"] = json.dumps(repositories).encode()
+    return tar(members)
+
+
 def oci_archive(layers: Sequence[bytes], name: str, *, nested: bool = False) -> bytes:
     """An OCI layout with gzip layers, as buildx writes it; `nested`: an index of platforms in it."""
     blobs: dict[str, bytes] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 import peers
 import pytest
 from docker_rig import Docker, dockerd
-from image_archives import chunks
+from image_archives import chunks, legacy_archive, tar
 from instance import instance
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit/engine"))
@@ -82,6 +82,19 @@ async def test_our_layers_merge_as_dockers_do(docker: Docker, image: str, tmp_pa
         subprocess.run(["umount", merged], check=True)  # noqa: ASYNC221
     docker("import", "-", "merged:1", data=archive)
     assert docker.contents("merged:1") == docker.contents(image)
+
+
+def test_an_archive_of_before_manifests_has_dockers_ids(docker: Docker, tmp_path: Path) -> None:
+    """Debian's dockerd still loads it."""
+    layers = [tar({"etc": None, "etc/os": b"base"}), tar({}), tar({"top": b"top"})]
+    archive = legacy_archive(layers, {"legacy": {"1": f"{2:064x}"}})
+    docker("load", data=archive)
+    with instance(Path(tempfile.mkdtemp(prefix="proa-legacy-"))) as running:
+        (tmp_path / "legacy.tar").write_bytes(archive)
+        done = running.run("load", "-i", str(tmp_path / "legacy.tar"), cli="proa")
+        assert (done.returncode, done.stdout) == (0, "Loaded image: legacy:1\n")
+        ours = running.api.call("GET", "/images/legacy:1/json")
+    assert ours["Id"] == docker.inspect("legacy:1")["Id"]
 
 
 CHANGES_TO_COMMITS = (

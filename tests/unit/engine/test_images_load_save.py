@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_archives import chunks, config, digest, docker_archive, oci_archive, tar
+from image_archives import chunks, config, digest, docker_archive, legacy_archive, oci_archive, tar
 from images_rig import Rig, lines, told
 
 from proa.errors import InvalidParameter, NotFound
@@ -189,6 +189,45 @@ async def test_a_bad_archive_says_so_and_leaves_nothing(rig: Rig, archive: bytes
         await rig.load(chunks(archive))
     assert rig.files() == set()
     assert await rig.names() == []
+
+
+HEAD = f"{1:064x}"
+LEGACY = legacy_archive([BASE, TOP], {"old": {"1": HEAD}, "reg.example/old": {"latest": HEAD}})
+
+
+async def test_an_archive_of_docker_before_manifests(rig: Rig) -> None:
+    told = await rig.load(chunks(LEGACY))
+    assert told == ["Loaded image: old:1\n", "Loaded image: reg.example/old:latest\n"]
+    image = rig.images.resolve("old:1")
+    assert [layer.diff_id for layer in image.content] == [digest(BASE), digest(TOP)]
+    assert (image.config.cmd, image.file.author) == (["/bin/true"], "a <b@c>")
+    history = await rig.images.history("old:1")
+    assert [step.created_by for step in history] == [f"/bin/sh -c echo {n} > /x && true" for n in (1, 0)]
+    document = json.loads(image.config_blob)
+    assert not document.keys() & {"id", "parent", "Size"}
+    assert b"<" not in image.config_blob
+    assert not [name for name in rig.files() if name.startswith("ingest/")]
+
+
+@pytest.mark.parametrize(
+    ("archive", "text"),
+    [
+        (legacy_archive([BASE], {}), "does not contain a manifest.json"),
+        (legacy_archive([BASE], {"a": {"1": "f" * 64}}), "invalid target ID: ffff"),
+        (legacy_archive([BASE], {"A": {"1": HEAD}}), "must be lowercase"),
+        (legacy_archive([BASE, TOP], {"a": {"1": HEAD}}, os="windows"), "cannot load windows image"),
+        (legacy_archive([BASE], {"a": {"1": f"{0:064x}"}}, parent="e" * 64), "eeee/json is missing"),
+        (legacy_archive([BASE], {"a": {"1": f"{0:064x}"}}, parent=f"{0:064x}"), "has no base"),
+        (legacy_archive([b"no tar"], {"a": {"1": f"{0:064x}"}}), "not a tar|unexpected end"),
+        (tar({"repositories": b"[]"}), "invalid archive: repositories"),
+        (tar({"x/json": b"[]", "repositories": b"{}"}), "invalid archive: x/json"),
+        (tar({"x/json": b"{}", "repositories": b"{}"}), "layer x/layer.tar is missing"),
+    ],
+)
+async def test_a_bad_archive_of_before_manifests(rig: Rig, archive: bytes, text: str) -> None:
+    with pytest.raises(InvalidParameter, match=text):
+        await rig.load(chunks(archive))
+    assert rig.files() == set()
 
 
 async def test_a_client_that_goes_away_leaves_nothing(rig: Rig) -> None:

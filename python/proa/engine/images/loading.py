@@ -6,7 +6,7 @@ last. What turns out to belong to nothing is dropped. Nothing is believed becaus
 hashed, configs and manifests read from disk are checked against the digests that lead to them.
 
 Forms: manifest.json (Docker 1.10 and later, podman, skopeo, kaniko), with or without an OCI layout around it
-(Docker 25 and later); a bare OCI layout (buildx, skopeo's oci-archive).
+(Docker 25 and later); a bare OCI layout (buildx, skopeo's oci-archive); Docker's before 1.10 (legacy.py).
 
 Source: moby image/tarexport/load.go; OCI image specification, image-layout.md.
 """
@@ -22,6 +22,7 @@ import proa_native
 from msgspec import Struct
 
 from proa.content import digest_of
+from proa.engine.images import legacy
 from proa.engine.images.intake import Intake, Unpacked, translated, unpacked
 from proa.engine.images.store import ImageStore, Layer, chain_ids, decode_image_file, host_architecture
 from proa.engine.ports import EventSink
@@ -151,6 +152,23 @@ class Archive:
         self._claimed.add(outcome.draft)
         return outcome
 
+    def directories(self, name: str) -> list[str]:
+        """Those at the top that have a member of this name."""
+        paths = (path.split("/") for path in self._members)
+        return [parts[0] for parts in paths if len(parts) == 2 and parts[1] == name]
+
+    async def diff_id(self, path: str) -> Digest:
+        """Of a layer, which is unpacked for that where it is not yet. Raises InvalidParameter."""
+        file = self.file(path)
+        if file is None:
+            raise InvalidParameter(f"invalid archive: layer {path} is missing")
+        outcome = self._unpacked.get(file) or await self._intake.unpack(file)
+        if isinstance(outcome, Exception):
+            with translated():
+                raise outcome
+        self._unpacked[file] = outcome
+        return outcome.diff_id
+
     def _blob_known(self, path: str) -> Digest | None:
         """The digest that an OCI layout's path claims, where the content store has that blob."""
         digest = _blob_digest(path)
@@ -170,7 +188,7 @@ class Loader:
         async with Intake(self._store, self._executor) as intake:
             archive = Archive(intake)
             await self._split(intake, archive, body)
-            wanted = read_archive(archive)
+            wanted = await read_archive(archive)
             for image in wanted:
                 async for line in self._image(intake, archive, image, quiet=quiet):
                     yield line
@@ -266,14 +284,19 @@ def check_platform(file: ImageFile) -> None:
         raise InvalidParameter(f"cannot load {file.os} image on linux")
 
 
-def read_archive(archive: Archive) -> list[Wanted]:
-    """What images an archive has, by manifest.json or, without one, by index.json."""
+async def read_archive(archive: Archive) -> list[Wanted]:
+    """What images an archive has, by manifest.json, else by index.json, else by `repositories`."""
     data = archive.document("manifest.json")
     if data is not None:
         return [_of_docker(archive, image) for image in decode(_archive_images, data, "manifest.json")]
     data = archive.document("index.json")
     if data is None:
-        raise InvalidParameter("invalid archive: does not contain a manifest.json")
+        if archive.document(legacy.REPOSITORIES) is None:
+            raise InvalidParameter("invalid archive: does not contain a manifest.json")
+        return [
+            Wanted(config=image.config, layers=image.layers, digests=[], names=image.names)
+            for image in await legacy.read_legacy(archive)
+        ]
     return [
         wanted
         for descriptor in decode(_index, data, "index.json").manifests
