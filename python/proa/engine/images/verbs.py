@@ -171,7 +171,8 @@ class Images:
             names = self.store.references(record.id)
             if dangling is not None and dangling == bool(names):
                 continue
-            if not (all and not dangling) and self.store.is_intermediate(record.id):
+            hidden = dangling or not all
+            if hidden and not names and self.store.lineage.children(record.id):
                 continue
             if patterns:
                 names = [name for name in names if image_filters.matches_reference(name, patterns)]
