@@ -144,6 +144,27 @@ def test_quiet_prints_the_id_alone_and_results_are_written(daemon: FakeDaemon, c
     assert found["image.name"] == "docker.io/library/x:latest"
 
 
+def test_what_an_image_is_to_be_like_reaches_the_daemon(daemon: FakeDaemon, context: Path) -> None:
+    words = (
+        "--platform", "linux/amd64,linux/arm64", "--platform", "linux/arm/v7",
+        "-o", "type=image,compression=zstd,annotation-index.K=v", "-o", "type=image,rewrite-timestamp=true",
+        "--annotation", "x:y=z", "--annotation", "index,manifest[linux/arm64]:a=b=c",
+    )  # fmt: skip
+    assert proa(daemon, "build", *words, ".", cwd=context).returncode == 0
+    request, query = asked(daemon)
+    assert query["platform"] == ["linux/amd64,linux/arm64,linux/arm/v7"]
+    assert request.json["Output"] == {
+        "compression": "zstd",
+        "annotation-index.K": "v",
+        "rewrite-timestamp": "true",
+        "annotation-manifest.x:y": "z",
+        "annotation-index.a": "b=c",
+        "annotation-manifest[linux/arm64].a": "b=c",
+    }
+    differing = ("-o", "type=image,compression=zstd", "-o", "type=image,compression=gzip")
+    assert b"cannot differ in compression" in proa(daemon, "build", *differing, ".", cwd=context).stderr
+
+
 def test_a_dockerfile_on_stdin(daemon: FakeDaemon, context: Path) -> None:
     assert proa(daemon, "build", "-", stdin=b"FROM scratch\n").returncode == 0
     assert asked(daemon)[0].json == {"DockerfileText": "FROM scratch\n"}
@@ -221,10 +242,10 @@ def test_a_failure_ends_as_docker_ends(daemon: FakeDaemon, context: Path) -> Non
             'invalid tag "X": invalid reference format: repository name (library/X) must be lowercase',
         ),
         (("--cache-to", "type=local", "."), "local cache requires dest="),
-        (("--annotation", "a=b", "."), "Annotations are not supported"),
+        (("--annotation", "a", "."), "invalid annotation 'a', expected key=value"),
         (("--sbom", "true", "."), "Attestation is not supported"),
         (("--push", "."), "tag is needed when pushing to registry"),
-        (("--platform", "linux/amd64,linux/arm64", "."), "Multi-platform build is not supported"),
+        (("-o", "type=image,compression=estargz", "."), "compression=estargz is not supported"),
         (("--secret", "id=x", "."), "failed to stat x: stat x: no such file or directory"),
         (("--ssh", "default", "."), "invalid empty ssh agent socket"),
         (("--build-context", "a=nowhere", "."), "failed to get build context a"),

@@ -200,7 +200,11 @@ def test_an_epoch_makes_builds_equal_to_the_byte(tmp_path: Path) -> None:
             assert fresh.run("load", "-i", base).returncode == 0 if ids else True
             assert fresh.run("save", "-o", base, "busybox").returncode == 0
             outcome = build(
-                fresh, context, "t=same&nocache=1", SourceDateEpoch=1_000_000_000, RewriteTimestamp=True
+                fresh,
+                context,
+                "t=same&nocache=1",
+                SourceDateEpoch=1_000_000_000,
+                Output={"rewrite-timestamp": "true"},
             )
             assert outcome.error == ""
             times = fresh.run("run", "--rm", "same", "sh", "-c", "stat -c %Y /w/file /w/d /w/d/y /linked")

@@ -57,6 +57,8 @@ class Request(Struct, frozen=True, kw_only=True):
     contexts: Mapping[str, str] = {}
     platform: Platform
     build_platform: Platform
+    one_of_several: bool = False
+    """Name the platform with each step."""
     no_cache: bool = False
     no_cache_stages: frozenset[str] = frozenset()
 
@@ -326,9 +328,11 @@ class _Planner:
         return layers + triggers + counted
 
     def _shown_name(self, number: int) -> str:
+        platform = shown(self._platform_of(number)) if self._request.one_of_several else ""
         if len(self._file.stages) == 1:
-            return ""
-        return self._file.stages[number].start.name or f"stage-{number}"
+            return platform
+        name = self._file.stages[number].start.name or f"stage-{number}"
+        return f"{platform} {name}".lstrip()
 
     def _add(self, vertex: graph.Vertex) -> int:
         self.vertices.append(vertex)

@@ -10,11 +10,18 @@ from proa.cli.flags import Command, Parsed
 from proa.cli.pull import show_progress
 from proa.cli.streams import write_all
 from proa.cli.table import show
-from proa.cli.transport import Response, client, query, quote
+from proa.cli.transport import client, query, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Protocol
+
+    class Body(Protocol):
+        """Bytes that come one piece after the other."""
+
+        def chunks(self) -> Iterator[bytes]: ...
+
 
 CHUNK = 1 << 18
 
@@ -115,7 +122,7 @@ def _output(parsed: Parsed) -> str:
     return output
 
 
-def write_body(response: Response, path: str) -> None:
+def write_body(response: "Body", path: str) -> None:
     """The body to stdout, or to a file that only appears when it is complete."""
     if not path:
         _copy(response, 1)
@@ -135,7 +142,7 @@ def write_body(response: Response, path: str) -> None:
         os.close(fd)
 
 
-def _copy(response: Response, fd: int) -> None:
+def _copy(response: "Body", fd: int) -> None:
     try:
         for data in response.chunks():
             write_all(fd, data)

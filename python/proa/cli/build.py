@@ -12,9 +12,8 @@ from proa.cli.transport import Client, client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from proa.cli.build_context import Context
+    from proa.cli.build_output import Built
     from proa.cli.build_progress import Display
     from proa.cli.flags import Globals
 
@@ -29,13 +28,15 @@ def build(parsed: Parsed) -> int:
 
 def _build(parsed: Parsed) -> int:
     from proa.cli.build_context import context_of
-    from proa.cli.build_output import deliver, outputs_of, write_results
+    from proa.cli.build_output import deliver, image_fields, outputs_of, write_results
     from proa.cli.build_progress import display_of
 
     refuse_unsupported(parsed)
     outputs = outputs_of(parsed)
     tags = _tags(parsed, [name for output in outputs for name in output.names])
     own = own_options(parsed)
+    if fields := image_fields(parsed, outputs):
+        own["Output"] = fields
     api = client(parsed.options)
     context = context_of(parsed, own, local=api.host.startswith("unix://"))
     quiet = parsed.flag("quiet") or parsed.get("progress") == "quiet"
@@ -49,8 +50,8 @@ def _build(parsed: Parsed) -> int:
         return show_findings(built.warnings)
     if not built.image:
         raise Failure("ERROR: failed to solve: the daemon named no image")
-    write_results(parsed, built.image, tags)
-    deliver(api, parsed, outputs, built.image, tags, quiet=quiet)
+    deliver(api, parsed, outputs, built, tags, quiet=quiet)
+    write_results(parsed, api, built, tags, pushed=any(output.push for output in outputs))
     if quiet and not any(output.target == "-" for output in outputs):
         show(f"{built.image}\n")
     return 0
@@ -68,16 +69,9 @@ def _tags(parsed: Parsed, more: list[str]) -> list[str]:
     return tags
 
 
-class Built:
-    """What a build came to."""
-
-    def __init__(self) -> None:
-        self.image = ""
-        self.warnings: list[dict[str, Any]] = []
-
-
-def _watch(api: Client, path: str, context: "Context", options: "Globals", display: "Display") -> Built:
+def _watch(api: Client, path: str, context: "Context", options: "Globals", display: "Display") -> "Built":
     """Send the request and show its answer to the end. Raises Failure in Docker's words."""
+    from proa.cli.build_output import Built
     from proa.cli.pull import messages
 
     built = Built()
@@ -91,7 +85,7 @@ def _watch(api: Client, path: str, context: "Context", options: "Globals", displ
             if error:
                 raise Failure(f"ERROR: failed to solve: {error}")
             if "aux" in event:
-                built.image = event["aux"].get("ID", built.image)
+                built.told(event["aux"])
             elif "warning" in event:
                 built.warnings.append(event)
             display.show(event)

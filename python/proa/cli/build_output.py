@@ -17,21 +17,56 @@ from proa.cli.values import csv_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
+_FIELDS = (
+    "compression",
+    "compression-level",
+    "force-compression",
+    "name-canonical",
+    "oci-mediatypes",
+    "rewrite-timestamp",
+)
+_ANNOTATED = ("manifest", "index", "manifest-descriptor")
 _KINDS = ("docker", "image", "local", "oci", "registry", "tar")
+
+
+class Built:
+    """What a build came to: an id, a manifest's digest if there is one, the images of several platforms."""
+
+    def __init__(self) -> None:
+        self.image = ""
+        self.digest = ""
+        self.images: list[dict[str, str]] = []
+        self.warnings: list[dict[str, Any]] = []
+
+    def told(self, aux: "dict[str, Any]") -> None:
+        """What the daemon says at the end."""
+        self.image = aux.get("ID", self.image)
+        self.digest = aux.get("Digest", "")
+        self.images = aux.get("Images", [])
 
 
 class Output:
     """One --output: `target` is a path, `-` for stdout, or nothing for the store."""
 
-    __slots__ = ("kind", "names", "push", "target")
+    __slots__ = ("fields", "kind", "names", "push", "target")
 
-    def __init__(self, kind: str, target: str, push: bool, names: list[str]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        target: str,
+        push: bool,
+        names: list[str],
+        fields: "dict[str, str] | None" = None,
+    ) -> None:
+        """`fields` are for the daemon: what the image is to be like."""
         self.kind = kind
         self.target = target
         self.push = push
         self.names = names
+        self.fields = fields or {}
 
 
 def outputs_of(parsed: Parsed) -> list[Output]:
@@ -57,7 +92,8 @@ def _output(text: str) -> Output:
         key, equals, value = field.partition("=")
         if not equals:
             raise Failure(f"ERROR: invalid value {field}, expected key=value")
-        values[key.strip().lower()] = value
+        key = key.strip()
+        values[key if key.startswith("annotation") else key.lower()] = value
     kind, target = values.get("type", ""), values.get("dest", "")
     if not kind:
         raise Failure("ERROR: type is required for output")
@@ -67,22 +103,49 @@ def _output(text: str) -> Output:
         raise Failure("ERROR: dest is required for local exporter")
     if kind in ("oci", "tar") and not target:
         target = "-"
+    if values.get("compression") == "estargz":
+        raise Failure("ERROR: compression=estargz is not supported: gzip, zstd and uncompressed are")
     names = [name for name in values.get("name", "").split(",") if name]
     push = kind == "registry" or (kind == "image" and values.get("push", "") in ("true", "1"))
-    return Output(kind, "" if kind in ("image", "registry") else target, push, names)
+    wanted = {
+        name: value for name, value in values.items() if name in _FIELDS or name.startswith("annotation")
+    }
+    return Output(kind, "" if kind in ("image", "registry") else target, push, names, wanted)
+
+
+def image_fields(parsed: Parsed, outputs: list[Output]) -> dict[str, str]:
+    """What the image is to be like, of all outputs and --annotation: there is one. Raises Failure."""
+    found: dict[str, str] = {}
+    for output in outputs:
+        for name, value in output.fields.items():
+            if found.setdefault(name, value) != value:
+                raise Failure(f"ERROR: outputs of one build cannot differ in {name}")
+    for text in parsed.get("annotation", ()):
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise Failure(f"ERROR: invalid annotation {text!r}, expected key=value")
+        kinds, colon, name = key.rpartition(":")
+        # A key may have a colon of its own; what is before it is a kind only where it is one.
+        if not colon or any(kind.partition("[")[0] not in _ANNOTATED for kind in kinds.split(",")):
+            kinds, name = "manifest", key
+        for kind in kinds.split(","):
+            found[f"annotation-{kind}.{name}"] = value
+    return found
 
 
 def deliver(
-    api: Client, parsed: Parsed, outputs: list[Output], image: str, names: list[str], *, quiet: bool
+    api: Client, parsed: Parsed, outputs: list[Output], built: Built, names: list[str], *, quiet: bool
 ) -> None:
-    """Everything that was asked for, of the image with this id. Raises Failure."""
+    """Everything that was asked for, of the image or the images of several platforms. Raises Failure."""
     for output in outputs:
         if output.kind == "local":
-            _files(api, image, output.target)
+            for place, image in _places(built, output.target):
+                _files(api, image, place)
         elif output.kind == "tar":
-            _export(api, image, output.target)
+            _export(api, built, output.target)
         elif output.target:
-            _save(api, names or [image], output.target)
+            _check_archive(output, built, names)
+            _save(api, names or [built.image], output.target)
     if any(output.push for output in outputs):
         from proa.cli.pull import push_image
 
@@ -90,12 +153,38 @@ def deliver(
             push_image(api, name, parsed.options, platform="", quiet=quiet, all_tags=False)
 
 
-def write_results(parsed: Parsed, image: str, names: list[str]) -> None:
+def _places(built: Built, target: str) -> list[tuple[str, str]]:
+    """(directory, image): a directory for each platform where there are several."""
+    if not built.images:
+        return [(target, built.image)]
+    return [(f"{target}/{_platform_name(each)}", each["ID"]) for each in built.images]
+
+
+def _platform_name(image: "dict[str, str]") -> str:
+    return image["Platform"].replace("/", "_")
+
+
+def _check_archive(output: Output, built: Built, names: list[str]) -> None:
+    if built.images and output.kind == "docker":
+        raise Failure("ERROR: docker exporter does not currently support exporting manifest lists")
+    if built.images and not names:
+        raise Failure("ERROR: an archive of several platforms needs a tag: give --tag or name=")
+
+
+def write_results(parsed: Parsed, api: Client, built: Built, names: list[str], *, pushed: bool) -> None:
     """--iidfile and --metadata-file. Raises Failure."""
+    image = built.image
     if parsed.get("iidfile"):
-        _write(parsed.get("iidfile"), image)
+        _write(parsed.get("iidfile"), built.digest if built.images else image)
     if parsed.get("metadata-file"):
-        found = {"containerimage.config.digest": image, "containerimage.digest": image}
+        found: dict[str, Any] = {"containerimage.config.digest": image}
+        if built.images:
+            found = {}
+        digest = built.digest or (_pushed_digest(api, names) if pushed else "")
+        found["containerimage.digest"] = digest or image
+        if digest:
+            descriptor = _descriptor(api, names, digest) if pushed else None
+            found["containerimage.descriptor"] = descriptor or {"digest": digest}
         if names:
             from proa.cli.reference import full_repository, split
 
@@ -105,6 +194,29 @@ def write_results(parsed: Parsed, image: str, names: list[str]) -> None:
                 full.append(f"{full_repository(repository)}:{tag or 'latest'}")
             found["image.name"] = ",".join(full)
         _write(parsed.get("metadata-file"), pretty(found, "  "))
+
+
+def _pushed_digest(api: Client, names: list[str]) -> str:
+    """What the registry has under the first name."""
+    from proa.cli.reference import full_repository, split
+
+    repository, _, _ = split(names[0])
+    wanted = full_repository(repository)
+    for name in api.call("GET", f"/images/{quote(names[0])}/json").get("RepoDigests") or ():
+        found, _, digest = name.partition("@")
+        if full_repository(found) == wanted:
+            return str(digest)
+    return ""
+
+
+def _descriptor(api: Client, names: list[str], digest: str) -> "dict[str, Any] | None":
+    """The registry's own words, where it has some for us."""
+    try:
+        found = api.call("GET", f"/distribution/{quote(names[0])}/json")
+    except Failure:
+        return None
+    descriptor: dict[str, Any] = found.get("Descriptor") or {}
+    return descriptor if descriptor.get("digest") == digest else None
 
 
 def _write(path: str, text: str) -> None:
@@ -157,13 +269,34 @@ class _Container:
         self._api.call("DELETE", f"/containers/{self._id}{query(force=True, v=True)}")
 
 
-def _export(api: Client, image: str, target: str) -> None:
+def _export(api: Client, built: Built, target: str) -> None:
     from proa.cli.archives import write_body
 
     path = _path(target)
-    with _Container(api, image) as response:
+    if built.images:
+        write_body(_Joined(api, built), path)
+        return
+    with _Container(api, built.image) as response:
         write_body(response, path)
         api.release(response)
+
+
+class _Joined:
+    """The files of several platforms as one tar, a directory each."""
+
+    def __init__(self, api: Client, built: Built) -> None:
+        self._api = api
+        self._built = built
+
+    def chunks(self) -> "Iterator[bytes]":
+        """As a response has them."""
+        from proa.cli.localtar import END, below
+
+        for image in self._built.images:
+            with _Container(self._api, image["ID"]) as response:
+                yield from below(_platform_name(image), response.chunks())
+                self._api.release(response)
+        yield END
 
 
 def _files(api: Client, image: str, target: str) -> None:

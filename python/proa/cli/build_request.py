@@ -23,10 +23,6 @@ _URLS = ("docker-image://", "http://", "https://", "git://", "ssh://", "git@", "
 
 def refuse_unsupported(parsed: Parsed) -> None:
     """One line for what the daemon cannot do and Docker would not pass over either. Raises Failure."""
-    if len(platforms(parsed)) > 1:
-        raise Failure("ERROR: Multi-platform build is not supported: name one --platform")
-    if parsed.get("annotation"):
-        raise Failure("ERROR: Annotations are not supported: the image would not carry them")
     if parsed.flag("squash"):
         raise Failure("ERROR: --squash is not supported")
     if parsed.get("security-opt"):
@@ -57,7 +53,7 @@ def query_of(parsed: Parsed, tags: list[str], more: "dict[str, str]") -> str:
         pull=parsed.flag("pull"),
         q=parsed.flag("quiet"),
         target=parsed.get("target"),
-        platform=next(iter(platforms(parsed)), ""),
+        platform=",".join(platforms(parsed)),
         buildargs=encode(arguments).decode() if arguments else "",
         labels=encode(labels).decode() if labels else "",
         networkmode=parsed.get("network"),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 18
 
+END = bytes(2 * tarfile.BLOCKSIZE)
+
 Names = list[tuple[str, str]]
 """(old, new), each replaced once in every name of the archive."""
 
@@ -60,7 +62,40 @@ def pack(path: str, base: str, names: Names) -> "Iterator[bytes]":
                 pending += [(os.path.join(source, entry), f"{name}/{entry}") for entry in below]
         except OSError as exc:
             raise Failure(f"{exc.filename or source}: {(exc.strerror or '').lower()}") from None
-    yield bytes(2 * tarfile.BLOCKSIZE)
+    yield END
+
+
+def below(name: str, parts: "Iterator[bytes]") -> "Iterator[bytes]":
+    """A tar's members as they are in a directory of this name, without the end. Raises Failure."""
+    yield _directory(name)
+    try:
+        reader = _Reader(parts)
+        with tarfile.open(fileobj=reader, mode="r|", errorlevel=2) as archive:  # type: ignore[call-overload]
+            for member in archive:
+                archive.members = []  # it would keep them all
+                if member.name in ("", "."):
+                    continue
+                member.name = f"{name}/{member.name}"
+                # What says the old name, or how a sparse file was packed, holds no more.
+                member.pax_headers = {
+                    key: text for key, text in member.pax_headers.items() if key.startswith("SCHILY.")
+                }
+                if member.islnk():
+                    member.linkname = f"{name}/{member.linkname}"
+                yield _head(member)
+                content = archive.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    while data := content.read(CHUNK):
+                        yield data
+                    yield bytes(-member.size % tarfile.BLOCKSIZE)
+    except tarfile.TarError as exc:
+        raise Failure(f"Error processing tar file: {exc}") from None
+
+
+def _directory(name: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return _head(info)
 
 
 def entry(

@@ -28,8 +28,8 @@ class ProaBuild(Struct, frozen=True, kw_only=True, rename="pascal", omit_default
     cache_from: list[dict[str, str]] = []
     cache_to: list[dict[str, str]] = []
     """Fields of --cache-from and --cache-to: type, ref, src, dest, mode and the rest."""
-    rewrite_timestamp: bool = False
-    """Let no file of the layers that are made be younger than SOURCE_DATE_EPOCH."""
+    output: dict[str, str] = {}
+    """Fields of --output, by BuildKit's names: compression, annotation.K, rewrite-timestamp and the rest."""
     explain_cache: bool = False
     check: bool = False
     """Only check the Dockerfile."""

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 from proa.build.planning import Base
-from proa.build.platforms import shown
+from proa.build.platforms import host_platform, shown
 from proa.engine.images import Images
 from proa.engine.images.store import ImageRecord
 from proa.engine.platforms import suits
 from proa.errors import NotFound
 from proa.schema.oci import Platform
-from proa.schema.reference import parse_reference
+from proa.schema.reference import Reference, parse_reference
 from proa.schema.registry import Credentials
 
 
@@ -34,8 +34,7 @@ class BuildBases:
         """Raises NotFound and what a pull raises."""
         record = self._here(reference, platform)
         if record is None or self._always_pull:
-            await self._pull(reference, platform)
-            record = self._images.resolve(reference)
+            record = await self._pull(reference, platform)
         return Base(reference=reference, id=record.id, file=record.file)
 
     def _here(self, reference: str, platform: Platform) -> ImageRecord | None:
@@ -46,8 +45,19 @@ class BuildBases:
         there = suits(record, platform.os, platform.architecture, platform.variant)
         return record if there else None
 
-    async def _pull(self, reference: str, platform: Platform) -> None:
+    async def _pull(self, reference: str, platform: Platform) -> ImageRecord:
         name = parse_reference(reference)
         credentials = self._credentials(name.domain)
-        async for line in await self._images.pull(reference, "", shown(platform), credentials):
-            self._progress(reference, line)
+        before = self._images.store.named(name)
+        async for lines in await self._images.pull(reference, "", shown(platform), credentials):
+            for line in lines.splitlines():
+                self._progress(reference, line)
+        return self._kept(name, before, platform)
+
+    def _kept(self, name: Reference, before: ImageRecord | None, platform: Platform) -> ImageRecord:
+        """What was pulled; the name goes on meaning the image of this host's platform that it meant."""
+        record = self._images.resolve(name.canonical)
+        foreign = shown(platform) != shown(host_platform())
+        if before is not None and before.id != record.id and foreign:
+            self._images.store.tag(name, before.id)
+        return record

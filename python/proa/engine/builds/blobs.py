@@ -98,7 +98,7 @@ class LayerBlobs:
             digest = parse_digest(made.digest)
             lease.blobs.add(digest)
             if content.find(digest) is None:
-                await loop.run_in_executor(self._executor, content.place, target, digest)
+                content.place(target, digest)
                 content.record(digest, made.compressed_size, diff_id)
         return digest
 

@@ -45,19 +45,20 @@ class Caches:
     async def imports(
         self,
         options: BuildOptions,
-        wanted: graph.Graph,
+        plans: Sequence[graph.Graph],
         credentials: Mapping[str, Credentials],
         reporter: Reporter,
     ) -> CacheImports:
         """What the build may take over; a cache that cannot be read is told, and no failure."""
         imports = CacheImports(self._images.store, self._cache, self._executor, reporter.warned)
         for name in options.cache_from:
-            self._add_image(imports, wanted, name)
+            self._add_image(imports, plans[0], name)
         for number, fields in enumerate(options.local.cache_from):
             where = fields.get("ref") or fields.get("src", "")
             try:
                 with reporter.task(f"cache-from {number}", f"importing cache manifest from {where}"):
-                    await self._add(imports, fields, credentials, wanted.outcome.platform)
+                    for wanted in plans:
+                        await self._add(imports, fields, credentials, wanted.outcome.platform)
             except InvalidParameter:
                 raise
             except ProaError:
@@ -112,7 +113,7 @@ class Caches:
         return found
 
     async def export(
-        self, targets: Sequence[tuple[Fields, CacheTarget]], solution: Solution, reporter: Reporter
+        self, targets: Sequence[tuple[Fields, CacheTarget]], solutions: Sequence[Solution], reporter: Reporter
     ) -> None:
         """Write the caches. One that fails is the build's failure, unless it was given ignore-error."""
         for number, (fields, target) in enumerate(targets):
@@ -120,7 +121,7 @@ class Caches:
             title = f"exporting cache to {'client directory' if kind == 'local' else kind}"
             try:
                 with reporter.task(f"cache-to {number}", title):
-                    await self._exporter.export(target, solution)
+                    await self._exporter.export(target, solutions)
             except ProaError:
                 if fields.get("ignore-error") != "true":
                     raise

@@ -53,14 +53,15 @@ class CacheExporter:
         self._blobs = blobs
         self._executor = executor
 
-    async def export(self, target: CacheTarget, solution: Solution) -> None:
-        """Write the cache of one build. Raises classes of proa.errors."""
+    async def export(self, target: CacheTarget, solutions: Sequence[Solution]) -> None:
+        """Write the cache of one build, of each of its platforms. Raises classes of proa.errors."""
         records = Records()
         with self._store.lease() as lease:
-            for number in sorted(_wanted(solution, every=target.every)):
-                offer = await self._offer(solution, number, target.compression, lease)
-                if offer is not None:
-                    records.add(solution.keys[number], offer)
+            for solution in solutions:
+                for number in sorted(_wanted(solution, every=target.every)):
+                    offer = await self._offer(solution, number, target.compression, lease)
+                    if offer is not None:
+                        records.add(solution.keys[number], offer)
             for blob in records.blobs:
                 read = partial(self._read, Digest(blob.descriptor.digest), blob.descriptor.size)
                 await target.place.put(blob.descriptor, read)

@@ -7,14 +7,26 @@ import msgspec
 from msgspec.structs import replace
 
 from proa.build import graph
+from proa.build.platforms import host_platform, shown
 from proa.build.solver import Layer as BuildLayer
 from proa.build.solver import Solution
+from proa.content import digest_of
+from proa.engine.builds.blobs import LayerBlobs
+from proa.engine.builds.outputs import ImageWish, index_of, manifest_of
 from proa.engine.builds.records import inline
 from proa.engine.durations import rfc3339
 from proa.engine.images.importing import config_document
-from proa.engine.images.store import ImageRecord, ImageStore, Layer, decode_image_file
+from proa.engine.images.store import (
+    ImageRecord,
+    ImageStore,
+    Layer,
+    Lease,
+    StoredManifest,
+    decode_image_file,
+)
 from proa.engine.ports import EventSink
 from proa.schema.build_cache import INLINE
+from proa.schema.oci import Descriptor, Platform
 from proa.schema.reference import Digest, Reference
 
 COMMENT = "buildkit.dockerfile.v0"
@@ -23,9 +35,10 @@ COMMENT = "buildkit.dockerfile.v0"
 class BuiltImages:
     """Makes images of solutions."""
 
-    def __init__(self, store: ImageStore, events: EventSink) -> None:
+    def __init__(self, store: ImageStore, events: EventSink, blobs: LayerBlobs) -> None:
         self._store = store
         self._events = events
+        self._blobs = blobs
 
     async def make(
         self,
@@ -35,11 +48,27 @@ class BuiltImages:
         created_ns: int | None,
         *,
         inline_cache: bool = False,
+        wish: ImageWish | None = None,
     ) -> ImageRecord:
         """The image of a solution, known and named. `created_ns` is SOURCE_DATE_EPOCH's, None for now.
 
         With `inline_cache` it says itself which step made which of its layers.
         """
+        with self._store.lease() as lease:
+            return await self._make(
+                solution, names, labels, created_ns, lease, inline_cache, wish or ImageWish()
+            )
+
+    async def _make(
+        self,
+        solution: Solution,
+        names: Sequence[Reference],
+        labels: Mapping[str, str],
+        created_ns: int | None,
+        lease: Lease,
+        inline_cache: bool,
+        wish: ImageWish,
+    ) -> ImageRecord:
         outcome = solution.graph.outcome
         built = await solution.layers()
         layers = self._layers(built)
@@ -48,16 +77,78 @@ class BuiltImages:
         if inline_cache:
             described[INLINE] = inline(_cached(solution, times, created_ns))
         blob = msgspec.json.encode(described)
+        manifest = None
+        if wish.given:
+            layers, manifest = await self._formed(wish, blob, layers, outcome.platform, lease)
         with self._store.database.transaction():
             record = self._store.add(blob, decode_image_file(blob), layers)
-            for name in names:
+            if manifest is not None:
+                self._store.keep_manifest(record.id, manifest)
+            elif outcome.steps:
+                self._store.drop_manifest(record.id)
+            for name in self._names(names, wish, manifest):
                 self._store.write_name(name, record.id)
         self._store.publish(record)
         self._store.syncing.later()
-        for name in names:
+        for name in self._names(names, wish, manifest):
             self._store.publish_name(name, record.id)
+        for name in names:
             self._events.emit("image", "tag", record.id, {"name": name.familiar})
         return record
+
+    def _names(
+        self, names: Sequence[Reference], wish: ImageWish, manifest: StoredManifest | None
+    ) -> list[Reference]:
+        """The names, and those by digest that were wished for."""
+        if manifest is None or not wish.canonical:
+            return list(names)
+        return [*names, *(by_digest(name, manifest) for name in names)]
+
+    async def _formed(
+        self, wish: ImageWish, config: bytes, layers: Sequence[Layer], platform: Platform, lease: Lease
+    ) -> tuple[list[Layer], StoredManifest]:
+        """(the layers with the blobs that are wished for, the manifest)."""
+        blobs = [
+            await self._blobs.blob(layer.chain_id, layer.diff_id, wish.compression, lease) for layer in layers
+        ]
+        formed = [
+            replace(layer, digest=Digest(blob.descriptor.digest))
+            for layer, blob in zip(layers, blobs, strict=True)
+        ]
+        described = Descriptor(digest=digest_of(config), size=len(config))
+        return formed, manifest_of(wish, described, [blob.descriptor for blob in blobs], shown(platform))
+
+    def index(
+        self,
+        images: Sequence[tuple[Platform, ImageRecord]],
+        names: Sequence[Reference],
+        wish: ImageWish,
+    ) -> Digest:
+        """Have names mean several images, which were made with manifests; the host's comes first.
+
+        Returns the index's digest.
+        """
+        main = main_of(images)
+        kept = [(platform, self._store.manifest(record.id), record) for platform, record in images]
+        listed = [(platform, manifest, record) for platform, manifest, record in kept if manifest]
+        data = index_of(wish, [(platform, shown(platform), manifest) for platform, manifest, _ in listed])
+        with self._store.database.transaction():
+            for name in names:
+                for _, manifest, record in listed:
+                    self._store.write_name(by_digest(name, manifest), record.id)
+                self._store.write_name(name, main.id)
+                self._store.indexes.record(name, main.id, data)
+        for name in names:
+            for _, manifest, record in listed:
+                self._store.publish_name(by_digest(name, manifest), record.id)
+            self._store.publish_name(name, main.id)
+            self._events.emit("image", "tag", main.id, {"name": name.familiar})
+        return digest_of(data)
+
+    def manifest_digest(self, record: ImageRecord) -> str:
+        """Of the manifest that an image was made with; empty where it has none yet."""
+        manifest = self._store.manifest(record.id)
+        return digest_of(manifest.data) if manifest else ""
 
     def record_base(self, record: ImageRecord, solution: Solution) -> None:
         """Let the image that the target's stage began with be the parent, as the classic builder has it."""
@@ -86,6 +177,17 @@ class BuiltImages:
             "SELECT digest, diff_id FROM image_layers WHERE chain_id = ? LIMIT 1", (chain_id,)
         )
         return Layer(Digest(rows[0][0]), Digest(rows[0][1]), Digest(chain_id)) if rows else None
+
+
+def by_digest(name: Reference, manifest: StoredManifest) -> Reference:
+    """The name of an image in a repository that nothing else can mean."""
+    return Reference(name.domain, name.path, "", digest_of(manifest.data))
+
+
+def main_of(images: Sequence[tuple[Platform, ImageRecord]]) -> ImageRecord:
+    """The image that runs here, or the first."""
+    here = shown(host_platform())
+    return next((record for platform, record in images if shown(platform) == here), images[0][1])
 
 
 def _cached(

@@ -199,7 +199,7 @@ class CacheImports:
         if below:
             await intake.run(inherit, layer.draft, store.snapshots.lower(below), layer.implied)
         if store.content.find(layer.digest) is None:
-            await intake.run(store.content.place, layer.blob, layer.digest)
+            store.content.place(layer.blob, layer.digest)
         with store.database.transaction():
             store.content.record(layer.digest, layer.blob_size, layer.diff_id)
             store.snapshots.record(layer.draft, chain_id, below, size=layer.size, inodes=layer.inodes)

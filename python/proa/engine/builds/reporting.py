@@ -13,7 +13,7 @@ Source of the lines: moby builder/dockerfile/dispatchers.go, pkg/streamformatter
 
 import codecs
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,14 +53,14 @@ class Lines:
         self._send = send
         self._explain = explain
         self._quiet = quiet
-        self._vertices: tuple[graph.Vertex, ...] = ()
+        self._vertices: Sequence[graph.Vertex] = ()
         self._numbers: dict[int, int] = {}
         self._outputs: dict[int, _Clipped] = {}
 
-    def planned(self, wanted: graph.Graph) -> None:
+    def planned(self, vertices: Sequence[graph.Vertex]) -> None:
         """The steps are known."""
-        self._vertices = wanted.vertices
-        shown = [number for number, vertex in enumerate(wanted.vertices) if vertex.title]
+        self._vertices = vertices
+        shown = [number for number, vertex in enumerate(vertices) if vertex.title]
         self._numbers = {number: place for place, number in enumerate(shown, 1)}
 
     def started(self, vertex: int) -> None:
@@ -112,7 +112,7 @@ class Lines:
         """Work of the builder's own; Docker's lines do not speak of it."""
         yield
 
-    def built(self, image_id: str, names: list[str]) -> None:
+    def built(self, image_id: str, names: list[str], **more: Any) -> None:
         """The image is there."""
         self._send({"aux": {"ID": image_id}})
         if self._quiet:
@@ -133,14 +133,14 @@ class Events:
     def __init__(self, send: Send, *, explain: bool = False) -> None:
         self._send = send
         self._explain = explain
-        self._vertices: tuple[graph.Vertex, ...] = ()
+        self._vertices: Sequence[graph.Vertex] = ()
         self._begun: dict[int, float] = {}
         self._outputs: dict[int, _Clipped] = {}
 
-    def planned(self, wanted: graph.Graph) -> None:
+    def planned(self, vertices: Sequence[graph.Vertex]) -> None:
         """The steps are known."""
-        self._vertices = wanted.vertices
-        self._send({"plan": {"vertices": len(wanted.vertices)}})
+        self._vertices = vertices
+        self._send({"plan": {"vertices": len(vertices)}})
 
     def started(self, vertex: int) -> None:
         """A step begins."""
@@ -203,6 +203,34 @@ class Events:
         finally:
             self._send({"vertex": {**ended, "seconds": round(time.monotonic() - begun, 3)}})
 
-    def built(self, image_id: str, names: list[str]) -> None:
-        """The image is there."""
-        self._send({"aux": {"ID": image_id, "Names": names}})
+    def built(self, image_id: str, names: list[str], **more: Any) -> None:
+        """The image is there; `more` are further fields: Digest, Images."""
+        self._send({"aux": {"ID": image_id, "Names": names, **more}})
+
+
+class Shifted:
+    """One of several graphs of a build; its vertices are told by their places among all."""
+
+    def __init__(self, reporter: Lines | Events, first: int) -> None:
+        self._reporter = reporter
+        self._first = first
+
+    def started(self, vertex: int) -> None:
+        """A step begins."""
+        self._reporter.started(self._first + vertex)
+
+    def cached(self, vertex: int) -> None:
+        """A step was done before."""
+        self._reporter.cached(self._first + vertex)
+
+    def missed(self, vertex: int, why: str) -> None:
+        """Why a step is not in the cache."""
+        self._reporter.missed(self._first + vertex, why)
+
+    def output(self, vertex: int, stream: int, data: bytes) -> None:
+        """Output of a step."""
+        self._reporter.output(self._first + vertex, stream, data)
+
+    def finished(self, vertex: int, error: str | None) -> None:
+        """A step has ended."""
+        self._reporter.finished(self._first + vertex, error)

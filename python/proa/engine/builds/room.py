@@ -104,6 +104,7 @@ class BuildRoom:
         store = self._images.store
         cache = Cache(store.database)
         caches = CacheDirectories(self._root / "caches")
+        blobs = LayerBlobs(store, self._executor)
         self._root.mkdir(mode=0o700, exist_ok=True)
         self._commands = Commands(
             config=self._config,
@@ -118,7 +119,7 @@ class BuildRoom:
         digests = self._native.FileDigests(str(self._root / "digests"))
         return Builds(
             images=self._images,
-            built=BuiltImages(store, self._events),
+            built=BuiltImages(store, self._events, blobs),
             solver=Solver(
                 layers=BuildLayers(store, self._executor),
                 cache=cache,
@@ -145,7 +146,7 @@ class BuildRoom:
             caches=Caches(
                 images=self._images,
                 cache=cache,
-                exporter=CacheExporter(store, cache, LayerBlobs(store, self._executor), self._executor),
+                exporter=CacheExporter(store, cache, blobs, self._executor),
                 executor=self._executor,
             ),
             digests=digests,

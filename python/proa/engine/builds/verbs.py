@@ -8,9 +8,11 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
+from typing import Any
 
 import msgspec
 import proa_native
+from msgspec.structs import replace
 
 from proa.build import graph
 from proa.build.cache import Cache
@@ -18,21 +20,24 @@ from proa.build.contexts import Contexts
 from proa.build.dockerfile.parsing import Dockerfile, parse_dockerfile
 from proa.build.dockerfile.source import DockerfileError, Location, excerpt
 from proa.build.planning import Request, plan
-from proa.build.platforms import host_platform, parse_platform
+from proa.build.platforms import host_platform, parse_platform, shown
 from proa.build.ports import StepFailed, VertexFailed
-from proa.build.solver import Solver
+from proa.build.solver import Solution, Solver, first_failure
 from proa.engine.builds.bases import BuildBases
 from proa.engine.builds.caching import INLINE_ARGUMENT, Caches, wants_inline
 from proa.engine.builds.checking import ARGUMENT, check
 from proa.engine.builds.commands import Limits
-from proa.engine.builds.images import BuiltImages
+from proa.engine.builds.images import BuiltImages, main_of
+from proa.engine.builds.importing import CacheImports
+from proa.engine.builds.outputs import ImageWish, wish_of
 from proa.engine.builds.pruning import Pruner
-from proa.engine.builds.reporting import Events, Lines, Send
-from proa.engine.builds.work import Workshop
+from proa.engine.builds.reporting import Events, Lines, Send, Shifted
+from proa.engine.builds.work import BuildWork, Workshop
 from proa.engine.images import Images
 from proa.engine.images.progress import streamed_lines
 from proa.errors import InvalidParameter, ProaError
 from proa.schema.build import BuildCacheRecord, BuildOptions, BuildPruneReport
+from proa.schema.oci import Platform
 from proa.schema.reference import Reference, parse_reference
 from proa.schema.registry import Credentials
 
@@ -116,44 +121,101 @@ class Builds:
                 _check(file, name, text, contexts, options, reporter)
                 if options.local.check:
                     return
-                wanted = await self._plan(file, options, credentials, reporter)
+                platforms = _platforms(options)
+                wish = wish_of(options.local.output, [shown(platform) for platform in platforms])
                 targets = self._caches.targets(options, credentials)
-                imports = await self._caches.imports(options, wanted, credentials, reporter)
+                plans = await self._plans(file, platforms, options, credentials, reporter)
+                imports = await self._caches.imports(options, plans, credentials, reporter)
                 await stack.enter_async_context(imports)
                 work = self._workshop.for_build(contexts, _limits(options), options, epoch)
-                solving = self._solver.solve(wanted, work, reporter, imports)
-                solution = await stack.enter_async_context(solving)
-                record = await self._built.make(
-                    solution, names, options.labels, epoch, inline_cache=wants_inline(options)
-                )
-                if not options.events:
-                    self._built.record_base(record, solution)
-                await self._caches.export(targets, solution, reporter)
+                solutions = await self._solve(plans, work, reporter, imports, stack)
+                built = await self._images_of(solutions, names, epoch, wish, options, reporter)
+                await self._caches.export(targets, solutions, reporter)
             except (DockerfileError, VertexFailed) as exc:
                 raise _shown(exc, name, text, reporter, classic=not options.events) from exc
         self._keep_digests()
-        reporter.built(record.id, [each.familiar for each in names])
+        reporter.built(names=[each.familiar for each in names], **built)
+
+    async def _solve(
+        self,
+        plans: Sequence[graph.Graph],
+        work: BuildWork,
+        reporter: Reporter,
+        imports: CacheImports,
+        stack: AsyncExitStack,
+    ) -> list[Solution]:
+        """Do what the plans ask for, all at once; their files stay as long as the stack."""
+
+        async def one(wanted: graph.Graph, first: int) -> Solution:
+            watcher = Shifted(reporter, first) if first else reporter
+            return await stack.enter_async_context(self._solver.solve(wanted, work, watcher, imports))
+
+        counts = [len(wanted.vertices) for wanted in plans]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(one(wanted, sum(counts[:number])))
+                    for number, wanted in enumerate(plans)
+                ]
+        except BaseExceptionGroup as failures:
+            failure = first_failure(failures)
+            raise failure from failure.__cause__
+        return [task.result() for task in tasks]
+
+    async def _images_of(
+        self,
+        solutions: Sequence[Solution],
+        names: Sequence[Reference],
+        epoch: int | None,
+        wish: ImageWish,
+        options: BuildOptions,
+        reporter: Reporter,
+    ) -> dict[str, Any]:
+        """Make the images, and the index of several; what the client is told of them."""
+        several = len(solutions) > 1
+        images = []
+        with reporter.task("export", "exporting to image"):
+            for solution in solutions:
+                record = await self._built.make(
+                    solution,
+                    [] if several else names,
+                    options.labels,
+                    epoch,
+                    inline_cache=wants_inline(options),
+                    wish=wish,
+                )
+                images.append((solution.graph.outcome.platform, record))
+                if not options.events:
+                    self._built.record_base(record, solution)
+        if not several:
+            digest = self._built.manifest_digest(images[0][1])
+            return {"image_id": images[0][1].id, **({"Digest": digest} if digest else {})}
+        digest = self._built.index(images, names, wish)
+        listed = [{"Platform": shown(platform), "ID": record.id} for platform, record in images]
+        return {"image_id": main_of(images).id, "Digest": digest, "Images": listed}
 
     def _keep_digests(self) -> None:
         """What was learnt of files, for the next process; not waited for."""
         saving = asyncio.get_running_loop().run_in_executor(self._executor, self._digests.save)
         saving.add_done_callback(_log_failure)
 
-    async def _plan(
+    async def _plans(
         self,
         file: Dockerfile,
+        platforms: Sequence[Platform],
         options: BuildOptions,
         credentials: Mapping[str, Credentials],
         reporter: Reporter,
-    ) -> graph.Graph:
+    ) -> list[graph.Graph]:
+        """A plan for each platform, one after the other: the names of bases mean one image at a time."""
         local = options.local
-        here = host_platform()
         request = Request(
             target=options.target,
             arguments=options.arguments,
             contexts={name.lower(): value for name, value in local.contexts.items()},
-            platform=parse_platform(options.platform) if options.platform else here,
-            build_platform=here,
+            platform=platforms[0],
+            build_platform=host_platform(),
+            one_of_several=len(platforms) > 1,
             no_cache=options.no_cache,
             no_cache_stages=frozenset(local.no_cache_filter),
         )
@@ -163,12 +225,12 @@ class Builds:
             always_pull=options.pull,
             progress=lambda reference, line: reporter.pulling(reference, msgspec.json.decode(line)),
         )
-        wanted = await plan(file, request, bases)
-        unused = [name for name in wanted.unused_arguments if name not in _OWN_ARGUMENTS]
+        plans = [await plan(file, replace(request, platform=platform), bases) for platform in platforms]
+        unused = [name for name in plans[0].unused_arguments if name not in _OWN_ARGUMENTS]
         if unused:
             reporter.warned(f"One or more build-args [{' '.join(unused)}] were not consumed")
-        reporter.planned(wanted)
-        return wanted
+        reporter.planned([vertex for wanted in plans for vertex in wanted.vertices])
+        return plans
 
     async def prune(
         self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
@@ -234,6 +296,13 @@ def _name(tag: str) -> Reference:
     if reference.digest:
         raise InvalidParameter("invalid reference format: a build cannot be tagged with a digest")
     return reference.with_default_tag()
+
+
+def _platforms(options: BuildOptions) -> list[Platform]:
+    """The platforms to build for, each once. Raises InvalidParameter."""
+    texts = [text for text in options.platform.split(",") if text.strip()]
+    found = [parse_platform(text) for text in texts] or [host_platform()]
+    return list({shown(platform): platform for platform in found}.values())
 
 
 def _limits(options: BuildOptions) -> Limits:

@@ -123,7 +123,7 @@ class Workshop:
     ) -> BuildWork:
         """The work of one build; `epoch_ns` is SOURCE_DATE_EPOCH."""
         local = options.local
-        rewriting = epoch_ns is not None and local.rewrite_timestamp
+        rewriting = epoch_ns is not None and local.output.get("rewrite-timestamp") in ("true", "1")
         mounts = StepMounts(
             caches=self._caches,
             contexts=contexts,

@@ -33,6 +33,7 @@ from proa.schema.oci import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
     DOCKER_MANIFEST,
+    INDEX,
     MANIFEST,
     Descriptor,
     Manifest,
@@ -104,23 +105,36 @@ class Pusher:
         for name, record in self._images(reference):
             if platform:
                 check_platform(record, name.familiar, platform)
-            with self._store.lease() as lease:
-                lease.blobs.update(layer.digest for layer in record.content)
-                upload = _Upload(
-                    self._registry,
-                    self._store,
-                    self._executor,
-                    name,
-                    credentials,
-                    progress,
-                    asyncio.Semaphore(self._uploads),
-                )
-                manifest = await self._described(record, progress)
-                digest = await upload.run(record, manifest)
+            index = None if platform else self._store.indexes.find(name)
+            if index is None:
+                digest, size = await self._one(name, record, credentials, progress)
+            else:
+                for child, image in self._store.children(name):
+                    await self._one(child, image, credentials, progress)
+                digest = await self._registry.put_manifest(name, INDEX, index, credentials)
+                size = len(index)
             self._store.tag(Reference(name.domain, name.path, "", digest), record.id)
-            progress.message(f"{name.tag}: digest: {digest} size: {len(manifest.data)}")
-            progress.aux({"Tag": name.tag, "Digest": digest, "Size": len(manifest.data)})
+            progress.message(f"{name.tag}: digest: {digest} size: {size}")
+            progress.aux({"Tag": name.tag, "Digest": digest, "Size": size})
             self._events.emit("image", "push", name.familiar, {"name": name.familiar_name})
+
+    async def _one(
+        self, name: Reference, record: ImageRecord, credentials: Credentials | None, progress: Progress
+    ) -> tuple[Digest, int]:
+        """(digest, size) of one image's manifest, which is under the name now, or under its own digest."""
+        with self._store.lease() as lease:
+            lease.blobs.update(layer.digest for layer in record.content)
+            upload = _Upload(
+                self._registry,
+                self._store,
+                self._executor,
+                name,
+                credentials,
+                progress,
+                asyncio.Semaphore(self._uploads),
+            )
+            manifest = await self._described(record, progress)
+            return await upload.run(record, manifest), len(manifest.data)
 
     def _images(self, reference: Reference) -> list[tuple[Reference, ImageRecord]]:
         """What to push. Raises NotFound, InvalidParameter."""

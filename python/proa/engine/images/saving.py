@@ -26,6 +26,8 @@ from proa.schema.reference import Digest, Reference, digest_hex, parse_reference
 
 _STEP: Final = 1 << 20
 
+_decode_manifest = msgspec.json.Decoder(oci.Manifest).decode
+
 
 class Selected:
     """One image to save and the names it is saved under."""
@@ -33,6 +35,10 @@ class Selected:
     def __init__(self, record: ImageRecord) -> None:
         self.record = record
         self.names: list[Reference] = []
+        self.indexes: dict[Reference, bytes] = {}
+        """Of names that stand for several platforms, what they mean."""
+        self.listed = True
+        """Not only as one of an index."""
 
 
 def select(store: ImageStore, refs: Sequence[str]) -> list[Selected]:
@@ -46,8 +52,15 @@ def select(store: ImageStore, refs: Sequence[str]) -> list[Selected]:
 
     def add(record: ImageRecord, name: Reference | None) -> None:
         image = selected.setdefault(record.id, Selected(record))
+        image.listed = True
         if name is not None and name.tag and name not in image.names:
             image.names.append(name)
+            if (index := store.indexes.find(name)) is not None:
+                image.indexes[name] = index
+                for _, child in store.children(name):
+                    if child.id not in selected:
+                        selected[child.id] = Selected(child)
+                        selected[child.id].listed = False
 
     for ref in refs:
         record = store.find(ref)
@@ -89,7 +102,7 @@ class Saver:
 
     async def _archive(self, images: Sequence[Selected]) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
-        documents, layers = _blobs(self._store.content, images)
+        documents, layers = _blobs(self._store, images)
         with self._store.busy():
             yield _directory("blobs/") + _directory("blobs/sha256/")
             for digest in sorted({*documents, *layers}):
@@ -105,7 +118,7 @@ class Saver:
                         left -= len(chunk)
                         yield chunk
                 yield bytes(-layers[digest] % tarfile.BLOCKSIZE)
-            for name, data in _indexes(self._store.content, images):
+            for name, data in _indexes(self._store, images):
                 yield _member(name, data)
             yield bytes(2 * tarfile.BLOCKSIZE)
 
@@ -117,16 +130,17 @@ def _read(blob: BinaryIO, count: int) -> bytes:
     return data
 
 
-def _blobs(content: Content, images: Sequence[Selected]) -> tuple[dict[Digest, bytes], dict[Digest, int]]:
+def _blobs(store: ImageStore, images: Sequence[Selected]) -> tuple[dict[Digest, bytes], dict[Digest, int]]:
     """Configs and manifests with their content, layers with their size."""
     documents: dict[Digest, bytes] = {}
     layers: dict[Digest, int] = {}
     for image in images:
         documents[image.record.id] = image.record.config_blob
-        manifest = _manifest(content, image.record)
-        documents[digest_of(manifest)] = manifest
+        manifest = _manifest(store, image.record)
+        for document in (manifest, *image.indexes.values()):
+            documents[digest_of(document)] = document
         for layer in image.record.content:
-            layers[layer.digest] = content.size(layer.digest)
+            layers[layer.digest] = store.content.size(layer.digest)
     return documents, layers
 
 
@@ -140,8 +154,14 @@ def _layer_descriptor(content: Content, digest: Digest) -> dict[str, Any]:
     return _descriptor(media_type, digest, content.size(digest))
 
 
-def _manifest(content: Content, record: ImageRecord) -> bytes:
-    """The OCI manifest of an image."""
+def _manifest(store: ImageStore, record: ImageRecord) -> bytes:
+    """The OCI manifest of an image; the one it has, where that is one, annotations and all."""
+    content = store.content
+    kept = store.manifest(record.id)
+    if kept is not None and kept.media_type == oci.MANIFEST:
+        layers = [layer.digest for layer in _decode_manifest(kept.data).layers]
+        if layers == [layer.digest for layer in record.content]:
+            return kept.data
     return msgspec.json.encode(
         {
             "schemaVersion": 2,
@@ -152,18 +172,23 @@ def _manifest(content: Content, record: ImageRecord) -> bytes:
     )
 
 
-def _indexes(content: Content, images: Sequence[Selected]) -> Iterator[tuple[str, bytes]]:
+def _indexes(store: ImageStore, images: Sequence[Selected]) -> Iterator[tuple[str, bytes]]:
     """The members that say what the blobs are."""
     descriptors = []
     docker = []
     repositories: dict[str, dict[str, str]] = {}
     for image in images:
         record = image.record
-        manifest = _manifest(content, record)
+        if not image.listed:
+            continue
+        manifest = _manifest(store, record)
         descriptor = _descriptor(oci.MANIFEST, digest_of(manifest), len(manifest))
         for name in image.names:
             annotations = {oci.ANNOTATION_NAME: name.canonical, oci.ANNOTATION_REF: name.tag}
-            descriptors.append({**descriptor, "annotations": annotations})
+            meant = descriptor
+            if (index := image.indexes.get(name)) is not None:
+                meant = _descriptor(oci.INDEX, digest_of(index), len(index))
+            descriptors.append({**meant, "annotations": annotations})
             top = digest_hex(record.content[-1].diff_id) if record.content else ""
             repositories.setdefault(name.familiar_name, {})[name.tag] = top
         if not image.names:
@@ -174,12 +199,12 @@ def _indexes(content: Content, images: Sequence[Selected]) -> Iterator[tuple[str
                 "RepoTags": [name.familiar for name in image.names] or None,
                 "Layers": [f"blobs/sha256/{digest_hex(layer.digest)}" for layer in record.content],
                 "LayerSources": {
-                    layer.diff_id: _layer_descriptor(content, layer.digest) for layer in record.content
+                    layer.diff_id: _layer_descriptor(store.content, layer.digest) for layer in record.content
                 },
             }
         )
-    index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": descriptors}
-    yield "index.json", msgspec.json.encode(index)
+    whole = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": descriptors}
+    yield "index.json", msgspec.json.encode(whole)
     yield "manifest.json", msgspec.json.encode(docker)
     yield "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
     if repositories:

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from proa.content import Content
-from proa.engine.images import lineage
+from proa.engine.images import indexes, lineage
 from proa.engine.images.syncing import Syncing
 from proa.engine.ports import Database
 from proa.errors import InvalidParameter, NotFound
@@ -65,6 +65,7 @@ SCHEMA: Final = (
     ) STRICT, WITHOUT ROWID
     """,
     lineage.SCHEMA,
+    indexes.SCHEMA,
 )
 
 _image_file = msgspec.json.Decoder(ImageFile)
@@ -198,6 +199,7 @@ class ImageStore:
         self._leases: list[Lease] = []
         self._keepers: list[Callable[[], Iterable[str]]] = []
         self.lineage = lineage.Lineage(database)
+        self.indexes = indexes.Indexes(database)
         self._read()
 
     # ---- reads ----------------------------------------------------------------------------------
@@ -314,6 +316,21 @@ class ImageStore:
             (image_id, manifest.media_type, manifest.data),
         )
 
+    def drop_manifest(self, image_id: str) -> None:
+        """The image is pushed by one that is made then. For the transaction of `add`."""
+        self.database.execute("DELETE FROM image_manifests WHERE image = ?", (image_id,))
+
+    def children(self, reference: Reference) -> list[tuple[Reference, ImageRecord]]:
+        """The images of the index that a name stands for; none where it means one image. Raises NotFound."""
+        index = self.indexes.find(reference)
+        found = []
+        for name in indexes.children(reference, index) if index is not None else ():
+            record = self.named(name)
+            if record is None:
+                raise NotFound(f"No such image: {name.familiar}")
+            found.append((name, record))
+        return found
+
     def recompressed(self, digest: str, instead: str) -> None:
         """Let images have another blob of the same layer; not those whose manifest says which one it is.
 
@@ -342,6 +359,7 @@ class ImageStore:
             "INSERT OR REPLACE INTO image_names VALUES (?, ?, ?)",
             (reference.canonical, image_id, time.time_ns()),
         )
+        self.indexes.forget(reference)
 
     def publish_name(self, reference: Reference, image_id: str) -> str:
         """Let reads see a name that is committed; returns the id of the image that lost it, if any."""
@@ -352,6 +370,7 @@ class ImageStore:
     def untag(self, reference: Reference) -> None:
         """Take a name away. Missing: nothing to do."""
         self.database.execute("DELETE FROM image_names WHERE name = ?", (reference.canonical,))
+        self.indexes.forget(reference)
         self._names.pop(reference.canonical, None)
 
     def delete(self, image_id: str) -> None:
