@@ -107,7 +107,8 @@ class NetworkVerbs:
         deleted = []
         try:
             for record in self._networking.networks:
-                if record.builtin or self._in_use(record):
+                # A configuration is kept for others to come.
+                if record.builtin or record.config_only or self._in_use(record):
                     continue
                 if not wanted.covers(record.labels, record.created_ns):
                     continue
@@ -168,7 +169,8 @@ class NetworkVerbs:
             ipam=IPAM(driver="default", options=record.ipam_options, config=config),
             internal=record.internal,
             attachable=record.attachable,
-            config_from=ConfigReference(),
+            config_from=ConfigReference(network=record.config_from),
+            config_only=record.config_only,
             containers=containers,
             options=self._options(record),
             labels=record.labels,

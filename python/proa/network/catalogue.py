@@ -80,8 +80,11 @@ class Catalogue:
         return found[0]
 
     def network(self, ref: str) -> Network:
-        """One that endpoints can be on. Raises NotFound."""
-        network = self._networks.get(self.find(ref).id)
+        """One that endpoints can be on. Raises NotFound, Forbidden."""
+        record = self.find(ref)
+        if record.config_only:
+            raise Forbidden("cannot create endpoint on configuration-only network")
+        network = self._networks.get(record.id)
         if network is None or (network.record.name == "bridge" and self._config.bridge == "none"):
             raise NotFound(f"network {ref} not found")
         return network
@@ -107,8 +110,10 @@ class Catalogue:
         # From here to the store nothing is waited for: two creations never choose one subnet.
         record = define(request, self._config, pools, self.records, used)
         records.store(self._database, record)
-        network = Network(record, self._config, self._keeper, self)
-        self._records[record.name], self._networks[record.id] = record, network
+        self._records[record.name] = record
+        if record.config_only:
+            return record
+        network = self._networks[record.id] = Network(record, self._config, self._keeper, self)
         try:
             await network.raise_up()
         except BaseException:
@@ -117,7 +122,12 @@ class Catalogue:
         return record
 
     async def remove(self, record: NetworkRecord) -> None:
-        """Take it away. Raises Forbidden for a predefined one; nobody may be on it."""
+        """Take away one that nobody is on. Raises Forbidden for a predefined one, and a configuration in use."""
+        if record.config_only:
+            if any(other.config_from in (record.name, record.id) for other in self.records):
+                raise Forbidden(f'configuration network "{record.name}" is in use')
+            self._records.pop(record.name, None)
+            return records.delete(self._database, record)
         network = self._networks.get(record.id)
         if record.builtin or network is None:
             raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from proa.errors import Forbidden, InvalidParameter, NotFound, NotImplemented_, ProaError, Unavailable
+from proa.errors import Forbidden, InvalidParameter, NotFound, ProaError, Unavailable
 from proa.network import records
 from proa.network.drivers import bridge_options, interface_prefix, parent_options
 from proa.network.ipam import IPV4, IPV6, Addresses, Subnet, choose_subnet, parse_any, parse_cidr, to_text
 from proa.network.records import NetworkRecord, SubnetRecord
 from proa.schema.config import DaemonConfig
-from proa.schema.network import IPAMConfig, NetworkCreateRequest
+from proa.schema.network import IPAM, IPAMConfig, NetworkCreateRequest
 
 Pools = Iterable[tuple[str, int]]
 
@@ -37,6 +37,7 @@ def define(
     that the host has already.
     """
     driver = check_request(request)
+    request = configured_by(request, networks)
     # What was not said is the daemon's default: IPv4 unless it is switched off, IPv6 where it is asked for.
     ipv4 = request.enable_i_pv4 is not False
     ipv6 = bool(request.enable_i_pv6)
@@ -56,10 +57,15 @@ def define(
         labels=request.labels or {},
         options=request.options or {},
         ipam_options=(request.ipam.options if request.ipam else None) or None,
+        config_only=request.config_only,
+        config_from=request.config_from.network if request.config_from else "",
     )
+    if draft.config_only:
+        # Whoever takes it over settles what is left open.
+        return replace(draft, driver="null", subnets=tuple(map(_as_asked, asked)))
     _check_options(draft, config, networks)
     subnets = [_configured(entry) for entry in asked if entry.subnet]
-    taken = [subnet.range for network in networks for subnet in network.subnets]
+    taken = [subnet.range for network in networks if not network.config_only for subnet in network.subnets]
     for subnet in subnets:
         if any(subnet.range.overlaps(other) for other in taken):
             raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
@@ -79,8 +85,7 @@ def check_request(request: NetworkCreateRequest) -> str:
         raise InvalidParameter("invalid network name: name is empty")
     if request.name in (*records.BUILTIN, "default", "container") or request.name.startswith("container:"):
         raise Forbidden(f"operation is not permitted on predefined {request.name} network")
-    if request.config_only or (request.config_from and request.config_from.network):
-        raise NotImplemented_("configuration-only networks are not supported")
+    _check_references(request)
     if request.ingress or request.scope == "swarm" or request.driver == "overlay":
         raise Unavailable(
             'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
@@ -96,6 +101,59 @@ def check_request(request: NetworkCreateRequest) -> str:
     if request.ipam and request.ipam.driver not in ("", "default"):
         raise NotFound(f'plugin "{request.ipam.driver}" not found')
     return driver
+
+
+def _check_references(request: NetworkCreateRequest) -> None:
+    """Raises Forbidden for what a configuration cannot hold, or who takes one over cannot add to it."""
+    source = request.config_from.network if request.config_from else ""
+    if request.config_only:
+        if request.ingress or request.internal or request.attachable or request.scope not in ("", "local"):
+            raise Forbidden(
+                "configuration network can only contain network specific fields. Network operator fields "
+                "like [ ingress | internal | attachable | scope ] are not supported."
+            )
+        if source:
+            raise Forbidden("a configuration network cannot depend on another configuration network")
+    if not source:
+        return
+    if request.options:
+        raise Forbidden(
+            "network driver options are not supported if the network depends on a configuration network"
+        )
+    ipam = request.ipam
+    own_ipam = ipam is not None and (ipam.config or ipam.options or ipam.driver not in ("", "default"))
+    if own_ipam or request.labels or request.enable_i_pv6 or request.enable_i_pv4 is False:
+        raise Forbidden(
+            "user specified configurations are not supported if the network depends on "
+            "a configuration network"
+        )
+
+
+def configured_by(request: NetworkCreateRequest, networks: Sequence[NetworkRecord]) -> NetworkCreateRequest:
+    """The request with the configuration that it refers to, if any. Raises NotFound."""
+    source = request.config_from.network if request.config_from else ""
+    if not source:
+        return request
+    found = next((n for n in networks if n.config_only and source in (n.name, n.id)), None)
+    if found is None:
+        raise NotFound(f'configuration network "{source}" does not exist')
+    asked = [
+        IPAMConfig(
+            subnet=subnet.subnet,
+            gateway=subnet.gateway,
+            ip_range=subnet.ip_range,
+            auxiliary_addresses=subnet.auxiliary or None,
+        )
+        for subnet in found.subnets
+    ]
+    return replace(
+        request,
+        enable_i_pv4=found.ipv4,
+        enable_i_pv6=found.ipv6,
+        options=found.options,
+        labels=found.labels,
+        ipam=IPAM(config=asked, options=found.ipam_options),
+    )
 
 
 def check_subnets(asked: Sequence[IPAMConfig], *, ipv4: bool, ipv6: bool) -> None:
@@ -164,14 +222,18 @@ def _auxiliary(entry: IPAMConfig) -> dict[str, str]:
     return entry.auxiliary_addresses or {}
 
 
-def _configured(entry: IPAMConfig) -> SubnetRecord:
-    record = SubnetRecord(
+def _as_asked(entry: IPAMConfig) -> SubnetRecord:
+    return SubnetRecord(
         subnet=str(Subnet.parse(entry.subnet)),
         gateway=entry.gateway,
         ip_range=entry.ip_range,
         auxiliary=_auxiliary(entry),
         configured=True,
     )
+
+
+def _configured(entry: IPAMConfig) -> SubnetRecord:
+    record = _as_asked(entry)
     return record if entry.gateway else _with_gateway(record)
 
 

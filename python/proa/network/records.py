@@ -84,6 +84,10 @@ class NetworkRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
     ipam_options: dict[str, str] | None = None
+    config_only: bool = False
+    """It only lends others its configuration: nothing of it is on the host, and no container is on it."""
+    config_from: str = ""
+    """The name of the one whose configuration it has."""
 
     @property
     def builtin(self) -> bool:
