@@ -122,7 +122,7 @@ class Catalogue:
         return record
 
     async def remove(self, record: NetworkRecord) -> None:
-        """Take away one that nobody is on. Raises Forbidden for a predefined one, and a configuration in use."""
+        """Take away one that nobody is on. Raises Forbidden for a predefined one, or one that others need."""
         if record.config_only:
             if any(other.config_from in (record.name, record.id) for other in self.records):
                 raise Forbidden(f'configuration network "{record.name}" is in use')

@@ -20,6 +20,7 @@ INTERFACE_PREFIX = "com.docker.network.container_iface_prefix"
 INTERFACE_NAME = "com.docker.network.endpoint.ifname"
 SYSCTLS = "com.docker.network.endpoint.sysctls"
 _BRIDGE = "com.docker.network.bridge."
+_TRUSTED = "trusted_host_interfaces"
 _MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
 _MACVLAN_MODES = ("bridge", "private", "vepa", "passthru")
 _IPVLAN_MODES = ("l2", "l3", "l3s")
@@ -42,6 +43,12 @@ class BridgeOptions(Struct, frozen=True, kw_only=True):
     """The bridge gets no IPv4 address."""
     mode_ipv4: str = "nat"
     mode_ipv6: str = "nat"
+    trusted: tuple[str, ...] = ()
+    """Interfaces of the host from which all of a container's ports are reached at its own address."""
+
+    def mode(self, *, six: bool) -> str:
+        """The gateway's, of a family."""
+        return self.mode_ipv6 if six else self.mode_ipv4
 
 
 class ParentOptions(Struct, frozen=True, kw_only=True):
@@ -87,6 +94,7 @@ def bridge_options(record: NetworkRecord, config: DaemonConfig) -> BridgeOptions
         inhibit_ipv4=_flag(options, "inhibit_ipv4", default=False),
         mode_ipv4=modes[0] or "nat",
         mode_ipv6=modes[1] or "nat",
+        trusted=tuple(map(check_name, filter(None, options.get(f"{_BRIDGE}{_TRUSTED}", "").split(":")))),
     )
 
 

@@ -1,9 +1,10 @@
 """The firewall: one nft table of constant rules; a network is elements in a few sets. Blocking.
 
     set bridges         interface        every bridge of proa
-    set links           in . out         pairs of bridges that may talk (a bridge with itself)
+    set links           in . out         a bridge with itself, and interfaces of the host that it trusts
     set internal        interface        bridges of internal networks
-    set unprotected     interface        bridges whose containers are open to all that is routed to them
+    set unprotected[6]  interface        bridges whose containers are open to all that is routed to them
+    set routed[6]       interface        bridges whose containers are reached without translation
     set masquerade[6]   address range    subnets whose traffic leaves under the host's address
 
     map publish[6]      protocol . port -> address . port               published on every address
@@ -18,7 +19,8 @@
                        in @internal                           drop
                        out @bridges, destination translated   accept
                        to @open                               accept
-                       out @unprotected                       accept
+                       out @unprotected, @unprotected6        accept
+                       out @routed, ICMP; @routed6, ICMPv6    accept
                        out @bridges                           drop
     chain postrouting  from @masquerade, out not @bridges     masquerade
                        from @masquerade, out @bridges, translated     masquerade  (hairpin, localhost)
@@ -50,13 +52,16 @@ _NUMBERS = {
     name: number
     for number, name in enumerate(
         (
-            *("bridges", "links", "internal", "unprotected", "masquerade", "masquerade6", "open", "open6"),
+            *("bridges", "links", "internal", "masquerade", "masquerade6", "open", "open6"),
+            *("unprotected", "unprotected6", "routed", "routed6"),
             *("publish", "publish_at", "publish6", "publish_at6"),
         ),
         start=1,
     )
 }
 """Names each set inside a transaction that makes them."""
+_BY_FAMILY = ("unprotected", "routed")
+"""Sets of bridges that there are for each family."""
 _LOOPBACK = Subnet.parse("127.0.0.0/8")
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _ESTABLISHED_OR_RELATED = 2 | 4
@@ -77,7 +82,12 @@ class FirewallNetwork(Struct, frozen=True, kw_only=True):
     internal_traffic: bool = True
     """Containers of the network reach each other through the host's forwarding (icc)."""
     internal: bool = False
-    unprotected: bool = False
+    unprotected: tuple[int, ...] = ()
+    """The families, by their bits, in which it is open to all that is routed to it."""
+    routed: tuple[int, ...] = ()
+    """Those in which its containers are reached at their own addresses: ICMP and `Opening` pass."""
+    trusted: tuple[str, ...] = ()
+    """Interfaces of the host from which everything passes."""
 
 
 class Translation(Struct, frozen=True, kw_only=True):
@@ -226,7 +236,7 @@ def _sets(table: str) -> Iterator[Message]:
         ("bridges", nft.TYPE_INTERFACE, 16),
         ("links", pair, 32),
         ("internal", nft.TYPE_INTERFACE, 16),
-        ("unprotected", nft.TYPE_INTERFACE, 16),
+        *((f"{name}{suffix}", nft.TYPE_INTERFACE, 16) for name in _BY_FAMILY for suffix in ("", "6")),
     ):
         yield nft.new_set(table, name, _NUMBERS[name], kind, size)
     protocol, port = nft.TYPE_PROTOCOL, nft.TYPE_PORT
@@ -253,8 +263,11 @@ def _elements(network: FirewallNetwork) -> Iterator[tuple[str, list[bytes]]]:
         yield "links", [nft.element(nft.interface_key(bridge, bridge)) for bridge in network.bridges]
     if network.internal:
         yield "internal", bridges
-    if network.unprotected:
-        yield "unprotected", bridges
+    for source in network.trusted:
+        yield "links", [nft.element(nft.interface_key(source, bridge)) for bridge in network.bridges]
+    for name, families in zip(_BY_FAMILY, (network.unprotected, network.routed), strict=True):
+        for bits in families:
+            yield (name if bits == IPV4 else f"{name}6"), bridges
     for subnet in network.masquerade:
         yield ("masquerade" if subnet.bits == IPV4 else "masquerade6"), _interval(subnet)
 
@@ -344,7 +357,10 @@ def _forward(table: str) -> Iterator[Message]:
         (to_bridge, nft.connection_status(_DESTINATION_TRANSLATED), accept),
         (nft.ipv4(), nft.destination_in("open", _NUMBERS["open"]), accept),
         (nft.ipv6(), nft.destination_in("open6", _NUMBERS["open6"], six=True), accept),
-        (_interface("out", "unprotected"), accept),
+        (nft.ipv4(), _interface("out", "unprotected"), accept),
+        (nft.ipv6(), _interface("out", "unprotected6"), accept),
+        (nft.ipv4(), _interface("out", "routed"), nft.icmp(), accept),
+        (nft.ipv6(), _interface("out", "routed6"), nft.icmp(six=True), accept),
         (to_bridge, drop),
     ):
         yield nft.new_rule(table, "forward", *rule)

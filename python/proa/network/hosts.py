@@ -100,9 +100,9 @@ def raise_bridge(config: DaemonConfig, record: NetworkRecord, shards: Sequence[s
 
 def _make_room() -> None:
     try:
-        link.make_room_for_neighbours()
+        link.make_room()
     except OSError as exc:
-        _log.warning("the host knows no more neighbours than before, large networks will suffer: %s", exc)
+        _log.warning("the host's limits stay as they are, large networks will suffer: %s", exc)
 
 
 def forward(config: DaemonConfig, *, ipv6: bool) -> None:
@@ -175,7 +175,9 @@ def firewall_network(
         masquerade=masquerade,
         internal_traffic=options.icc,
         internal=record.internal,
-        unprotected="nat-unprotected" in modes.values(),
+        unprotected=tuple(bits for bits, mode in modes.items() if mode == "nat-unprotected"),
+        routed=tuple(bits for bits, mode in modes.items() if mode == "routed"),
+        trusted=options.trusted,
     )
 
 

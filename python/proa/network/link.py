@@ -54,6 +54,9 @@ _FAMILY = {IPV4: socket.AF_INET, IPV6: socket.AF_INET6}
 _BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 """There only where the kernel can let bridged frames pass the firewall."""
 
+_BACKLOG = 10_000
+"""Frames that wait for a processor to deliver them."""
+
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE_BODY = struct.Struct("=BBBBBBBBI")
@@ -268,10 +271,16 @@ def enable_forwarding(*, ipv6: bool = False) -> None:
     _write_once(switch)
 
 
-def make_room_for_neighbours() -> None:
-    """Let the host know more neighbours than its default of 1,024: the limit is one for all namespaces, and
-    beyond it whoever is on a large network loses sight of others. Never lowered. Raises OSError.
+def make_room() -> None:
+    """Make the host's limits fit a large network. Never lowered. Raises OSError.
+
+    Neighbours: beyond the default of 1,024, which is one limit for all namespaces, whoever is on such a
+    network loses sight of others. Backlog: a broadcast is a frame for each port, all of them queued on one
+    processor at once, and beyond 1,000 they are dropped.
     """
+    backlog = Path("/proc/sys/net/core/netdev_max_backlog")
+    if backlog.exists() and int(backlog.read_text(encoding="ascii")) < _BACKLOG:
+        backlog.write_text(f"{_BACKLOG}\n", encoding="ascii")
     for family in ("ipv4", "ipv6"):
         for number, least in ((1, 4096), (2, 32768), (3, 65536)):
             limit = Path(f"/proc/sys/net/{family}/neigh/default/gc_thresh{number}")

@@ -174,6 +174,11 @@ def ipv6() -> bytes:
     return _meta(_META_NFPROTO, _REGISTER_1) + _compare(bytes([_PROTOCOL_IPV6]))
 
 
+def icmp(*, six: bool = False) -> bytes:
+    """ICMP, or ICMPv6."""
+    return _meta(_META_L4PROTO, _REGISTER_1) + _compare(bytes([58 if six else 1]))
+
+
 def source_in(name: str, number: int, *, six: bool = False) -> bytes:
     """The source address is in a set."""
     offset, size = (_SOURCE6, 16) if six else (_SOURCE, 4)

@@ -32,13 +32,22 @@ class Ports:
         self._next = self._first
         self._ipv6 = os.path.exists("/proc/net/if_inet6") if ipv6 is None else ipv6
 
-    def take(self, wish: PortWish, busy: Collection[int] = ()) -> tuple[PublishedPort, ...]:
+    def take(
+        self, wish: PortWish, busy: Collection[int] = (), routed: Collection[bool] = ()
+    ) -> tuple[PublishedPort, ...]:
         """A host port for a wish: of the family that it names, or the same number in each that there is.
 
-        `busy` are numbers that programs of the host have. Raises System in Docker's words.
+        `busy` are numbers that programs of the host have. `routed` are the families (whether it is IPv6) in
+        which the container is reached at its own address: there the host's port is 0, and comes last. Raises
+        System in Docker's words.
         """
         both = (ANY, ANY6) if self._ipv6 else (ANY,)
-        hosts = (wish.host_address,) if wish.host_address else both
+        every = (wish.host_address,) if wish.host_address else both
+        hosts = [host for host in every if is_ipv6(host) not in routed]
+        opened = tuple(_published(wish, host, 0) for host in every if is_ipv6(host) in routed)
+        return (*(self._take(wish, hosts, busy) if hosts else ()), *opened)
+
+    def _take(self, wish: PortWish, hosts: Sequence[str], busy: Collection[int]) -> tuple[PublishedPort, ...]:
         failure: System | None = None
         for number in self._candidates(wish):
             if number in busy:
@@ -49,25 +58,17 @@ class Ports:
                 failure = failure or exc
                 continue
             self._held.setdefault((wish.protocol, number), set()).update(hosts)
-            return tuple(
-                PublishedPort(
-                    protocol=wish.protocol,
-                    container_port=wish.container_port,
-                    host_address=host,
-                    host_port=number,
-                )
-                for host in hosts
-            )
+            return tuple(_published(wish, host, number) for host in hosts)
         raise failure or System("no port is free: the host's range of ephemeral ports is used up")
 
     def hold(self, ports: Iterable[PublishedPort]) -> None:
         """A container that runs has them already."""
-        for port in ports:
+        for port in filter(_has_number, ports):
             self._held.setdefault((port.protocol, port.host_port), set()).add(port.host_address)
 
     def give_back(self, ports: Iterable[PublishedPort]) -> None:
         """They are free; ones not held are no error."""
-        for port in ports:
+        for port in filter(_has_number, ports):
             key = (port.protocol, port.host_port)
             held = self._held.get(key, set())
             held.discard(port.host_address)
@@ -95,6 +96,16 @@ class Ports:
             rivals = [other for other in held if is_ipv6(other) == is_ipv6(host)]
             if host in rivals or every in rivals or (host == every and rivals):
                 raise System(f"Bind for {_shown(host)}:{number} failed: port is already allocated")
+
+
+def _published(wish: PortWish, host: str, number: int) -> PublishedPort:
+    return PublishedPort(
+        protocol=wish.protocol, container_port=wish.container_port, host_address=host, host_port=number
+    )
+
+
+def _has_number(port: PublishedPort) -> bool:
+    return port.host_port > 0
 
 
 def socket_name(port: PublishedPort) -> str:

@@ -1,7 +1,8 @@
 """Published ports of containers: held on the host, and translated to wherever the container's gateway is.
 
 A port belongs to the endpoint that has the default route of its family, since what comes in must go back that
-way. When networks come and go, it moves.
+way. When networks come and go, it moves. On a routed network nothing of the host is held: the firewall opens
+the container's port at its own address.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+Families = frozenset[bool]
+"""Of addresses: whether it is IPv6."""
 Reserved = list[tuple[PortWish, tuple[PublishedPort, ...]]]
 
 
@@ -95,6 +98,9 @@ class Publishing:
         if self._way_in(new) is None:
             await self.unpublish(container_id, old)
             return replace(new, ports=())
+        if self._routed(old) != self._routed(new):
+            await self.unpublish(container_id, old)
+            return await self.publish(container_id, wish, replace(new, ports=()))
         try:
             await self._translate(new, self._rules(old))
         except OSError as exc:
@@ -108,33 +114,36 @@ class Publishing:
         """The sandbox with its ports, which the keeper holds; those of a range give way to the host's."""
         reserved: Reserved = []
         busy: dict[str, set[int]] = {"tcp": set(), "udp": set(), "sctp": set()}
+        routed = self._routed(sandbox)
         try:
             for asked in self._bound(wish.ports, endpoint):
-                reserved.append((asked, await self._take(asked)))
+                reserved.append((asked, await self._take(asked, routed)))
             while True:
-                ports = tuple(port for _, some in reserved for port in some)
+                ports = tuple(port for _, some in reserved for port in some if _is_there(sandbox, port))
                 try:
                     await self._keeper.hold_ports(container_id, self._wires(sandbox, ports))
                 except PortTaken as exc:
-                    self._give_way(reserved, busy, exc)
+                    self._give_way(reserved, busy, routed, exc)
                 else:
                     return replace(sandbox, ports=ports)
         except BaseException:
             self._ports.give_back(port for _, some in reserved for port in some)
             raise
 
-    async def _take(self, wish: PortWish) -> tuple[PublishedPort, ...]:
+    async def _take(self, wish: PortWish, routed: Families) -> tuple[PublishedPort, ...]:
         """Ports for a wish; what is about to be free is waited for. Raises System."""
         leaving = tuple(self._leaving)
         try:
-            return self._ports.take(wish)
+            return self._ports.take(wish, (), routed)
         except System:
             if not leaving:
                 raise
         await asyncio.wait(leaving)
-        return self._ports.take(wish)
+        return self._ports.take(wish, (), routed)
 
-    def _give_way(self, reserved: Reserved, busy: dict[str, set[int]], taken: PortTaken) -> None:
+    def _give_way(
+        self, reserved: Reserved, busy: dict[str, set[int]], routed: Families, taken: PortTaken
+    ) -> None:
         """Another number for the port that a program of the host has. Raises System where there is none."""
         found = [i for i, (_, ports) in enumerate(reserved) if taken.port in map(socket_name, ports)]
         if not found:
@@ -146,7 +155,7 @@ class Publishing:
         self._ports.give_back(ports)
         reserved[index] = (wish, ())
         busy[wish.protocol].add(ports[0].host_port)
-        reserved[index] = (wish, self._ports.take(wish, busy[wish.protocol]))
+        reserved[index] = (wish, self._ports.take(wish, busy[wish.protocol], routed))
 
     async def _let_go(self, container_id: str, sandbox: Sandbox) -> None:
         self._ports.give_back(sandbox.ports)
@@ -167,6 +176,7 @@ class Publishing:
                 target=f"{target}:{port.container_port}" if target else "",
             )
             for port in ports
+            if port.host_port
             for target in (targets[is_ipv6(port.host_address)] or targets[not is_ipv6(port.host_address)],)
         )
 
@@ -191,6 +201,18 @@ class Publishing:
         network = self._network(endpoint.network_id) if endpoint is not None else None
         return network if network is not None and network.is_bridge else None
 
+    def _routed(self, sandbox: Sandbox) -> Families:
+        """The families in which ports are the container's own: both, where its only one, IPv4, is such."""
+        found = set()
+        for six in (False, True):
+            endpoint = sandbox.gateway_endpoint(ipv6=six)
+            network = self._bridge_of(endpoint)
+            if network is not None and network.bridge.mode(six=six) == "routed":
+                found.add(six)
+        if False in found and sandbox.gateway_endpoint(ipv6=True) is None:
+            found.add(True)
+        return frozenset(found)
+
     def _bound(self, wishes: Sequence[PortWish], endpoint: Endpoint) -> list[PortWish]:
         """Ports that say nothing of the host's address get the network's own, if it has one."""
         network = self._bridge_of(endpoint)
@@ -211,8 +233,7 @@ class Publishing:
         if endpoint is None or network is None:
             return []
         address, bits = parse_any(endpoint.ipv6 if six else endpoint.address)
-        mode = network.bridge.mode_ipv6 if six else network.bridge.mode_ipv4
-        if mode == "routed":
+        if network.bridge.mode(six=six) == "routed":
             opening = firewall.Opening(
                 protocol=port.protocol, address=address, port=port.container_port, bits=bits
             )
@@ -228,3 +249,8 @@ class Publishing:
                 bits=IPV6 if six else IPV4,
             )
         ]
+
+
+def _is_there(sandbox: Sandbox, port: PublishedPort) -> bool:
+    """A port of the host's, or of an address that the container has."""
+    return bool(port.host_port or sandbox.gateway_endpoint(ipv6=is_ipv6(port.host_address)))

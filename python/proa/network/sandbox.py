@@ -71,6 +71,7 @@ class PublishedPort(Struct, frozen=True, kw_only=True):
     container_port: int
     host_address: str
     host_port: int
+    """0 where the container is reached at its own address (gateway mode routed)."""
 
 
 class EndpointWish(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -233,7 +234,7 @@ class Sandbox(Struct, frozen=True, kw_only=True):
         shown: dict[str, list[PortBinding] | None] = {_with_protocol(port): None for port in exposed}
         for port in self.ports:
             name = f"{port.container_port}/{port.protocol}"
-            binding = PortBinding(host_ip=port.host_address, host_port=str(port.host_port))
+            binding = PortBinding(host_ip=port.host_address, host_port=str(port.host_port or ""))
             shown[name] = [*(shown.get(name) or ()), binding]
         return shown
 
