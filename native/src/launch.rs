@@ -43,8 +43,9 @@ fn enter(borrowed: &[(RawFd, c_int)]) -> Result<()> {
 /// Back to the caller's own namespaces, which it holds open: this cannot fail while it lives.
 fn leave(borrowed: &[(RawFd, c_int)], host: &Host) {
     for (_, kinds) in borrowed {
-        let own = match *kinds {
-            libc::CLONE_NEWNET => host.network_namespace.as_fd(),
+        let own = match (*kinds, &host.bare) {
+            (libc::CLONE_NEWNET, _) => host.network_namespace.as_fd(),
+            (libc::CLONE_NEWNS, Some(bare)) => bare.own.as_fd(),
             _ => continue,
         };
         let back: std::result::Result<(), Errno> = sys::setns(own, *kinds);

@@ -9,6 +9,7 @@
 #[macro_use]
 mod report;
 
+mod bare;
 pub mod cgroup;
 mod child;
 pub mod confine;

@@ -119,6 +119,9 @@ impl<'a> Builder<'a> {
     fn container(&mut self, plan: &Plan, context: &SpawnContext<'_, '_>) -> Step {
         self.beginning();
         self.namespaces(plan, context)?;
+        if let (Some(bare), None) = (&self.host.bare, &plan.namespaces.user) {
+            self.prepared.borrowed.push((bare.empty.as_raw_fd(), libc::CLONE_NEWNS));
+        }
         let terminal = self.tree(plan, context)?;
         let process = &plan.process;
         self.push(Op::PivotRoot, "mount", "pivot_root");

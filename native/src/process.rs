@@ -34,6 +34,7 @@ use rustix::process::{
     WaitIdOptions,
 };
 
+use crate::bare::Bare;
 use crate::cgroup::Group;
 use crate::child::{Record, RecordKind, Script};
 use crate::error::{Error, Result};
@@ -65,6 +66,8 @@ pub struct Host {
     /// The caller is not in a user namespace below the kernel's own.
     pub(crate) initial_user_namespace: bool,
     pub(crate) kept: Kept,
+    /// What mount namespaces are copied from; `None`: the caller's own.
+    pub(crate) bare: Option<Bare>,
     id_maps: IdMaps,
     ignored_signals: OnceCell<u64>,
     resists_oom: OnceCell<bool>,
@@ -81,10 +84,22 @@ impl Host {
             last_capability: last.trim().parse().unwrap_or(40),
             initial_user_namespace: uid_map.split_whitespace().eq(["0", "0", "4294967295"]),
             kept: Kept::probe().map_err(|e| Error::os("read", "/proc/self/maps", e))?,
+            bare: None,
             id_maps: IdMaps::default(),
             ignored_signals: OnceCell::new(),
             resists_oom: OnceCell::new(),
         })
+    }
+
+    /// Containers' mount namespaces are no copies of the caller's from here on. It must have its working directory to
+    /// itself (it is no other thread's).
+    #[must_use]
+    pub fn with_bare_mounts(mut self) -> Self {
+        match Bare::make() {
+            Ok(bare) => self.bare = Some(bare),
+            Err(error) => report!("{error}: starts copy the host's mounts"),
+        }
+        self
     }
 
     /// Bit n - 1 for signal n, as it is at the first start: a clone has the handled ones reset by the kernel.

@@ -117,7 +117,7 @@ impl Keeper {
             deferred: VecDeque::new(),
             janitor: Janitor::default(),
             cleanups: Vec::new(),
-            host: Host::probe()?,
+            host: Host::probe()?.with_bare_mounts(),
             hierarchies: Hierarchies::probe()?,
             null: null.map_err(|error| Error::os("open", "/dev/null", error))?,
             scratch: Scratch::new(),
