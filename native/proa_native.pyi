@@ -270,7 +270,8 @@ def compress_layer(
 ) -> UnpackedLayer:
     """A layer in whatever compression, from the fd's offset, in another one on `target_fd`; blocks.
 
-    `compression`: none, gzip or zstd, `level` its own number. All processors work on it. The same bytes give the same bytes, on however many processors. `entries` is 0 and `implied` empty.
+    `compression`: none, gzip or zstd, `level` its own number. All processors work on it. The same bytes give
+    the same bytes, on however many processors. `entries` is 0 and `implied` empty.
     """
 
 def inherit_directories(directory: str, lower: Sequence[str], paths: Sequence[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The key of a step: everything that decides its result is in it, so that no other step's result can be taken.
+"""The key of a step: all that decides its result is in it, so that no other step's result can be taken.
 
 Source: CVE-2024-24557.
 """
