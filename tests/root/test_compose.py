@@ -16,8 +16,6 @@ from instance import Instance, eventually
 FILE = Path(__file__).parent.parent / "compose/shop.yaml"
 BUILT = Path(os.environ.get("PROA_CI_CACHE", "/var/cache/proa-ci")) / "bin/docker-compose"
 
-pytestmark = pytest.mark.start
-
 
 @pytest.fixture(scope="module")
 def program() -> str:

@@ -8,8 +8,6 @@ import pytest
 from instance import Instance
 from peers import UnixConnection, free_port
 
-pytestmark = pytest.mark.start
-
 ROUNDS = 60
 SLEEP = {"Image": "busybox", "Cmd": ["sleep", "60"]}
 
