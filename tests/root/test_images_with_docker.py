@@ -46,6 +46,12 @@ def image(docker: Docker) -> str:
     return "changed:1"
 
 
+@pytest.fixture(scope="module")
+def busybox(docker: Docker) -> bytes:
+    """An archive of busybox:latest alone."""
+    return peers.busybox_archive(peers.busybox_tree(docker.root / "plain"))
+
+
 async def test_what_docker_saves_is_the_same_image_here_and_back(
     docker: Docker, image: str, tmp_path: Path
 ) -> None:
@@ -125,9 +131,9 @@ CHANGES_TO_COMMITS = (
 )
 
 
-def test_changes_as_docker_reads_them(docker: Docker) -> None:
+def test_changes_as_docker_reads_them(docker: Docker, busybox: bytes) -> None:
     """The same configuration, or a refusal of both."""
-    docker("load", data=peers.busybox_archive(peers.busybox_tree(docker.root / "plain")))
+    docker("load", data=busybox)
     with instance(Path(tempfile.mkdtemp(prefix="proa-changes-"))) as running:
         clients = (docker.run, lambda *words: running.run(*words, cli="docker"))
         for run in clients:
@@ -139,6 +145,8 @@ def test_changes_as_docker_reads_them(docker: Docker) -> None:
                 done = run("commit", *flags, "to-change", "changed:2")
                 config = run("image", "inspect", "--format", "{{json .Config}}", "changed:2").stdout
                 told.append((changes, done.returncode, _of_image(config) if not done.returncode else ""))
+        for run in clients:
+            run("rm", "to-change")
     assert answers[0] == answers[1]
 
 
@@ -156,6 +164,9 @@ LINEAGE = (
     "run --network none --name second made:1 /bin/busybox touch /two",
     "commit second made:2",
     "tag made:2 other:2",
+    "ps -a --filter ancestor=busybox --format {{.Names}}",
+    "ps -a --filter ancestor=made:1 --format {{.Names}}",
+    "ps -a --filter ancestor=made:2 --format {{.Names}}",
     "rm first second",
     "history --no-trunc --format {{.ID}}|{{.CreatedBy}} made:2",
     "image inspect --format {{.Parent}} made:2",
@@ -173,10 +184,10 @@ LINEAGE = (
 """`name.id` stands for the id of what had that name first."""
 
 
-def test_parents_in_dockers_words(docker: Docker) -> None:
+def test_parents_in_dockers_words(docker: Docker, busybox: bytes) -> None:
     """The same commands to both daemons: the same answers, but for what names an image or a time."""
     docker("image", "prune", "-a", "-f")
-    docker("load", data=peers.busybox_archive(peers.busybox_tree(docker.root / "plain")))
+    docker("load", data=busybox)
     theirs = Told(lambda *words: docker.run(*words))
     with instance(Path(tempfile.mkdtemp(prefix="proa-lineage-"))) as running:
         ours = Told(lambda *words: running.run(*words, cli="docker"))
