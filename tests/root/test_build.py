@@ -2,10 +2,13 @@
 
 import contextlib
 import http.client
+import http.server
 import io
 import json
 import os
+import shutil
 import socket
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -259,6 +262,80 @@ def test_archives_are_unpacked_by_add_alone(daemon: Instance, tmp_path: Path) ->
     assert run(daemon, "cat /added/dir/file /added2/dir/file; stat -c %u /added/dir/file; ls /copied") == (
         "inin5\na.tgz\n"
     )
+
+
+@pytest.mark.parametrize("mode", ["w:bz2", "w:xz", "w:gz"])
+def test_a_context_in_any_compression(daemon: Instance, mode: str) -> None:
+    body = tar_of({"Dockerfile": "FROM busybox\nCOPY file /file\n", "file": mode}, mode)
+    assert any("aux" in line for line in posted(daemon, body, "t=packed"))
+    assert run(daemon, "cat /file", "packed") == mode
+    cut = posted(daemon, body[: len(body) // 2], "t=packed")
+    assert any("error" in line for line in cut) or "message" in cut[0]
+
+
+@pytest.fixture
+def web() -> Iterator[dict[str, tuple[str, bytes]]]:
+    """A server on 127.0.0.1 of what is put into the dictionary: (type, body) by path; `/` is its address."""
+    pages: dict[str, tuple[str, bytes]] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kind, body = pages.get(self.path, ("", b""))
+            self.send_response(200 if kind else 404)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        pages["/"] = ("text/plain", f"http://127.0.0.1:{server.server_port}".encode())
+        yield pages
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream"])
+def test_what_a_url_leads_to_is_told_by_its_bytes(
+    daemon: Instance, web: dict[str, tuple[str, bytes]], kind: str
+) -> None:
+    address = web["/"][1].decode()
+    web["/Dockerfile"] = (kind, b"FROM busybox\nRUN echo alone > /file\n")
+    web["/tar"] = (kind, tar_of({"Dockerfile": "FROM busybox\nCOPY f /file\n", "f": "tar\n"}, "w:xz"))
+    for path, text in (("Dockerfile", "alone\n"), ("tar", "tar\n")):
+        assert any("aux" in line for line in posted(daemon, b"", f"t=remote&remote={address}/{path}"))
+        assert run(daemon, "cat /file", "remote") == text
+
+
+def test_a_dockerfile_by_its_url(daemon: Instance, web: dict[str, tuple[str, bytes]], tmp_path: Path) -> None:
+    address = web["/"][1].decode()
+    web["/some/Dockerfile"] = ("text/html", b"FROM busybox\nCOPY here /here\n")
+    context = context_of(tmp_path, "FROM nothing\n", here="local")
+    done = daemon.run("build", "-t", "by-url", "-f", f"{address}/some/Dockerfile", str(context), cli="proa")
+    assert done.returncode == 0, done.stderr
+    assert run(daemon, "cat /here", "by-url") == "local"
+    failed = daemon.run("build", "-f", f"{address}/none", str(context), cli="proa")
+    assert "invalid response status 404" in failed.stderr
+
+
+def test_a_key_in_a_file_is_served_by_an_agent(daemon: Instance, tmp_path: Path) -> None:
+    """The key itself is nowhere but there; nothing of it is left."""
+    if not shutil.which("ssh-keygen") or not shutil.which("ssh-agent"):
+        pytest.skip("needs OpenSSH's ssh-keygen and ssh-agent")
+    key = tmp_path / "key.pem"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "the-key", "-f", key], check=True)
+    (tmp_path / "c").mkdir()
+    context = context_of(
+        tmp_path / "c", "FROM busybox\nRUN --mount=type=ssh,id=mine,required test -S $SSH_AUTH_SOCK\n"
+    )
+    done = daemon.run("build", "--ssh", f"mine={key}", str(context), cli="proa")
+    assert done.returncode == 0, done.stderr
+    missing = daemon.run("build", "--ssh", f"mine={tmp_path}/none", str(context), cli="proa")
+    assert "no such file or directory" in missing.stderr
 
 
 def test_heredocs(daemon: Instance, tmp_path: Path) -> None:

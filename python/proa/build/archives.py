@@ -20,6 +20,17 @@ def is_archive(head: bytes) -> bool:
     return head.startswith(_MAGICS) or head[257:262] == b"ustar"
 
 
+def is_old_archive(head: bytes) -> bool:
+    """Whether it is a tar of before POSIX: only its checksum tells."""
+    import tarfile
+
+    try:
+        tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
 def unpack(source: int, target: str) -> None:
     """Unpack an archive into an empty directory; blocks. Raises ValueError, OSError."""
     head = os.pread(source, 8, 0)

@@ -3,7 +3,7 @@
     a local directory    as it lies; nothing is copied
     a tar                unpacked by the native core into scratch
     git                  fetched by the host's git into scratch
-    http(s)              a tar, or a Dockerfile alone
+    http(s)              a tar, or a Dockerfile alone: its first bytes tell
 
 The empty name is the main one. What lies in scratch goes with the build.
 
@@ -13,6 +13,7 @@ of git URLs (CVE-2019-13139: nothing that git could take for an option).
 
 import asyncio
 import os
+import posixpath
 import re
 import secrets
 import socket
@@ -26,11 +27,14 @@ from urllib.parse import urlsplit
 
 import proa_native
 
+from proa.build.archives import is_archive, is_old_archive
 from proa.build.words import is_bare_git, is_git
 from proa.errors import InvalidParameter, NotFound, System
+from proa.expanding import expanded
 from proa.ignore import read_ignore_file
 
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
+_HEAD: Final = 512
 _LIMIT: Final = 1 << 20
 """Bytes of a Dockerfile or an ignore file."""
 
@@ -117,14 +121,27 @@ class Contexts:
     async def _add_url(self, name: str, url: str) -> None:
         from proa.build.fetching import open_url
 
-        async with open_url(url) as (head, body):
-            if head.content_type.startswith("text/plain"):
-                text = b"".join([chunk async for chunk in _limited(body, _LIMIT)])
-                target = self.scratch()
-                await self._run(_write, f"{target}/Dockerfile", text)
-                self.add_directory(name, target)
-            else:
-                await self.add_tar(name, body)
+        async with open_url(url) as (_, body):
+            start = b""
+            while len(start) < _HEAD and (chunk := await anext(body, b"")):
+                start += chunk
+            whole = _after(start, body)
+            # What a server calls its type is of no use: most call a Dockerfile octets.
+            if is_archive(start) or is_old_archive(start):
+                await self.add_tar(name, whole)
+                return
+            text = b"".join([chunk async for chunk in _limited(whole, _LIMIT)])
+            target = self.scratch()
+            await self._run(_write, f"{target}/Dockerfile", text)
+            self.add_directory(name, target)
+
+    async def remote_dockerfile(self, url: str) -> tuple[str, str]:
+        """(text, name) of a Dockerfile that lies elsewhere. Raises InvalidParameter, Unavailable."""
+        from proa.build.fetching import open_url
+
+        async with open_url(url) as (_, body):
+            text = b"".join([chunk async for chunk in _limited(body, _LIMIT)])
+        return text.decode("utf-8", "replace"), posixpath.basename(urlsplit(url).path) or "Dockerfile"
 
     def scratch(self) -> str:
         """A new directory that goes with the build."""
@@ -176,7 +193,7 @@ class Contexts:
         with ours, theirs:
             ours.setblocking(False)
             job = self._run(_unpack_into, theirs.fileno(), target)
-            feed = asyncio.ensure_future(_feed(body, ours))
+            feed = asyncio.ensure_future(_feed(expanded(body, self._run), ours))
             both: set[asyncio.Future[Any]] = {job, feed}
             try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -201,6 +218,12 @@ async def _feed(body: AsyncIterator[bytes], target: socket.socket) -> None:
     send = asyncio.get_running_loop().sock_sendall
     async for chunk in body:
         await send(target, chunk)
+
+
+async def _after(start: bytes, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield start
+    async for chunk in body:
+        yield chunk
 
 
 async def _limited(body: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:

@@ -12,8 +12,10 @@ from proa.cli.transport import Client, client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from proa.cli.build_context import Context
-    from proa.cli.build_output import Built
+    from proa.cli.build_output import Built, Output
     from proa.cli.build_progress import Display
     from proa.cli.flags import Globals
 
@@ -27,14 +29,22 @@ def build(parsed: Parsed) -> int:
 
 
 def _build(parsed: Parsed) -> int:
-    from proa.cli.build_context import context_of
-    from proa.cli.build_output import deliver, image_fields, outputs_of, write_results
-    from proa.cli.build_progress import display_of
+    from proa.cli.build_output import outputs_of
+    from proa.cli.build_ssh import Agents
 
     refuse_unsupported(parsed)
     outputs = outputs_of(parsed)
     tags = _tags(parsed, [name for output in outputs for name in output.names])
-    own = own_options(parsed)
+    with Agents(parsed.get("ssh", [])) as agents:
+        return _ask(parsed, outputs, tags, own_options(parsed, agents))
+
+
+def _ask(parsed: Parsed, outputs: "list[Output]", tags: list[str], own: "dict[str, Any]") -> int:
+    """Have it built, and deliver it."""
+    from proa.cli.build_context import context_of
+    from proa.cli.build_output import deliver, image_fields, write_results
+    from proa.cli.build_progress import display_of
+
     if fields := image_fields(parsed, outputs):
         own["Output"] = fields
     api = client(parsed.options)

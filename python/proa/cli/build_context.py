@@ -27,6 +27,7 @@ TAR = "application/x-tar"
 
 _CHUNK = 1 << 18
 _HEADER_LIMIT = 48 << 10
+_WEB = ("http://", "https://")
 _REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "github.com/", "gitlab.com/")
 _ARCHIVES = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
@@ -73,13 +74,15 @@ def _local(source: str, file: str, own: "dict[str, Any]") -> Context:
     if file == "-":
         body["DockerfileText"] = _text(_stdin())
     elif file:
-        body["DockerfilePath"] = absolute(file)
+        body["DockerfilePath"] = file if file.startswith(_WEB) else absolute(file)
     return _own(body, {})
 
 
 def _remote(url: str, file: str, own: "dict[str, Any]") -> Context:
     if file == "-":
         return _own({**own, "DockerfileText": _text(_stdin())}, {"remote": url})
+    if file.startswith(_WEB):
+        return _own({**own, "DockerfilePath": file}, {"remote": url})
     return _own(own, {"remote": url, "dockerfile": file})
 
 
@@ -93,6 +96,9 @@ def _from_stdin(file: str, own: "dict[str, Any]") -> Context:
     if not start:
         raise Failure("ERROR: failed to peek context header from STDIN: EOF")
     if _is_archive(start):
+        if file.startswith(_WEB):
+            own = {**own, "DockerfilePath": file}
+            file = ""
         return Context(_after(start, parts), TAR, {"dockerfile": file}, _header(own))
     if file:
         raise Failure("ERROR: ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
@@ -102,6 +108,9 @@ def _from_stdin(file: str, own: "dict[str, Any]") -> Context:
 def _sent(source: str, file: str, own: "dict[str, Any]") -> Context:
     from proa.cli.build_tar import context_tar
 
+    if file.startswith(_WEB):
+        own = {**own, "DockerfilePath": file}
+        file = ""
     body, name = context_tar(source, file, b"".join(_stdin()) if file == "-" else None)
     return Context(body, TAR, {"dockerfile": name}, _header(own))
 

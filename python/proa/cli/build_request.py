@@ -4,7 +4,6 @@ Source: the Docker Engine API, v1.51, ImageBuild; the documentation of `docker b
 """
 
 import os
-import stat
 
 from proa.cli.environment import absolute, config_directory, exists
 from proa.cli.failure import Failure
@@ -96,7 +95,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def own_options(parsed: Parsed) -> "dict[str, Any]":
+def own_options(parsed: Parsed, agents: dict[str, str]) -> "dict[str, Any]":
     """What Docker's API has no place for, with the names of schema/build.py's ProaBuild. Raises Failure."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     if epoch and not (epoch.isascii() and epoch.isdigit()):
@@ -105,7 +104,7 @@ def own_options(parsed: Parsed) -> "dict[str, Any]":
     found = {
         "Contexts": dict(_context(text) for text in parsed.get("build-context", ())),
         "Secrets": dict(_secret(text) for text in parsed.get("secret", ())),
-        "Ssh": dict(_agent(text) for text in parsed.get("ssh", ())),
+        "Ssh": agents,
         "Entitlements": parsed.get("allow", []),
         "NoCacheFilter": filters,
         "SourceDateEpoch": int(epoch) if epoch else None,
@@ -197,21 +196,6 @@ def _content(path: str) -> bytes:
     except OSError as exc:
         reason = (exc.strerror or "").lower()
         raise Failure(f"ERROR: failed to stat {path}: stat {path}: {reason}") from None
-
-
-def _agent(text: str) -> tuple[str, str]:
-    """(id, socket) of an agent."""
-    name, equals, path = text.partition("=")
-    path = path if equals else os.environ.get("SSH_AUTH_SOCK", "")
-    if not path:
-        raise Failure("ERROR: invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set")
-    try:
-        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError as exc:
-        raise Failure(f"ERROR: failed to open {path}: {(exc.strerror or '').lower()}") from None
-    if not is_socket:
-        raise Failure(f"ERROR: {path} is not the socket of an ssh agent: keys are given through an agent")
-    return name, absolute(path)
 
 
 def _fields(flag: str, text: str, known: set[str]) -> dict[str, str]:

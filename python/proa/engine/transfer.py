@@ -12,7 +12,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from proa.engine.expanding import expanded
+from proa.expanding import expanded
 
 T = TypeVar("T")
 

@@ -115,7 +115,7 @@ class Builds:
             stack.enter_context(self._images.store.busy())
             contexts = await stack.enter_async_context(self._contexts())
             await _fill(contexts, options, body)
-            text, name = _dockerfile(contexts, options)
+            text, name = await _dockerfile(contexts, options)
             try:
                 file = parse_dockerfile(text)
                 _check(file, name, text, contexts, options, reporter)
@@ -266,9 +266,11 @@ async def _fill(contexts: Contexts, options: BuildOptions, body: AsyncIterator[b
             await contexts.add_remote(name.lower(), value)
 
 
-def _dockerfile(contexts: Contexts, options: BuildOptions) -> tuple[str, str]:
+async def _dockerfile(contexts: Contexts, options: BuildOptions) -> tuple[str, str]:
     """(text, name) of the Dockerfile."""
     local = options.local
+    if local.dockerfile_path.startswith(("http://", "https://")):
+        return await contexts.remote_dockerfile(local.dockerfile_path)
     if local.dockerfile_text is not None:
         return local.dockerfile_text, options.dockerfile
     # Only proa's own client, which shares this host's files, names one outside of the context.

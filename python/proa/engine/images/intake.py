@@ -16,9 +16,9 @@ from typing import Any, Self, TypeVar
 import proa_native
 from msgspec import Struct
 
-from proa.engine.expanding import expanded
 from proa.engine.images.store import ImageRecord, ImageStore, Layer, StoredManifest, chain_ids
 from proa.errors import InvalidParameter, System
+from proa.expanding import expanded
 from proa.schema.oci import ImageFile
 from proa.schema.reference import Digest, Reference
 

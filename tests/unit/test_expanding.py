@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from image_archives import chunks
 
-from proa.engine import expanding
-from proa.engine.expanding import expanded
+from proa import expanding
 from proa.errors import InvalidParameter
+from proa.expanding import expanded
 
 DATA = os.urandom(3000) + bytes(2_500_000) + os.urandom(100)
 
