@@ -1,5 +1,7 @@
 //! Questions as fast as they are answered, and a server that answers any: both ends of `bench_dns.py`.
 //!
+//! Both take and send what there is with one call, so that they leave the processors to what is measured.
+//!
 //! `dns_load ask PID WINDOW SECONDS NAME` asks 127.0.0.11 in the network namespace of process PID for the address of
 //! NAME, always WINDOW questions at a time; `#` in the name becomes a number that is new each time. Prints JSON:
 //! answers, the seconds they took, and questions that got none. `dns_load serve ADDRESS:PORT` answers every question
@@ -8,10 +10,13 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::fs::File;
+use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use proa_native::sys::datagrams::{send, Arrival, Arrivals, Departure, MOST};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
 const HEADER: usize = 12;
@@ -36,35 +41,53 @@ fn ask(pid: &str, window: usize, seconds: f64, name: &str) {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect("127.0.0.11:53").unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut asked = 0u64;
-    let mut send = |socket: &UdpSocket| {
-        asked += 1;
-        socket.send(&question(asked as u16, &name.replace('#', &asked.to_string()))).unwrap();
-        asked
+    let mut questions = |count: usize| {
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..count {
+            asked += 1;
+            all.push(question(asked as u16, &name.replace('#', &asked.to_string())));
+        }
+        send_all(&socket, &all);
     };
-    for _ in 0..window {
-        send(&socket);
-    }
+    questions(window);
     let begun = Instant::now();
     let deadline = Duration::from_secs_f64(seconds);
     let (mut answers, mut failures, mut lost) = (0u64, 0u64, 0usize);
-    let mut packet = [0; 4096];
+    let mut arrivals = Arrivals::new(4096);
     while begun.elapsed() < deadline {
-        if let Ok(length) = socket.recv(&mut packet) {
-            // No error code, and an answer.
-            let answered = length >= HEADER && packet[3].trailing_zeros() >= 4 && packet[7] > 0;
-            *if answered { &mut answers } else { &mut failures } += 1;
-            send(&socket);
-        } else {
+        if !wait(&socket, Duration::from_millis(500)) {
             lost += window;
-            for _ in 0..window {
-                send(&socket);
-            }
+            questions(window);
+            continue;
         }
+        let count = arrivals.receive(socket.as_fd()).unwrap();
+        for at in 0..count {
+            let Arrival { bytes, .. } = arrivals.get(at).unwrap();
+            // No error code, and an answer.
+            let answered = bytes.len() >= HEADER && bytes[3].trailing_zeros() >= 4 && bytes[7] > 0;
+            *if answered { &mut answers } else { &mut failures } += 1;
+        }
+        questions(count);
     }
     let took = begun.elapsed().as_secs_f64();
     println!("{{\"answers\": {answers}, \"seconds\": {took}, \"failures\": {failures}, \"lost\": {lost}}}");
+}
+
+/// Whether something has come within the time.
+fn wait(socket: &UdpSocket, longest: Duration) -> bool {
+    let longest = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&longest)).unwrap() > 0
+}
+
+/// Each as a packet of its own, as programs would.
+fn send_all(socket: &UdpSocket, datagrams: &[Vec<u8>]) {
+    for some in datagrams.chunks(MOST) {
+        let pieces: Vec<IoSlice<'_>> = some.iter().map(|datagram| IoSlice::new(datagram)).collect();
+        let departures: Vec<Departure<'_>> =
+            pieces.chunks(1).map(|datagrams| Departure { to: None, datagrams }).collect();
+        assert_eq!(send(socket.as_fd(), &departures), Ok(some.len()));
+    }
 }
 
 fn question(id: u16, name: &str) -> Vec<u8> {
@@ -81,15 +104,30 @@ fn question(id: u16, name: &str) -> Vec<u8> {
 fn serve(address: &str) {
     let socket = UdpSocket::bind(address).unwrap();
     println!("ready");
-    let mut packet = [0; 4096];
-    while let Ok((length, client)) = socket.recv_from(&mut packet) {
-        // Behind the name and its root: type and class.
-        let Some(root) = packet[HEADER..length].iter().position(|byte| *byte == 0) else { continue };
-        let end = HEADER + root + 5;
-        let mut response = packet[..end].to_vec();
-        response[2..HEADER].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-        response.extend([0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]);
-        // Ignored: a client that is gone.
-        let _ = socket.send_to(&response, client);
+    let mut arrivals = Arrivals::new(4096);
+    loop {
+        wait(&socket, Duration::from_secs(3600));
+        let count = arrivals.receive(socket.as_fd()).unwrap_or_default();
+        let mut responses = Vec::with_capacity(count);
+        for at in 0..count {
+            let Arrival { bytes, from, .. } = arrivals.get(at).unwrap();
+            responses.extend(response(bytes).map(|response| (from, response)));
+        }
+        let pieces: Vec<_> = responses.iter().map(|(to, response)| (*to, [IoSlice::new(response)])).collect();
+        let departures: Vec<Departure<'_>> =
+            pieces.iter().map(|(to, datagrams)| Departure { to: *to, datagrams }).collect();
+        if !departures.is_empty() {
+            // Ignored: a client that is gone.
+            let _ = send(socket.as_fd(), &departures);
+        }
     }
+}
+
+fn response(question: &[u8]) -> Option<Vec<u8>> {
+    // Behind the name and its root: type and class.
+    let root = question.get(HEADER..)?.iter().position(|byte| *byte == 0)?;
+    let mut response = question.get(..HEADER + root + 5)?.to_vec();
+    response[2..HEADER].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+    response.extend([0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]);
+    Some(response)
 }

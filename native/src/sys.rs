@@ -8,6 +8,7 @@
 
 pub mod bpf;
 mod clone;
+pub mod datagrams;
 pub mod loop_device;
 mod mounts;
 mod privileges;

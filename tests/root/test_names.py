@@ -336,9 +336,11 @@ def test_only_the_server_asked_and_only_the_question_asked_are_believed(containe
         server.udp.sendto(
             dns.respond(message[:2] + other[2:], [dns.record(dns.A, 60, b"\2\2\2\2")]), server.clients[-1]
         )
+        # All that it must match, but from another port.
+        liar.sendto(dns.respond(message, [dns.record(dns.A, 60, b"\3\3\3\3")]), server.clients[-1])
         return fixed(message, name, tcp)
 
-    with FakeServer(confused) as server:
+    with FakeServer(confused) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as liar:
         _, client = containers.run(on("shop", "app"), upstreams=(host(server),))
         assert client.ask("example.org").addresses() == ["192.0.2.7"]
         ports, ids = set(), set()
@@ -347,6 +349,22 @@ def test_only_the_server_asked_and_only_the_question_asked_are_believed(containe
             ports.add(server.clients[-1][1])
             ids.add(server.messages[-1][:2])
         assert min(len(ports), len(ids)) > 15, "neither is to be guessed"
+
+
+def test_questions_of_one_turn_share_a_socket_and_none_is_used_for_long(containers: Containers) -> None:
+    """The kernel's way of a packet is most of a question's cost, so that equal ones go together."""
+    with FakeServer(fixed) as server:
+        _, client = containers.run(on("shop", "app"), upstreams=(host(server),))
+        for turn in range(4):
+            for number in range(200):
+                client.udp.send(dns.query(number, f"{'n' * (number % 7)}{turn}-{number:03}.example"))
+            answers = [client.answer() for _ in range(200)]
+            assert {answer.id for answer in answers} == set(range(200))
+            assert all(answer.addresses() == ["192.0.2.7"] for answer in answers)
+        ports = {port for _, port in server.clients}
+        assert 800 / 128 <= len(ports) < 200
+        ids = {message[:2] for message in server.messages}
+        assert len(ids) > 750, "each question has an id of its own"
 
 
 def test_options_go_through_untouched_and_are_kept_for_nobody(containers: Containers) -> None:

@@ -12,15 +12,21 @@
 //! and so is what all of them have.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::rc::Rc;
 
+use rustix::io::Errno;
+
 use super::cache::{Key, Scope};
-use super::message::{reply_code, Query, A, AAAA, NO_ERROR, REFUSED, SERVER_FAILURE};
+use super::message::{
+    reply_code, word, Query, A, AAAA, HEADER, NO_ERROR, REFUSED, SERVER_FAILURE, TRUNCATED,
+};
 use super::response::{fit, Response};
 use super::server::{Due, Server};
+use super::stream::Progress;
 use super::table::Upstream;
-use super::upstream::{Attempt, Progress};
+use super::upstream::{Ticket, LIFE_NS};
+use crate::sys::datagrams::Arrival;
 use crate::timers::monotonic_ns;
 
 /// How long each question to a server is waited for; when all have been, the client is told of failure.
@@ -28,13 +34,13 @@ const PATIENCE_NS: [u64; 4] = [1_000_000_000, 1_000_000_000, 1_000_000_000, 1_50
 /// Questions of one container that wait for servers.
 const MOST_OF_ONE: usize = 256;
 const MOST_FLIGHTS: usize = 2048;
-/// Sockets that one question keeps open.
+/// Servers that may answer one question at a time.
 const MOST_ATTEMPTS: usize = 2;
 
 /// Where a query came from, and its answer goes.
 #[derive(Debug, Clone, Copy)]
 pub enum From {
-    Udp(SocketAddr),
+    Udp(SocketAddrV4),
     /// The client's number.
     Tcp(u32),
 }
@@ -44,7 +50,22 @@ pub enum From {
 pub struct Waiter {
     pub sandbox: u32,
     pub from: From,
-    pub query: Box<[u8]>,
+    pub query: Rc<[u8]>,
+}
+
+/// How a server was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Udp(Ticket),
+    /// The connection's number.
+    Tcp(u32),
+}
+
+/// A question to one server, which may still answer.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    server: usize,
+    way: Way,
 }
 
 /// One question on its way.
@@ -67,8 +88,16 @@ pub struct Flight {
     deadline_ns: u64,
     /// A response that was cut off.
     fallback: Option<(Vec<u8>, Response)>,
-    query: Box<[u8]>,
+    query: Rc<[u8]>,
+    /// Where the question ends in the query.
+    question_end: usize,
     pub waiters: Vec<Waiter>,
+}
+
+impl Flight {
+    fn question(&self) -> &[u8] {
+        &self.query[HEADER..self.question_end]
+    }
 }
 
 /// All that is on its way.
@@ -122,14 +151,15 @@ impl Server {
             }
         }
         let waiter = Waiter { sandbox, from, query: bytes.into() };
-        if served.waiting >= MOST_OF_ONE || !self.take_off(scope, key, waiter) {
+        let question_end = HEADER + query.question.len();
+        if served.waiting >= MOST_OF_ONE || !self.take_off(scope, key, question_end, waiter) {
             reply_code(query, REFUSED, &mut self.out);
             self.send(sandbox, from);
         }
     }
 
     /// Let a query wait for its question's answer, asking it if nobody has. False where too much is on its way.
-    fn take_off(&mut self, scope: Scope, key: Option<Key>, waiter: Waiter) -> bool {
+    fn take_off(&mut self, scope: Scope, key: Option<Key>, question_end: usize, waiter: Waiter) -> bool {
         let flights = &mut self.flights;
         let under_way = key.as_ref().and_then(|key| flights.of_key.get(&(scope, Rc::clone(key))).copied());
         let Some(served) = self.served.get_mut(&waiter.sandbox) else { return true };
@@ -159,7 +189,8 @@ impl Server {
             attempts: Vec::new(),
             deadline_ns: 0,
             fallback: None,
-            query: waiter.query.clone(),
+            query: Rc::clone(&waiter.query),
+            question_end,
             waiters: vec![waiter],
         };
         flights.of_number.insert(number, flight);
@@ -186,30 +217,56 @@ impl Server {
     /// Ask one server; false where that fails at once.
     fn ask(&mut self, number: u32, server: usize, tcp: bool) -> bool {
         let Some(flight) = self.flights.of_number.get_mut(&number) else { return true };
-        let Some(asker) = self.served.get(&flight.asker) else { return false };
+        let Some(origin) = self.served.get(&flight.asker) else { return false };
         let patience_ns = PATIENCE_NS[usize::from(flight.asked).min(PATIENCE_NS.len() - 1)];
+        let now_ns = monotonic_ns();
         flight.asked += 1;
         self.timers.remove(flight.deadline_ns, Due::Flight(number));
-        let begun = Attempt::start(
-            &self.poll,
-            &mut self.place,
-            &mut self.lines,
-            (flight.asker, &asker.netns),
-            (number, server, &flight.servers[server]),
-            &flight.query,
-            tcp,
-        );
-        let Ok(begun) = begun else {
+        let (from, upstream) = ((&self.poll, &mut self.place), &flight.servers[server]);
+        let container = (flight.asker, &origin.netns);
+        let way = if tcp {
+            let id = self.lines.ids.next();
+            let asked =
+                id.and_then(|id| self.streams.ask(from, container, upstream, (number, id, &flight.query)));
+            asked.map(Way::Tcp)
+        } else {
+            self.lines.ask(from, container, upstream, (number, &flight.query), now_ns).map(Way::Udp)
+        };
+        let Ok(way) = way else {
             flight.failed += 1;
             return false;
         };
-        if flight.attempts.len() >= MOST_ATTEMPTS {
-            self.lines.give_back(flight.attempts.remove(0), false);
-        }
-        flight.attempts.push(begun);
-        flight.deadline_ns = monotonic_ns() + patience_ns;
+        let oldest = (flight.attempts.len() >= MOST_ATTEMPTS).then(|| flight.attempts.remove(0));
+        flight.attempts.push(Attempt { server, way });
+        flight.deadline_ns = now_ns + patience_ns;
         self.timers.add(flight.deadline_ns, Due::Flight(number));
+        if let Some(oldest) = oldest {
+            self.give_back(oldest.way);
+        }
+        if !tcp && self.sweep_ns.is_none() {
+            self.sweep_ns = Some(now_ns + LIFE_NS);
+            self.timers.add(now_ns + LIFE_NS, Due::Lines);
+        }
         true
+    }
+
+    /// Nothing is waited for any more.
+    fn give_back(&mut self, way: Way) {
+        match way {
+            Way::Udp(ticket) => self.lines.forget(ticket),
+            Way::Tcp(number) => self.streams.close(number),
+        }
+    }
+
+    /// Send the questions of this turn. A socket that was in use may have learnt of an earlier question's failure:
+    /// then the server is asked again over another one.
+    pub(super) fn send_questions(&mut self) {
+        for (ticket, number, was_in_use) in self.lines.send() {
+            let attempt = self.land_attempt(number, Way::Udp(ticket));
+            if !attempt.is_some_and(|attempt| was_in_use && self.ask(number, attempt.server, false)) {
+                self.on_failure(number);
+            }
+        }
     }
 
     /// A server has not answered in time.
@@ -225,45 +282,120 @@ impl Server {
         }
     }
 
-    /// The socket to a server is ready.
-    pub(super) fn on_upstream(&mut self, line: u32) {
-        let Some(number) = self.lines.flight(line) else { return };
-        let Some(flight) = self.flights.of_number.get_mut(&number) else { return };
-        let Some(at) = flight.attempts.iter().position(|of| of.line() == line) else { return };
-        let Ok(query) = Query::parse(&flight.query) else { return };
-        let progress = flight.attempts[at].on_ready(query.question, &mut self.packet);
-        let (server, was_tcp) = (flight.attempts[at].server, flight.attempts[at].is_tcp());
-        match progress {
-            Progress::Pending => {}
-            Progress::Failed => self.on_failure(number, at),
-            Progress::Received(_, response) if matches!(response.code, SERVER_FAILURE | REFUSED) => {
-                self.on_failure(number, at);
-            }
-            Progress::Received(message, response) if response.truncated && !was_tcp => {
-                flight.fallback = Some((message, response));
-                self.lines.give_back(flight.attempts.remove(at), true);
-                if !self.ask(number, server, true) {
-                    self.give_up(number);
+    /// Something has come over a UDP socket to a server.
+    pub(super) fn on_line(&mut self, line: u32) {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        match self.lines.receive(line, &mut arrivals) {
+            Ok(count) => {
+                for at in 0..count {
+                    if let Some(arrival) = arrivals.get(at) {
+                        self.on_datagram(line, arrival);
+                    }
                 }
             }
-            Progress::Received(message, response) => {
-                self.lines.give_back(flight.attempts.remove(at), true);
-                self.land(number, &message, &response);
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // Nobody listens there, the kernel was told.
+            Err(_) => self.give_up_line(line),
+        }
+        self.arrivals = arrivals;
+    }
+
+    fn on_datagram(&mut self, line: u32, Arrival { bytes, cut, .. }: Arrival<'_>) {
+        if let (true, Some(flags)) = (cut, bytes.get_mut(2)) {
+            *flags |= (TRUNCATED >> 8) as u8;
+        }
+        let ticket = Ticket { line, id: word(bytes, 0).unwrap_or_default() };
+        let flight = self.lines.flight(ticket);
+        let flight = flight.and_then(|number| Some((number, self.flights.of_number.get(&number)?)));
+        let read = flight.and_then(|(number, flight)| {
+            Some((number, Response::read(bytes, ticket.id, flight.question())?))
+        });
+        match read {
+            Some((number, response)) => self.on_response(number, Way::Udp(ticket), bytes, response),
+            None if self.lines.suspect(line) => {}
+            None => self.give_up_line(line),
+        }
+    }
+
+    /// What waits on a UDP socket will not be answered over it.
+    fn give_up_line(&mut self, line: u32) {
+        for (id, number) in self.lines.close(line) {
+            self.on_broken_way(number, Way::Udp(Ticket { line, id }));
+        }
+    }
+
+    /// A TCP connection to a server is ready.
+    pub(super) fn on_stream(&mut self, stream: u32) {
+        let Some((number, id)) = self.streams.question(stream) else { return };
+        let read = match self.streams.on_ready(stream, &mut self.packet) {
+            Progress::Pending => return,
+            Progress::Failed => None,
+            Progress::Received(message) => {
+                let flight = self.flights.of_number.get(&number);
+                let response = flight.and_then(|flight| Response::read(&message, id, flight.question()));
+                response.map(|response| (message, response))
+            }
+        };
+        match read {
+            Some((message, response)) => self.on_response(number, Way::Tcp(stream), &message, response),
+            None => self.on_broken_way(number, Way::Tcp(stream)),
+        }
+    }
+
+    /// A response that is to the question has come.
+    fn on_response(&mut self, number: u32, way: Way, message: &[u8], response: Response) {
+        if matches!(response.code, SERVER_FAILURE | REFUSED) {
+            return self.on_broken_way(number, way);
+        }
+        let Some(attempt) = self.land_attempt(number, way) else { return };
+        if response.truncated && matches!(way, Way::Udp(_)) {
+            if let Some(flight) = self.flights.of_number.get_mut(&number) {
+                flight.fallback = Some((message.to_vec(), response));
+            }
+            if !self.ask(number, attempt.server, true) {
+                self.give_up(number);
+            }
+            return;
+        }
+        self.land(number, message, &response);
+    }
+
+    /// A server has failed: go on with the next, unless another one is still to answer.
+    fn on_broken_way(&mut self, number: u32, way: Way) {
+        let Some(flight) = self.flights.of_number.get(&number) else { return };
+        let latest = flight.attempts.last().is_some_and(|attempt| attempt.way == way);
+        if self.land_attempt(number, way).is_none() {
+            return;
+        }
+        if latest {
+            return self.on_failure(number);
+        }
+        if let Some(flight) = self.flights.of_number.get_mut(&number) {
+            flight.failed += 1;
+            if flight.fallback.is_some() {
+                self.give_up(number);
             }
         }
     }
 
-    /// A server has failed: go on with the next, unless another one is still to answer.
-    fn on_failure(&mut self, number: u32, at: usize) {
+    /// The server that was asked last has failed.
+    fn on_failure(&mut self, number: u32) {
         let Some(flight) = self.flights.of_number.get_mut(&number) else { return };
-        let latest = at + 1 == flight.attempts.len();
-        self.lines.give_back(flight.attempts.remove(at), false);
         flight.failed += 1;
         if flight.fallback.is_some() {
             self.give_up(number);
-        } else if latest {
+        } else {
             self.ask_next(number);
         }
+    }
+
+    /// Take a flight's attempt back.
+    fn land_attempt(&mut self, number: u32, way: Way) -> Option<Attempt> {
+        let flight = self.flights.of_number.get_mut(&number)?;
+        let at = flight.attempts.iter().position(|attempt| attempt.way == way)?;
+        let attempt = flight.attempts.remove(at);
+        self.give_back(way);
+        Some(attempt)
     }
 
     /// Give the answer to all who wait.
@@ -298,7 +430,7 @@ impl Server {
     fn remove_flight(&mut self, number: u32) -> Option<Flight> {
         let mut flight = self.flights.remove(number)?;
         for attempt in flight.attempts.drain(..) {
-            self.lines.give_back(attempt, false);
+            self.give_back(attempt.way);
         }
         self.timers.remove(flight.deadline_ns, Due::Flight(number));
         for waiter in &flight.waiters {

@@ -16,7 +16,9 @@
 //! | answer.rs   | which question is answered from the table, and how                            |
 //! | cache.rs    | responses kept, within bounds, and for whom                                   |
 //! | forward.rs  | questions on their way through the servers, and who waits                     |
-//! | upstream.rs | one question to one server, from the right network namespace                  |
+//! | upstream.rs | questions to servers over UDP: sockets, ids, and from which namespace         |
+//! | stream.rs   | questions to servers over TCP                                                 |
+//! | outbox.rs   | how many datagrams leave with few calls and few packets                       |
 //! | sockets.rs  | how port 53 of 127.0.0.11 is had without being taken from the container       |
 //! | client.rs   | queries over TCP                                                              |
 //! | server.rs   | the loop                                                                      |
@@ -32,8 +34,10 @@ mod forward;
 mod fuzz_tests;
 mod message;
 mod name;
+mod outbox;
 mod response;
 pub mod server;
 pub mod sockets;
+mod stream;
 pub mod table;
 mod upstream;

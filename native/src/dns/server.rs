@@ -12,26 +12,27 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rustix::event::{eventfd, EventfdFlags};
-use rustix::io::Errno;
-use rustix::net::{recvfrom, sendto, RecvFlags, SendFlags};
 
 use super::answer::answer;
 use super::cache::{Cache, Scope};
 use super::client::Client;
 use super::forward::{Flights, From};
 use super::message::{reply_bad, Query};
+use super::outbox::Outbox;
 use super::sockets::Sockets;
+use super::stream::Streams;
 use super::table::{Sandbox, Table, Upstream};
-use super::upstream::{Lines, Place};
+use super::upstream::{Lines, Place, LIFE_NS};
 use crate::epoll::{self, Flags, Registration};
 use crate::error::{Error, Result};
 use crate::netns::own_namespace;
+use crate::sys::datagrams::{Arrival, Arrivals};
 use crate::sys::supervise::own_working_directory;
 use crate::timers::{monotonic_ns, Timers};
 
 const STACK: usize = 256 << 10;
-/// Queries of one container that are taken before the next one has its turn.
-const BURST: usize = 32;
+/// Over UDP: no query is longer, and a response that is, is asked for again over TCP.
+const LONGEST_DATAGRAM: usize = 4096;
 const LONGEST_MESSAGE: usize = 64 << 10;
 
 /// What a ready fd means.
@@ -44,8 +45,10 @@ pub(super) enum Source {
     Tcp(u32),
     /// A TCP connection of a container.
     Client(u32),
-    /// A socket to a server.
-    Upstream(u32),
+    /// A UDP socket to a server.
+    Line(u32),
+    /// A TCP connection to a server.
+    Stream(u32),
 }
 
 pub(super) type Poll = epoll::Poll<Source>;
@@ -59,7 +62,8 @@ impl epoll::Token for Source {
             Self::Udp(number) => (1, number),
             Self::Tcp(number) => (2, number),
             Self::Client(number) => (3, number),
-            Self::Upstream(number) => (4, number),
+            Self::Line(number) => (4, number),
+            Self::Stream(number) => (5, number),
         };
         u64::from(number) << 32 | kind
     }
@@ -70,7 +74,8 @@ impl epoll::Token for Source {
             1 => Self::Udp(number),
             2 => Self::Tcp(number),
             3 => Self::Client(number),
-            4 => Self::Upstream(number),
+            4 => Self::Line(number),
+            5 => Self::Stream(number),
             _ => Self::Wake,
         }
     }
@@ -82,6 +87,8 @@ pub(super) enum Due {
     Flight(u32),
     /// A connection has been silent.
     Client(u32),
+    /// Sockets to servers have been in use for long enough.
+    Lines,
 }
 
 /// A query over UDP that was not answered yet.
@@ -217,9 +224,15 @@ pub(super) struct Server {
     pub timers: Timers<Due>,
     pub place: Place,
     pub lines: Lines,
+    pub streams: Streams,
+    /// When sockets to servers are looked over next, if there are any.
+    pub sweep_ns: Option<u64>,
     /// The reply under construction.
     pub out: Vec<u8>,
-    /// The message that came last.
+    /// Replies to containers that wait to be sent.
+    replies: Outbox,
+    /// The datagrams that came last, and what came last over TCP.
+    pub arrivals: Arrivals,
     pub packet: Vec<u8>,
     turn: usize,
     stopped: bool,
@@ -244,7 +257,11 @@ impl Server {
             timers: Timers::default(),
             place: Place::new(host),
             lines: Lines::default(),
+            streams: Streams::default(),
+            sweep_ns: None,
             out: Vec::with_capacity(512),
+            replies: Outbox::default(),
+            arrivals: Arrivals::new(LONGEST_DATAGRAM),
             packet: vec![0; LONGEST_MESSAGE],
             turn: 0,
             stopped: false,
@@ -257,8 +274,12 @@ impl Server {
             self.poll.wait(self.timers.next_in(monotonic_ns()), &mut events);
             for (source, flags) in events.drain(..) {
                 self.dispatch(source, flags);
+                self.send_replies();
             }
             self.run_timers();
+            // Questions of all containers together.
+            self.send_questions();
+            self.send_replies();
         }
         self.leave()
     }
@@ -273,7 +294,8 @@ impl Server {
             Source::Udp(number) => self.receive(number),
             Source::Tcp(number) => self.accept(number),
             Source::Client(number) => self.on_client(number, flags),
-            Source::Upstream(line) => self.on_upstream(line),
+            Source::Line(number) => self.on_line(number),
+            Source::Stream(number) => self.on_stream(number),
         }
     }
 
@@ -283,6 +305,13 @@ impl Server {
             match due {
                 Due::Flight(number) => self.on_silence(number),
                 Due::Client(number) => self.close_client(number),
+                Due::Lines => {
+                    let next_ns = now_ns + LIFE_NS;
+                    self.sweep_ns = self.lines.sweep(now_ns).then_some(next_ns);
+                    if self.sweep_ns.is_some() {
+                        self.timers.add(next_ns, Due::Lines);
+                    }
+                }
             }
         }
     }
@@ -301,7 +330,7 @@ impl Server {
                 }
                 Command::Resume(pending) => {
                     for Pending { id, client, query } in pending {
-                        if let Some(number) = self.table.number(&id) {
+                        if let (Some(number), SocketAddr::V4(client)) = (self.table.number(&id), client) {
                             self.query(number, &query, From::Udp(client));
                         }
                     }
@@ -380,6 +409,7 @@ impl Server {
         for client in clients {
             self.close_client(client);
         }
+        self.send_replies();
         self.cache.drop(Scope::Private(number));
         self.place.leave(number);
         self.lines.leave(number);
@@ -389,23 +419,19 @@ impl Server {
         }
     }
 
-    /// A container's UDP socket has queries.
+    /// A container's UDP socket has queries: as many as one call takes, before the next one has its turn.
     fn receive(&mut self, number: u32) {
-        let mut packet = std::mem::take(&mut self.packet);
-        for _ in 0..BURST {
-            let Some(served) = self.served.get(&number) else { break };
-            match recvfrom(&served.udp, packet.as_mut_slice(), RecvFlags::DONTWAIT) {
-                Ok((length, _, Some(client))) => {
-                    self.obey();
-                    if let Ok(client) = SocketAddr::try_from(client) {
-                        self.query(number, &packet[..length], From::Udp(client));
-                    }
-                }
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => break,
+        let Some(served) = self.served.get(&number) else { return };
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        // Whatever the error is, it is about a reply that did not arrive.
+        let count = arrivals.receive(served.udp.as_fd()).unwrap_or_default();
+        self.obey();
+        for at in 0..count {
+            if let Some(Arrival { bytes, from: Some(client), cut: false }) = arrivals.get(at) {
+                self.query(number, bytes, From::Udp(client));
             }
         }
-        self.packet = packet;
+        self.arrivals = arrivals;
     }
 
     pub(super) fn query(&mut self, number: u32, message: &[u8], from: From) {
@@ -426,19 +452,23 @@ impl Server {
         }
     }
 
-    /// Send `out`. What a UDP client does not take, it will ask for again.
+    /// Send `out`, over UDP with the next `send_replies`.
     pub(super) fn send(&mut self, number: u32, from: From) {
         match from {
-            From::Udp(client) => {
-                let Some(served) = self.served.get(&number) else { return };
-                let _ = sendto(&served.udp, &self.out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL, &client);
-            }
+            From::Udp(client) => self.replies.push(number, Some(client), &self.out),
             From::Tcp(client) => self.send_to_client(client),
         }
     }
 
+    /// What a client's socket does not take, it will ask for again.
+    fn send_replies(&mut self) {
+        let served = &self.served;
+        self.replies.send(|number| served.get(&number).map(|served| served.udp.as_fd()), |_, _, _| {});
+    }
+
     /// What the next thread needs. Connections over TCP end here; their clients ask again.
     fn leave(mut self) -> Left {
+        self.send_replies();
         let mut left = Left::default();
         for flight in self.flights.drain() {
             for waiter in flight.waiters {
@@ -446,8 +476,8 @@ impl Server {
                 {
                     left.pending.push(Pending {
                         id: sandbox.id.clone(),
-                        client,
-                        query: waiter.query.into_vec(),
+                        client: client.into(),
+                        query: waiter.query.to_vec(),
                     });
                 }
             }

@@ -1,31 +1,36 @@
-//! One question to one server, over UDP or TCP, from the network namespace that can reach it.
+//! Questions to servers over UDP, from the network namespace that can reach each.
 //!
-//! Each has a socket of its own meanwhile, connected, so that the kernel picks a random port and lets only the
-//! server's answers through, and a new random id. Source: RFC 5452, section 9.2; RFC 7766, section 8.
+//! A new socket for each question costs more than the question itself. So a few lead to each server, connected, so
+//! that the kernel picks a random port and lets only the server's answers through; the questions of one turn of the
+//! loop go over one of them, chosen at random, with one call. What an answer must match is as hard to guess as with
+//! a socket for each: every question has a random id of its own, an answer must be to the very question that has
+//! this id on this socket, and a socket is in use for a moment only, or until something comes that is no answer.
+//!
+//! Source: RFC 5452, section 9.2.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{
-    connect, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{connect, socket_with, AddressFamily, SocketFlags, SocketType};
 use rustix::rand::{getrandom, GetRandomFlags};
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
-use super::response::Response;
+use super::message::word;
+use super::outbox::Outbox;
 use super::server::{Poll, Source, Watched};
 use super::table::Upstream;
 use crate::epoll::Flags;
-use crate::timers::monotonic_ns;
+use crate::sys::datagrams::Arrivals;
 
-/// Questions that a UDP socket serves for, one at a time.
-const MOST_USES: u8 = 16;
-/// Idle sockets of all containers, and how long one may have been idle to be used again.
-const MOST_IDLE: usize = 64;
-const IDLE_NS: u64 = 5_000_000_000;
-/// Messages on one socket that are not the answer, before it is given up.
+/// Sockets to one server that questions may go over.
+const MOST_OPEN: usize = 4;
+/// Questions that a socket serves for, those that may wait on it at a time, and how long it is used.
+const MOST_USES: u16 = 128;
+const MOST_WAITING: usize = 64;
+pub const LIFE_NS: u64 = 1_000_000_000;
+/// Messages on one socket that are no answers, before it is given up.
 const MOST_BOGUS: u8 = 16;
 
 /// Where the calling thread's new sockets are: it goes where the next one has to be, and stays there.
@@ -60,89 +65,219 @@ impl Place {
             }
         }
     }
-}
 
-/// A connected socket of a question, UDP or TCP, known by its number.
-#[derive(Debug)]
-pub struct Line {
-    pub number: u32,
-    socket: Watched,
-    /// Where it is, and to whom it leads.
-    end: End,
-    /// Questions so far.
-    uses: u8,
-    /// When it became idle.
-    since_ns: u64,
+    /// A socket that is, or soon will be, connected to a server: from the host, or from `container`.
+    pub fn connect(
+        &mut self,
+        container: (u32, &OwnedFd),
+        upstream: &Upstream,
+        kind: SocketType,
+    ) -> Result<OwnedFd, Errno> {
+        self.enter((!upstream.host).then_some(container))?;
+        let family = if upstream.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        match connect(&socket, &SocketAddr::new(upstream.address, upstream.port)) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// The container from whose namespace a server is asked, none for the host's, and the server.
 type End = (Option<u32>, Upstream);
 
-/// Sockets to servers: what each is busy with, and idle ones that may be used again.
-///
-/// A new socket for each question costs more than the question itself, most of it in the tracking of one more
-/// connection; one that serves for a few questions, one at a time, has a port that is as hard to guess.
+/// A UDP socket to a server.
+#[derive(Debug)]
+struct Line {
+    socket: Watched,
+    end: End,
+    /// The questions that wait for answers: id and flight.
+    waiting: Vec<(u16, u32)>,
+    /// Questions so far, and how often it was chosen for some.
+    uses: u16,
+    turns: u16,
+    born_ns: u64,
+    bogus: u8,
+}
+
+impl Line {
+    /// Whether it is fit for another question.
+    fn is_open(&self, now_ns: u64) -> bool {
+        self.bogus == 0 && self.uses < MOST_USES && now_ns.saturating_sub(self.born_ns) < LIFE_NS
+    }
+
+    fn has_room(&self) -> bool {
+        self.uses < MOST_USES && self.waiting.len() < MOST_WAITING
+    }
+}
+
+/// Where a question is: what its answer must match, besides itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    pub line: u32,
+    pub id: u16,
+}
+
+/// All sockets over which servers are asked.
 #[derive(Debug, Default)]
 pub struct Lines {
-    /// Flight by line.
-    busy: HashMap<u32, u32>,
-    /// The one that was used last comes last.
-    idle: VecDeque<Line>,
+    of_number: HashMap<u32, Line>,
+    /// Those that new questions may go over.
+    open: HashMap<End, Vec<u32>>,
+    /// The one that this turn's questions go over.
+    current: Option<u32>,
     last: u32,
-    ids: Ids,
+    outbox: Outbox,
+    pub ids: Ids,
 }
 
 impl Lines {
-    /// The flight that a line's socket is busy with; an idle one that says something is closed.
-    pub fn flight(&mut self, line: u32) -> Option<u32> {
-        let flight = self.busy.get(&line).copied();
-        if flight.is_none() {
-            self.idle.retain(|idle| idle.number != line);
+    /// Ask `upstream` with `query`, whatever its id: it goes with the next `send`. `container`: number and
+    /// namespace of the one that asks.
+    pub fn ask(
+        &mut self,
+        (poll, place): (&Poll, &mut Place),
+        container: (u32, &OwnedFd),
+        upstream: &Upstream,
+        (flight, query): (u32, &[u8]),
+        now_ns: u64,
+    ) -> Result<Ticket, Errno> {
+        let from = (!upstream.host).then_some(container.0);
+        let fits = |line: &Line| line.end.0 == from && line.end.1 == *upstream && line.has_room();
+        let current = self.current.filter(|number| self.of_number.get(number).is_some_and(fits));
+        let end = || (from, upstream.clone());
+        let known = if current.is_some() { current } else { self.choose(&end(), now_ns)? };
+        let number = if let Some(number) = known {
+            number
+        } else {
+            let socket = place.connect(container, upstream, SocketType::DGRAM)?;
+            self.open(poll, socket, end(), now_ns)
+        };
+        let line = self.of_number.get_mut(&number).ok_or(Errno::BADF)?;
+        if self.current != Some(number) {
+            self.current = Some(number);
+            line.turns += 1;
         }
-        flight
+        let mut id = self.ids.next()?;
+        while line.waiting.iter().any(|(other, _)| *other == id) {
+            id = self.ids.next()?;
+        }
+        line.waiting.push((id, flight));
+        line.uses += 1;
+        self.outbox.push_with_id(number, id, query);
+        Ok(Ticket { line: number, id })
+    }
+
+    /// One of the open sockets, at random; none while there may be more of them.
+    fn choose(&mut self, end: &End, now_ns: u64) -> Result<Option<u32>, Errno> {
+        let Some(open) = self.open.get_mut(end) else { return Ok(None) };
+        let lines = &mut self.of_number;
+        open.retain(|number| {
+            let fit = lines.get(number).is_some_and(|line| line.is_open(now_ns));
+            // What nothing waits on any more has no further use.
+            if !fit && lines.get(number).is_some_and(|line| line.waiting.is_empty()) {
+                lines.remove(number);
+            }
+            fit
+        });
+        let with_room = |number: &&u32| lines.get(number).is_some_and(Line::has_room);
+        let count = open.iter().filter(with_room).count();
+        if count < MOST_OPEN {
+            return Ok(None);
+        }
+        let at = usize::from(self.ids.next()?) % count;
+        Ok(open.iter().filter(with_room).nth(at).copied())
+    }
+
+    fn open(&mut self, poll: &Poll, socket: OwnedFd, end: End, now_ns: u64) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        let mut socket = poll.watch(socket, Source::Line(self.last));
+        socket.want(Some(Flags::IN));
+        self.open.entry(end.clone()).or_default().push(self.last);
+        let line = Line { socket, end, waiting: Vec::new(), uses: 0, turns: 0, born_ns: now_ns, bogus: 0 };
+        self.of_number.insert(self.last, line);
+        self.last
+    }
+
+    /// Send what `ask` was given since the last time. Answers which questions were not taken, of which flight, and
+    /// whether the socket was in use before: what it was told of may be an earlier question's failure.
+    pub fn send(&mut self) -> Vec<(Ticket, u32, bool)> {
+        let mut failures = Vec::new();
+        self.current = None;
+        let Self { of_number, outbox, .. } = self;
+        let socket = |number: u32| of_number.get(&number).map(|line| line.socket.as_fd());
+        let mut untaken = Vec::new();
+        outbox.send(socket, |line, query, _| untaken.push(Ticket { line, id: word(query, 0).unwrap_or(0) }));
+        for ticket in untaken {
+            if let Some(line) = of_number.get_mut(&ticket.line) {
+                let old = line.turns > 1;
+                line.bogus = line.bogus.max(1);
+                if let Some(flight) = take(&mut line.waiting, ticket.id) {
+                    failures.push((ticket, flight, old));
+                }
+            }
+        }
+        failures
+    }
+
+    /// Take what has come over a line. An error is about all that wait on it.
+    pub fn receive(&mut self, number: u32, arrivals: &mut Arrivals) -> Result<usize, Errno> {
+        let Some(line) = self.of_number.get(&number) else { return Ok(0) };
+        arrivals.receive(line.socket.as_fd())
+    }
+
+    /// The flight that waits for the answer to the question under a ticket.
+    pub fn flight(&self, ticket: Ticket) -> Option<u32> {
+        let waiting = &self.of_number.get(&ticket.line)?.waiting;
+        waiting.iter().find(|(id, _)| *id == ticket.id).map(|(_, flight)| *flight)
+    }
+
+    /// A question is answered, or no answer is waited for any more.
+    pub fn forget(&mut self, ticket: Ticket) {
+        if let Some(line) = self.of_number.get_mut(&ticket.line) {
+            take(&mut line.waiting, ticket.id);
+        }
+    }
+
+    /// Something has come that is no answer to what was asked: somebody may be guessing, so that the line is asked
+    /// over no more. False where it is too much.
+    pub fn suspect(&mut self, number: u32) -> bool {
+        let Some(line) = self.of_number.get_mut(&number) else { return true };
+        line.bogus += 1;
+        line.bogus <= MOST_BOGUS
+    }
+
+    /// Close a line; answers what waited on it.
+    pub fn close(&mut self, number: u32) -> Vec<(u16, u32)> {
+        self.of_number.remove(&number).map(|line| line.waiting).unwrap_or_default()
     }
 
     /// Close what leads out of a container's namespace.
     pub fn leave(&mut self, container: u32) {
-        self.idle.retain(|line| line.end.0 != Some(container));
+        self.of_number.retain(|_, line| line.end.0 != Some(container));
+        self.open.retain(|end, _| end.0 != Some(container));
     }
 
-    /// An attempt is over. Its socket may be used again if the one answer to its one question has come.
-    pub fn give_back(&mut self, attempt: Attempt, answered: bool) {
-        let Attempt { mut line, stream, bogus, .. } = attempt;
-        self.busy.remove(&line.number);
-        if answered && stream.is_none() && bogus == 0 && line.uses < MOST_USES {
-            line.since_ns = monotonic_ns();
-            self.idle.push_back(line);
-            if self.idle.len() > MOST_IDLE {
-                self.idle.pop_front();
-            }
-        }
+    /// Close what nothing waits on and no question will go over; whether any line is left.
+    pub fn sweep(&mut self, now_ns: u64) -> bool {
+        self.of_number.retain(|_, line| !line.waiting.is_empty() || line.is_open(now_ns));
+        let lines = &self.of_number;
+        self.open.retain(|_, open| {
+            open.retain(|number| lines.get(number).is_some_and(|line| line.is_open(now_ns)));
+            !open.is_empty()
+        });
+        !self.of_number.is_empty()
     }
+}
 
-    fn take_idle(&mut self, end: &End) -> Option<Line> {
-        let at = self.idle.iter().rposition(|line| line.end == *end)?;
-        let line = self.idle.remove(at)?;
-        (monotonic_ns() - line.since_ns < IDLE_NS).then_some(line)
-    }
-
-    fn connect(&mut self, poll: &Poll, end: End, kind: SocketType) -> Result<Line, Errno> {
-        let upstream = &end.1;
-        let family = if upstream.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
-        match connect(&socket, &SocketAddr::new(upstream.address, upstream.port)) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(error) => return Err(error),
-        }
-        self.last = self.last.wrapping_add(1);
-        let socket = poll.watch(socket, Source::Upstream(self.last));
-        Ok(Line { number: self.last, socket, end, uses: 0, since_ns: 0 })
-    }
+fn take(waiting: &mut Vec<(u16, u32)>, id: u16) -> Option<u32> {
+    let at = waiting.iter().position(|(other, _)| *other == id)?;
+    Some(waiting.swap_remove(at).1)
 }
 
 /// Random ids, taken from the kernel by the hundred.
 #[derive(Debug)]
-struct Ids {
+pub struct Ids {
     bytes: [u8; 256],
     left: usize,
 }
@@ -154,7 +289,7 @@ impl Default for Ids {
 }
 
 impl Ids {
-    fn next(&mut self) -> Result<u16, Errno> {
+    pub fn next(&mut self) -> Result<u16, Errno> {
         if self.left == 0 {
             let length = getrandom(&mut self.bytes, GetRandomFlags::empty())?;
             self.left = length / 2;
@@ -164,128 +299,128 @@ impl Ids {
     }
 }
 
-/// How far a TCP conversation is.
-#[derive(Debug)]
-struct Stream {
-    /// The query behind its length, as far as it is not sent.
-    unsent: Vec<u8>,
-    received: Vec<u8>,
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::net::UdpSocket;
 
-/// One question to one server.
-#[derive(Debug)]
-pub struct Attempt {
-    pub server: usize,
-    line: Line,
-    id: u16,
-    bogus: u8,
-    stream: Option<Stream>,
-}
+    use super::*;
+    use crate::netns::own_namespace;
 
-/// What has come of it.
-#[derive(Debug)]
-pub enum Progress {
-    Pending,
-    Failed,
-    Received(Vec<u8>, Response),
-}
-
-impl Attempt {
-    /// Ask. `container`: number and namespace of the container that asks; `query` with any id.
-    pub fn start(
-        poll: &Poll,
-        place: &mut Place,
-        lines: &mut Lines,
-        container: (u32, &OwnedFd),
-        (flight, server, upstream): (u32, usize, &Upstream),
-        query: &[u8],
-        tcp: bool,
-    ) -> Result<Self, Errno> {
-        let inside = (!upstream.host).then_some(container);
-        let end = (inside.map(|(number, _)| number), upstream.clone());
-        let id = lines.ids.next()?;
-        let mut query = query.to_vec();
-        query.get_mut(..2).ok_or(Errno::INVAL)?.copy_from_slice(&id.to_be_bytes());
-        let ask = |line: &Line| send(&line.socket, &query, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-        // One that has been told of an error meanwhile is closed.
-        let idle = if tcp { None } else { lines.take_idle(&end) };
-        let known = idle.filter(|line| ask(line).is_ok());
-        let mut line = if let Some(line) = known {
-            line
-        } else {
-            place.enter(inside)?;
-            let kind = if tcp { SocketType::STREAM } else { SocketType::DGRAM };
-            let line = lines.connect(poll, end, kind)?;
-            if !tcp {
-                ask(&line)?;
-            }
-            line
-        };
-        line.uses += 1;
-        line.socket.want(Some(if tcp { Flags::OUT } else { Flags::IN }));
-        let stream = tcp.then(|| {
-            let unsent = [&(query.len() as u16).to_be_bytes(), query.as_slice()].concat();
-            Stream { unsent, received: Vec::new() }
-        });
-        lines.busy.insert(line.number, flight);
-        Ok(Self { server, line, id, bogus: 0, stream })
+    /// A server on the host, which has been asked by sockets of its own.
+    struct Rig {
+        poll: Poll,
+        place: Place,
+        lines: Lines,
+        netns: OwnedFd,
+        server: UdpSocket,
+        upstream: Upstream,
     }
 
-    pub fn line(&self) -> u32 {
-        self.line.number
-    }
-
-    /// Its socket is ready. `question` as it was asked; `buffer` holds any message.
-    pub fn on_ready(&mut self, question: &[u8], buffer: &mut [u8]) -> Progress {
-        if self.stream.is_some() {
-            return self.converse(question, buffer);
+    impl Rig {
+        fn new() -> Self {
+            let namespace = || own_namespace().expect("a namespace");
+            let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            server.set_nonblocking(true).expect("not blocking");
+            let address = server.local_addr().expect("an address");
+            let upstream = Upstream { address: address.ip(), port: address.port(), host: true };
+            let (poll, place) = (Poll::new().expect("a set"), Place::new(namespace()));
+            Self { poll, place, lines: Lines::default(), netns: namespace(), server, upstream }
         }
-        loop {
-            match recv(&self.line.socket, &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((length, _)) => {
-                    if let Some(response) = Response::read(&buffer[..length], self.id, question) {
-                        return Progress::Received(buffer[..length].to_vec(), response);
-                    }
-                    self.bogus += 1;
-                    if self.bogus > MOST_BOGUS {
-                        return Progress::Failed;
-                    }
-                }
-                Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
-                // Nobody listens there, the kernel was told.
-                Err(_) => return Progress::Failed,
+
+        fn ask(&mut self, flight: u32, now_ns: u64) -> Ticket {
+            let Self { poll, place, lines, netns, upstream, .. } = self;
+            lines
+                .ask((poll, place), (1, netns), upstream, (flight, b"..question"), now_ns)
+                .expect("it is asked")
+        }
+
+        /// The (port, id) of each question that has come to the server.
+        fn asked(&mut self) -> Vec<(SocketAddr, u16)> {
+            let mut buffer = [0; 100];
+            let mut asked = Vec::new();
+            while let Ok((length, from)) = self.server.recv_from(&mut buffer) {
+                assert_eq!(&buffer[2..length], b"question");
+                asked.push((from, word(&buffer, 0).expect("an id")));
             }
+            asked
         }
     }
 
-    pub fn is_tcp(&self) -> bool {
-        self.stream.is_some()
+    #[test]
+    fn a_turns_questions_share_a_socket_and_no_socket_serves_for_long() {
+        let mut rig = Rig::new();
+        let (mut ports, mut ids) = (HashSet::new(), HashSet::new());
+        for turn in 0..200 {
+            let tickets: Vec<Ticket> = (0..10).map(|flight| rig.ask(flight, turn)).collect();
+            assert_eq!(rig.lines.send(), []);
+            let asked = rig.asked();
+            let of_turn: HashSet<SocketAddr> = asked.iter().map(|(port, _)| *port).collect();
+            assert!(of_turn.len() <= 2, "two where the first has served for long enough: {of_turn:?}");
+            assert_eq!(asked.len(), 10);
+            ports.extend(asked.iter().map(|(port, _)| *port));
+            ids.extend(asked.iter().map(|(_, id)| *id));
+            for (flight, ticket) in tickets.into_iter().enumerate() {
+                assert_eq!(rig.lines.flight(ticket), Some(flight as u32));
+                rig.lines.forget(ticket);
+                assert_eq!(rig.lines.flight(ticket), None);
+            }
+        }
+        assert!(ports.len() >= 2000 / usize::from(MOST_USES), "{ports:?}");
+        assert!(ids.len() > 1900, "{} ids of 2000 questions", ids.len());
+        assert!(rig.lines.of_number.len() <= MOST_OPEN, "what has served is closed");
+        rig.ask(0, LIFE_NS + 200);
+        assert_eq!(rig.lines.of_number.len(), 1, "so is what is old");
+        assert!(rig.lines.sweep(LIFE_NS + 200) && rig.lines.sweep(4 * LIFE_NS), "something waits on it");
+        rig.lines.leave(1);
+        assert_eq!(rig.lines.of_number.len(), 1, "it leads out of the host's namespace");
     }
 
-    fn converse(&mut self, question: &[u8], buffer: &mut [u8]) -> Progress {
-        let Some(stream) = &mut self.stream else { return Progress::Failed };
-        while !stream.unsent.is_empty() {
-            match send(&self.line.socket, &stream.unsent, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(sent) => drop(stream.unsent.drain(..sent)),
-                Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
-                Err(_) => return Progress::Failed,
-            }
+    #[test]
+    fn only_so_many_wait_on_a_socket() {
+        let mut rig = Rig::new();
+        let tickets: Vec<Ticket> = (0..500).map(|flight| rig.ask(flight, 0)).collect();
+        let lines: HashSet<u32> = tickets.iter().map(|ticket| ticket.line).collect();
+        for line in &lines {
+            let ids: HashSet<u16> =
+                tickets.iter().filter(|ticket| ticket.line == *line).map(|ticket| ticket.id).collect();
+            assert!(ids.len() <= MOST_WAITING);
+            assert_eq!(ids.len(), rig.lines.close(*line).len(), "each has an id of its own");
         }
-        self.line.socket.want(Some(Flags::IN));
-        loop {
-            match recv(&self.line.socket, &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Progress::Failed,
-                Ok((length, _)) => stream.received.extend(&buffer[..length]),
-                Err(Errno::AGAIN | Errno::INTR) => return Progress::Pending,
-                Err(_) => return Progress::Failed,
-            }
-            let Some(length) = super::message::word(&stream.received, 0) else { continue };
-            if let Some(message) = stream.received.get(2..2 + usize::from(length)) {
-                return match Response::read(message, self.id, question) {
-                    Some(response) => Progress::Received(message.to_vec(), response),
-                    None => Progress::Failed,
-                };
-            }
-        }
+        assert!(!rig.lines.sweep(0));
+    }
+
+    #[test]
+    fn what_nobody_was_asked_for_is_no_answer_and_ends_the_use_of_its_socket() {
+        let mut rig = Rig::new();
+        let mut arrivals = Arrivals::new(100);
+        let ticket = rig.ask(7, 0);
+        assert_eq!(rig.lines.send(), []);
+        let (port, id) = rig.asked()[0];
+        let other = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        other.send_to(&[&id.to_be_bytes()[..], b"from another server"].concat(), port).expect("sent");
+        assert_eq!(rig.lines.receive(ticket.line, &mut arrivals), Err(Errno::AGAIN), "the kernel drops it");
+        rig.server.send_to(&[&(id ^ 1).to_be_bytes()[..], b"a guess"].concat(), port).expect("sent");
+        assert_eq!(rig.lines.receive(ticket.line, &mut arrivals), Ok(1));
+        assert_eq!(rig.lines.flight(Ticket { id: id ^ 1, ..ticket }), None);
+        assert!(rig.lines.suspect(ticket.line));
+        assert_eq!(rig.lines.flight(ticket), Some(7), "the answer may still come");
+        assert!((0..100).all(|flight| {
+            rig.lines.send();
+            rig.ask(flight, 0).line != ticket.line
+        }));
+        let patience = (0..).take_while(|_| rig.lines.suspect(ticket.line)).count();
+        assert_eq!(patience, usize::from(MOST_BOGUS) - 1);
+    }
+
+    #[test]
+    fn a_question_that_does_not_leave_is_told() {
+        let mut rig = Rig::new();
+        let (poll, place) = (&rig.poll, &mut rig.place);
+        let long = vec![0; 65_530];
+        let ticket = rig.lines.ask((poll, place), (1, &rig.netns), &rig.upstream, (7, &long), 0);
+        let ticket = ticket.expect("it is asked");
+        assert_eq!(rig.lines.send(), [(ticket, 7, false)]);
+        assert_ne!(rig.ask(8, 0).line, ticket.line);
     }
 }
