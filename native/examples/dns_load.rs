@@ -80,13 +80,15 @@ fn wait(socket: &UdpSocket, longest: Duration) -> bool {
     poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&longest)).unwrap() > 0
 }
 
-/// Each as a packet of its own, as programs would.
+/// What is of one length goes as one packet, and arrives apart.
 fn send_all(socket: &UdpSocket, datagrams: &[Vec<u8>]) {
     for some in datagrams.chunks(MOST) {
         let pieces: Vec<IoSlice<'_>> = some.iter().map(|datagram| IoSlice::new(datagram)).collect();
-        let departures: Vec<Departure<'_>> =
-            pieces.chunks(1).map(|datagrams| Departure { to: None, datagrams }).collect();
-        assert_eq!(send(socket.as_fd(), &departures), Ok(some.len()));
+        let departures: Vec<Departure<'_>> = pieces
+            .chunk_by(|one, other| one.len() == other.len())
+            .map(|datagrams| Departure { to: None, datagrams })
+            .collect();
+        assert_eq!(send(socket.as_fd(), &departures), Ok(departures.len()));
     }
 }
 

@@ -11,7 +11,7 @@
 //! Equal questions that come meanwhile wait for the same answer. What a container can have under way is bounded,
 //! and so is what all of them have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 
@@ -21,6 +21,7 @@ use super::cache::{Key, Scope};
 use super::message::{
     reply_code, word, Query, A, AAAA, HEADER, NO_ERROR, REFUSED, SERVER_FAILURE, TRUNCATED,
 };
+use super::numbered::Numbered;
 use super::response::{fit, Response};
 use super::server::{Due, Server};
 use super::stream::Progress;
@@ -103,8 +104,10 @@ impl Flight {
 /// All that is on its way.
 #[derive(Debug, Default)]
 pub struct Flights {
-    of_number: HashMap<u32, Flight>,
+    of_number: Numbered<Flight>,
     of_key: HashMap<(Scope, Key), u32>,
+    /// Deadlines and flights, for each length of patience the next one first; also of flights that have landed.
+    deadlines: [VecDeque<(u64, u32)>; 2],
     last: u32,
 }
 
@@ -114,8 +117,43 @@ impl Flights {
         self.of_number.drain().map(|(_, flight)| flight)
     }
 
+    /// When the next server has had its time to answer.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.deadlines.iter().filter_map(|deadlines| deadlines.front()).map(|(at_ns, _)| *at_ns).min()
+    }
+
+    /// A flight whose server has had its time by now.
+    pub fn overdue(&mut self, now_ns: u64) -> Option<u32> {
+        for deadlines in &mut self.deadlines {
+            while let Some((at_ns, number)) = deadlines.front().copied().filter(|(at_ns, _)| *at_ns <= now_ns)
+            {
+                deadlines.pop_front();
+                if self.of_number.get(&number).is_some_and(|flight| flight.deadline_ns == at_ns) {
+                    return Some(number);
+                }
+            }
+        }
+        None
+    }
+
+    fn expect_by(&mut self, number: u32, patience_ns: u64, now_ns: u64) {
+        let Some(flight) = self.of_number.get_mut(&number) else { return };
+        flight.deadline_ns = now_ns + patience_ns;
+        let longer = usize::from(patience_ns > PATIENCE_NS[0]);
+        self.deadlines[longer].push_back((flight.deadline_ns, number));
+    }
+
     fn remove(&mut self, number: u32) -> Option<Flight> {
         let flight = self.of_number.remove(&number)?;
+        let flights = &self.of_number;
+        let over = |(at_ns, number): &(u64, u32)| {
+            flights.get(number).map_or(true, |flight| flight.deadline_ns != *at_ns)
+        };
+        for deadlines in &mut self.deadlines {
+            while deadlines.front().is_some_and(over) {
+                deadlines.pop_front();
+            }
+        }
         if let Some(key) = &flight.key {
             self.of_key.remove(&(flight.scope, Rc::clone(key)));
         }
@@ -221,7 +259,6 @@ impl Server {
         let patience_ns = PATIENCE_NS[usize::from(flight.asked).min(PATIENCE_NS.len() - 1)];
         let now_ns = monotonic_ns();
         flight.asked += 1;
-        self.timers.remove(flight.deadline_ns, Due::Flight(number));
         let (from, upstream) = ((&self.poll, &mut self.place), &flight.servers[server]);
         let container = (flight.asker, &origin.netns);
         let way = if tcp {
@@ -238,8 +275,7 @@ impl Server {
         };
         let oldest = (flight.attempts.len() >= MOST_ATTEMPTS).then(|| flight.attempts.remove(0));
         flight.attempts.push(Attempt { server, way });
-        flight.deadline_ns = now_ns + patience_ns;
-        self.timers.add(flight.deadline_ns, Due::Flight(number));
+        self.flights.expect_by(number, patience_ns, now_ns);
         if let Some(oldest) = oldest {
             self.give_back(oldest.way);
         }
@@ -432,7 +468,6 @@ impl Server {
         for attempt in flight.attempts.drain(..) {
             self.give_back(attempt.way);
         }
-        self.timers.remove(flight.deadline_ns, Due::Flight(number));
         for waiter in &flight.waiters {
             if let Some(served) = self.served.get_mut(&waiter.sandbox) {
                 served.waiting -= 1;

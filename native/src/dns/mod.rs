@@ -21,6 +21,7 @@
 //! | outbox.rs   | how many datagrams leave with few calls and few packets                       |
 //! | sockets.rs  | how port 53 of 127.0.0.11 is had without being taken from the container       |
 //! | client.rs   | queries over TCP                                                              |
+//! | numbered.rs | maps by numbers of our own                                                    |
 //! | server.rs   | the loop                                                                      |
 //!
 //! Sources: RFC 1035, 2308 (negative caching), 5452 (spoofing), 6891 (EDNS), 7766 (TCP); moby's
@@ -34,6 +35,7 @@ mod forward;
 mod fuzz_tests;
 mod message;
 mod name;
+mod numbered;
 mod outbox;
 mod response;
 pub mod server;

@@ -18,6 +18,7 @@ use super::cache::{Cache, Scope};
 use super::client::Client;
 use super::forward::{Flights, From};
 use super::message::{reply_bad, Query};
+use super::numbered::Numbered;
 use super::outbox::Outbox;
 use super::sockets::Sockets;
 use super::stream::Streams;
@@ -83,8 +84,6 @@ impl epoll::Token for Source {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
-    /// A server has had its time to answer.
-    Flight(u32),
     /// A connection has been silent.
     Client(u32),
     /// Sockets to servers have been in use for long enough.
@@ -214,12 +213,12 @@ pub(super) struct Server {
     inbox: Receiver<Command>,
     wake: Watched,
     table: Table,
-    pub served: HashMap<u32, Served>,
+    pub served: Numbered<Served>,
     /// Sets of servers that are asked from the host, by number. As many as the host has had configurations.
     shared_sets: HashMap<Rc<[Upstream]>, u32>,
     pub cache: Cache,
     pub flights: Flights,
-    pub clients: HashMap<u32, Client>,
+    pub clients: Numbered<Client>,
     pub last_client: u32,
     pub timers: Timers<Due>,
     pub place: Place,
@@ -248,11 +247,11 @@ impl Server {
             inbox,
             wake,
             table: Table::default(),
-            served: HashMap::new(),
+            served: Numbered::default(),
             shared_sets: HashMap::new(),
             cache: Cache::default(),
             flights: Flights::default(),
-            clients: HashMap::new(),
+            clients: Numbered::default(),
             last_client: 0,
             timers: Timers::default(),
             place: Place::new(host),
@@ -271,7 +270,7 @@ impl Server {
     fn run(mut self) -> Left {
         let mut events = Vec::new();
         while !self.stopped {
-            self.poll.wait(self.timers.next_in(monotonic_ns()), &mut events);
+            self.poll.wait(self.patience_ns(), &mut events);
             for (source, flags) in events.drain(..) {
                 self.dispatch(source, flags);
                 self.send_replies();
@@ -299,11 +298,20 @@ impl Server {
         }
     }
 
+    /// Until something is due.
+    fn patience_ns(&self) -> Option<u64> {
+        let now_ns = monotonic_ns();
+        let flights = self.flights.next_deadline_ns().map(|at_ns| at_ns.saturating_sub(now_ns));
+        [flights, self.timers.next_in(now_ns)].into_iter().flatten().min()
+    }
+
     fn run_timers(&mut self) {
         let now_ns = monotonic_ns();
+        while let Some(number) = self.flights.overdue(now_ns) {
+            self.on_silence(number);
+        }
         while let Some(due) = self.timers.pop(now_ns) {
             match due {
-                Due::Flight(number) => self.on_silence(number),
                 Due::Client(number) => self.close_client(number),
                 Due::Lines => {
                     let next_ns = now_ns + LIFE_NS;

@@ -2,13 +2,13 @@
 //!
 //! Source: RFC 1035, section 4.2.2; RFC 7766, section 8.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{recv, send, RecvFlags, SendFlags, SocketType};
 
 use super::message::word;
+use super::numbered::Numbered;
 use super::server::{Poll, Source, Watched};
 use super::table::Upstream;
 use super::upstream::Place;
@@ -37,7 +37,7 @@ pub enum Progress {
 /// All that are open, by number.
 #[derive(Debug, Default)]
 pub struct Streams {
-    of_number: HashMap<u32, Stream>,
+    of_number: Numbered<Stream>,
     last: u32,
 }
 

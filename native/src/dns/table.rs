@@ -9,6 +9,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::name::Name;
+use super::numbered::Numbered;
 use crate::error::{Error, Result};
 
 /// One container, as proad tells it. Mirror of `DnsSandbox` in `python/proa/schema/keeper.py`.
@@ -100,7 +101,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct Table {
     networks: HashMap<Rc<str>, Network>,
-    known: HashMap<u32, Known>,
+    known: Numbered<Known>,
     numbers: HashMap<String, u32>,
     last: u32,
 }

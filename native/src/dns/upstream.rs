@@ -18,6 +18,7 @@ use rustix::rand::{getrandom, GetRandomFlags};
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
 use super::message::word;
+use super::numbered::Numbered;
 use super::outbox::Outbox;
 use super::server::{Poll, Source, Watched};
 use super::table::Upstream;
@@ -103,7 +104,11 @@ struct Line {
 impl Line {
     /// Whether it is fit for another question.
     fn is_open(&self, now_ns: u64) -> bool {
-        self.bogus == 0 && self.uses < MOST_USES && now_ns.saturating_sub(self.born_ns) < LIFE_NS
+        !self.is_spent() && now_ns.saturating_sub(self.born_ns) < LIFE_NS
+    }
+
+    fn is_spent(&self) -> bool {
+        self.bogus > 0 || self.uses >= MOST_USES
     }
 
     fn has_room(&self) -> bool {
@@ -121,7 +126,7 @@ pub struct Ticket {
 /// All sockets over which servers are asked.
 #[derive(Debug, Default)]
 pub struct Lines {
-    of_number: HashMap<u32, Line>,
+    of_number: Numbered<Line>,
     /// Those that new questions may go over.
     open: HashMap<End, Vec<u32>>,
     /// The one that this turn's questions go over.
@@ -171,15 +176,8 @@ impl Lines {
     /// One of the open sockets, at random; none while there may be more of them.
     fn choose(&mut self, end: &End, now_ns: u64) -> Result<Option<u32>, Errno> {
         let Some(open) = self.open.get_mut(end) else { return Ok(None) };
-        let lines = &mut self.of_number;
-        open.retain(|number| {
-            let fit = lines.get(number).is_some_and(|line| line.is_open(now_ns));
-            // What nothing waits on any more has no further use.
-            if !fit && lines.get(number).is_some_and(|line| line.waiting.is_empty()) {
-                lines.remove(number);
-            }
-            fit
-        });
+        let lines = &self.of_number;
+        open.retain(|number| lines.get(number).is_some_and(|line| line.is_open(now_ns)));
         let with_room = |number: &&u32| lines.get(number).is_some_and(Line::has_room);
         let count = open.iter().filter(with_room).count();
         if count < MOST_OPEN {
@@ -234,8 +232,10 @@ impl Lines {
 
     /// A question is answered, or no answer is waited for any more.
     pub fn forget(&mut self, ticket: Ticket) {
-        if let Some(line) = self.of_number.get_mut(&ticket.line) {
-            take(&mut line.waiting, ticket.id);
+        let Some(line) = self.of_number.get_mut(&ticket.line) else { return };
+        take(&mut line.waiting, ticket.id);
+        if line.waiting.is_empty() && line.is_spent() {
+            self.of_number.remove(&ticket.line);
         }
     }
 
@@ -369,8 +369,10 @@ mod tests {
         assert!(ports.len() >= 2000 / usize::from(MOST_USES), "{ports:?}");
         assert!(ids.len() > 1900, "{} ids of 2000 questions", ids.len());
         assert!(rig.lines.of_number.len() <= MOST_OPEN, "what has served is closed");
-        rig.ask(0, LIFE_NS + 200);
-        assert_eq!(rig.lines.of_number.len(), 1, "so is what is old");
+        let last = rig.ask(0, LIFE_NS + 200);
+        assert!(!rig.lines.of_number.keys().any(|number| *number > last.line), "what is old is used no more");
+        assert!(rig.lines.sweep(LIFE_NS + 200));
+        assert_eq!(rig.lines.of_number.len(), 1, "but closed");
         assert!(rig.lines.sweep(LIFE_NS + 200) && rig.lines.sweep(4 * LIFE_NS), "something waits on it");
         rig.lines.leave(1);
         assert_eq!(rig.lines.of_number.len(), 1, "it leads out of the host's namespace");
@@ -409,7 +411,7 @@ mod tests {
             rig.lines.send();
             rig.ask(flight, 0).line != ticket.line
         }));
-        let patience = (0..).take_while(|_| rig.lines.suspect(ticket.line)).count();
+        let patience = (0..u32::from(u8::MAX)).take_while(|_| rig.lines.suspect(ticket.line)).count();
         assert_eq!(patience, usize::from(MOST_BOGUS) - 1);
     }
 
