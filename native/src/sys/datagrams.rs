@@ -1,4 +1,4 @@
-//! Many datagrams with one call, each way.
+//! Many datagrams with one call, each way. This one allocates: it is nothing for a child.
 //!
 //! Source: <https://man7.org/linux/man-pages/man2/recvmmsg.2.html>,
 //! <https://man7.org/linux/man-pages/man2/sendmmsg.2.html>, <https://man7.org/linux/man-pages/man7/udp.7.html>.
