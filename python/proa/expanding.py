@@ -1,8 +1,8 @@
-"""Archives in xz and bzip2 on their way in, made plain a piece at a time.
+"""Archives in xz and bzip2 on their way in, made plain a piece at a time. Opens nothing and starts nothing.
 
 Docker takes them where it takes gzip and zstd. Few people send them, so that the standard library's
-decompressors do, in the caller's executor with the interpreter released: at most 128 MiB for an xz dictionary
-and one step of output are held. What expands beyond the native core's own measure is refused as there.
+decompressors do, with the interpreter released: at most 128 MiB for an xz dictionary and one step of output
+are held. What expands beyond the native core's own measure is refused as there.
 
 Source: moby go-archive, compression/compression.go (Detect).
 """
@@ -38,14 +38,13 @@ async def expanded(body: AsyncIterator[bytes], run: Run) -> AsyncIterator[bytes]
         start += chunk
         if len(start) >= _MAGIC_LENGTH:
             break
-    make = next((make for magic, make in _MAGIC.items() if start.startswith(magic)), None)
-    if make is None:
+    expander = Expander.of(start)
+    if expander is None:
         if start:
             yield start
         async for chunk in body:
             yield chunk
         return
-    expander = _Expander(make)
     expander.give(start)
     while plain := await run(expander.take):
         yield plain
@@ -53,11 +52,10 @@ async def expanded(body: AsyncIterator[bytes], run: Run) -> AsyncIterator[bytes]
         expander.give(chunk)
         while plain := await run(expander.take):
             yield plain
-    if not expander.complete:
-        raise InvalidParameter("malformed archive: unexpected end of the compressed stream")
+    expander.finish()
 
 
-class _Expander:
+class Expander:
     """Decompresses piece by piece; concatenated streams are one. Its calls block for the processor only."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -67,10 +65,16 @@ class _Expander:
         self._taken = 0
         self._given = 0
 
-    @property
-    def complete(self) -> bool:
-        """No stream is cut short."""
-        return self._decompressor is None
+    @classmethod
+    def of(cls, start: bytes) -> "Expander | None":
+        """What an archive needs that begins so; None for anything but xz and bzip2."""
+        make = next((make for magic, make in _MAGIC.items() if start.startswith(magic)), None)
+        return None if make is None else cls(make)
+
+    def finish(self) -> None:
+        """Nothing follows. Raises InvalidParameter where a stream is cut short."""
+        if self._decompressor is not None:
+            raise InvalidParameter("malformed archive: unexpected end of the compressed stream")
 
     def give(self, chunk: bytes) -> None:
         """More compressed bytes; everything must have been taken before."""
@@ -78,7 +82,7 @@ class _Expander:
         self._taken += len(chunk)
 
     def take(self) -> bytes:
-        """The next plain bytes, at most `_STEP`; empty when more input is needed."""
+        """The next plain bytes, at most `_STEP`; empty when more input is needed. Raises InvalidParameter."""
         while self._input or (self._decompressor is not None and not self._decompressor.needs_input):
             self._decompressor = self._decompressor or self._make()
             data, self._input = self._input, b""

@@ -1,15 +1,16 @@
 """Archives that ADD unpacks: told by their first bytes, unpacked by the native core.
 
-gzip, zstd and plain tars are its own; bzip2 and xz go through the standard library on their way to it.
+gzip, zstd and plain tars are its own; bzip2 and xz are expanded on their way to it.
 """
 
-import bz2
-import lzma
 import os
 import threading
 from typing import Final
 
 import proa_native
+
+from proa.errors import InvalidParameter
+from proa.expanding import Expander
 
 _MAGICS: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00")
 _STEP: Final = 1 << 20
@@ -33,40 +34,44 @@ def is_old_archive(head: bytes) -> bool:
 
 def unpack(source: int, target: str) -> None:
     """Unpack an archive into an empty directory; blocks. Raises ValueError, OSError."""
-    head = os.pread(source, 8, 0)
-    if head.startswith(b"BZh"):
-        _through(bz2.BZ2File, source, target)
-    elif head.startswith(b"\xfd7zXZ\x00"):
-        _through(lzma.LZMAFile, source, target)
-    else:
+    expander = Expander.of(os.pread(source, 8, 0))
+    if expander is None:
         proa_native.unpack_layer(source, target, overlay=False)
+    else:
+        _through(expander, source, target)
 
 
-def _through(kind: "type[bz2.BZ2File] | type[lzma.LZMAFile]", source: int, target: str) -> None:
-    """Decompress on a thread into a pipe that the native core reads."""
+def _through(expander: Expander, source: int, target: str) -> None:
+    """Expand on a thread into a pipe that the native core reads."""
     read, write = os.pipe()
     failures: list[Exception] = []
 
     def feed() -> None:
+        offset = 0
         try:
-            with (
-                os.fdopen(write, "wb", buffering=0) as pipe,
-                os.fdopen(os.dup(source), "rb") as file,
-                kind(file) as plain,
-            ):
-                while chunk := plain.read(_STEP):
-                    pipe.write(chunk)
+            with os.fdopen(write, "wb", buffering=0) as pipe:
+                while chunk := os.pread(source, _STEP, offset):
+                    offset += len(chunk)
+                    expander.give(chunk)
+                    while plain := expander.take():
+                        pipe.write(plain)
+                expander.finish()
         except BrokenPipeError:
             return  # the reader has failed, and says why
-        except (OSError, EOFError, lzma.LZMAError) as exc:
+        except (InvalidParameter, OSError) as exc:
             failures.append(exc)
 
     feeder = threading.Thread(target=feed, name="proad-unpack")
     feeder.start()
+    failed: Exception | None = None
     try:
         proa_native.unpack_layer(read, target, overlay=False)
+    except ValueError as exc:
+        failed = exc
     finally:
         os.close(read)
         feeder.join()
-    if failures:
-        raise ValueError(f"malformed archive: {failures[0]}")
+    # Why the archive ended comes before that it did.
+    failed = failures[0] if failures else failed
+    if failed is not None:
+        raise ValueError(str(failed)) from failed
