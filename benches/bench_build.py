@@ -1,27 +1,26 @@
 """How long do builds take: many small commands, nothing to do, many files?
 
-    python benches/bench_build.py [--rounds N] [--files N] [--json FILE] [--no-peers]
+    python benches/bench_build.py [--rounds N] [--files N] [--rows WORD...] [--json FILE] [--no-peers]
 
-Both daemons are driven by the same docker CLI with the classic builder (DOCKER_BUILDKIT=0), which sends the
-context; proa's own client, on the same host, does not: that is the row `proa build`. Ratios are of medians
-taken in turn in one run. Run it as root with `proa` installed in the interpreter's environment.
+Peers are dockerd's classic builder, BuildKit's buildkitd and buildah, where they are installed.
+Both daemons of Docker's API are driven by the same docker CLI, which sends the context; proa's own client, on
+the same host, does not: that is the row `proa build`. BuildKit and buildah make an image in their own store,
+as proa does. Ratios are of medians taken in turn in one run. Run it as root with `proa` installed.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
+import builders
 import peers
-from peers import Engine
+from builders import Builder
 
 COMMANDS = 20
 STEPS = 30
@@ -52,61 +51,57 @@ def contexts(root: Path, files: int) -> dict[str, Path]:
     return {"commands": commands, "steps": steps, "copy": copy}
 
 
-class Client:
-    """Builds with one CLI at one daemon."""
-
-    def __init__(self, name: str, engine: Engine, root: Path) -> None:
-        self.name = name
-        own = name == "proa build"
-        self._command = [peers.script("proa") if own else "docker", "build", "-q", "-t", "bench"]
-        environment = {**os.environ, **engine.environment}
-        if not own:
-            environment |= peers.docker_cli_environment(engine, root) | {"DOCKER_BUILDKIT": "0"}
-        self._environment = environment
-
-    def build(self, context: Path, *, cold: bool) -> float:
-        """Seconds of one build, without the cache where `cold`."""
-        more = ["--no-cache"] if cold else []
-        begun = time.monotonic()
-        subprocess.run(
-            [*self._command, *more, str(context)],
-            env=self._environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-        )
-        return time.monotonic() - begun
-
-
-def measure(clients: list[Client], found: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
+def measure(
+    clients: list[Builder], found: dict[str, Path], rounds: int, rows: list[str]
+) -> dict[str, dict[str, float]]:
     """Seconds by row and client, medians of rounds in which the clients take turns."""
-    rows: dict[str, tuple[Callable[[Client], float], int]] = {
-        f"{COMMANDS} x RUN true": (lambda client: client.build(found["commands"], cold=True), rounds),
-        f"nothing to do, {STEPS} steps": (lambda client: client.build(found["steps"], cold=False), rounds),
-        "COPY of many files": (lambda client: client.build(found["copy"], cold=True), max(1, rounds // 2)),
+    every: dict[str, tuple[str, bool, int]] = {
+        f"{COMMANDS} x RUN true": ("commands", True, rounds),
+        f"nothing to do, {STEPS} steps": ("steps", False, rounds),
+        "COPY of many files": ("copy", True, max(1, rounds // 2)),
     }
-    for client in clients:
-        client.build(found["steps"], cold=False)
     table: dict[str, dict[str, float]] = {}
-    for row, (once, count) in rows.items():
+    for row, (context, cold, count) in every.items():
+        if rows and context not in rows:
+            continue
+        for client in clients:
+            # Once unmeasured: what has to be there already, is; and a first command is no sample of any.
+            client.build(found[context if not cold else "commands"])
         samples: dict[str, list[float]] = {client.name: [] for client in clients}
         for _ in range(count):
             for client in clients:
-                samples[client.name].append(once(client))
+                samples[client.name].append(client.build(found[context], cold=cold))
         table[row] = {name: statistics.median(values) for name, values in samples.items()}
     return table
 
 
 def show(table: dict[str, dict[str, float]]) -> None:
-    """The rows, with ratios against the peer."""
+    """The rows; a peer's ratio is how much longer it takes than `proa build`."""
     for row, found in table.items():
-        peer = found.get("dockerd")
-        cells = []
-        for name, seconds in found.items():
-            ratio = f" ({peer / seconds:.1f} x)" if peer and name != "dockerd" else ""
-            cells.append(f"{name} {seconds * 1e3:.0f} ms{ratio}")
+        ours = found["proa build"]
+        cells = [
+            f"{name} {seconds * 1e3:.0f} ms" + (f" ({seconds / ours:.1f} x)" if name != "proa build" else "")
+            for name, seconds in found.items()
+        ]
         print(f"{row}: {', '.join(cells)}")
-    print("targets: 10 x the classic builder; 150 ms and 5 x; 3 x")
+    print("targets: 10 x the classic builder and 5 x BuildKit; 150 ms and 5 x both; 3 x the classic builder")
+
+
+def peers_here(stack: contextlib.ExitStack, root: Path, archive: bytes) -> Iterator[Builder]:
+    """Every peer that can run here; says which cannot."""
+    base = root / "busybox.tar"
+    base.write_bytes(archive)
+    for name in ("classic", "buildkit", "buildah"):
+        if why := builders.missing(name):
+            print(f"left out: {name} ({why})")
+        elif name == "classic":
+            docker = stack.enter_context(peers.dockerd(root / "dockerd"))
+            peers.load(docker, archive)
+            yield builders.DockerBuild("classic", docker, root)
+        elif name == "buildkit":
+            yield stack.enter_context(builders.buildkitd(root / "buildkit", base))
+        else:
+            yield stack.enter_context(builders.buildah(root / "buildah", base))
 
 
 def main() -> None:
@@ -115,6 +110,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--files", type=int, default=60_000)
+    parser.add_argument("--rows", nargs="*", default=[], choices=["commands", "steps", "copy"])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args()
@@ -123,12 +119,10 @@ def main() -> None:
         archive = peers.busybox_archive(peers.busybox_tree(root / "tree"))
         proa = stack.enter_context(peers.proad(root / "proa"))
         peers.load(proa, archive)
-        clients = [Client("proa build", proa, root), Client("docker at proad", proa, root)]
-        if shutil.which("dockerd") and not options.no_peers:
-            docker = stack.enter_context(peers.dockerd(root / "dockerd"))
-            peers.load(docker, archive)
-            clients.append(Client("dockerd", docker, root))
-        table = measure(clients, contexts(root / "contexts", options.files), options.rounds)
+        clients = [builders.ProaBuild(proa), builders.DockerBuild("docker at proad", proa, root)]
+        if not options.no_peers:
+            clients += peers_here(stack, root, archive)
+        table = measure(clients, contexts(root / "contexts", options.files), options.rounds, options.rows)
     show(table)
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n")

@@ -361,9 +361,12 @@ class FileTree:
     def layers(lower: Sequence[str]) -> FileTree:
         """The layers of a stage, top first, as one."""
 
-    def digest(self, sources: Sequence[str], exclude: Sequence[str], known: FileDigests) -> str:
+    def digest(
+        self, sources: Sequence[str], exclude: Sequence[str], parents: bool, known: FileDigests
+    ) -> str:
         """64 hex digits for all that a copy of the sources takes over; times have no part in it.
 
+        With `parents`, what is excluded is named from the root, else what is in a source from there.
         Raises OSError ENOENT, whose text ends in the path, for a source that finds nothing.
         """
 

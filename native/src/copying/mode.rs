@@ -2,6 +2,11 @@
 //!
 //! Source: chmod(1).
 
+/// What directories get that a copy makes above its files; `change` is for the files, and as a number for these too.
+pub fn directory_mode(change: &str) -> u32 {
+    u32::from_str_radix(change, 8).map_or(0o755, |octal| octal & 0o777)
+}
+
 /// A mode after `--chmod`, octal or symbolic as chmod(1) has it; the text was checked before.
 pub fn change_mode(mode: u32, change: &str, directory: bool) -> u32 {
     if change.is_empty() {
@@ -33,7 +38,8 @@ fn symbolic(mut mode: u32, clause: &str, directory: bool) -> u32 {
         if letters.contains('t') {
             bits |= 0o1000;
         }
-        let covered = shifts.iter().fold(0, |all, shift| all | (0o7 << shift));
+        let special = if whom('u') { 0o4000 } else { 0 } | if whom('g') { 0o2000 } else { 0 };
+        let covered = shifts.iter().fold(special, |all, shift| all | (0o7 << shift));
         mode = match operation {
             '+' => mode | bits,
             '-' => mode & !bits,

@@ -15,14 +15,11 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::file::{again, chown, copy_xattrs, create, transfer};
-use super::mode::change_mode;
+use super::mode::{change_mode, directory_mode};
 use super::patterns::Patterns;
 use super::scan::{left_out, Entry, Tree};
 use crate::error::{Error, Result};
 use crate::layer::tree::{failed, join, open_beneath, open_in_root, open_root};
-
-/// What a directory gets that no source has.
-const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
 
 /// The layer that is written.
 #[derive(Debug)]
@@ -69,6 +66,12 @@ struct Group<'a> {
     files: Vec<&'a Entry>,
 }
 
+/// The first of a file's names: it, and its path.
+struct First {
+    file: OwnedFd,
+    path: Vec<u8>,
+}
+
 struct Placer<'a> {
     target: &'a Target,
     copy: &'a Copy,
@@ -76,8 +79,8 @@ struct Placer<'a> {
     made: HashSet<Vec<u8>>,
     /// Their metadata, set when they are full.
     directories: Vec<(Vec<u8>, &'a Entry, bool)>,
-    /// The first name of each file that has several.
-    links: Mutex<HashMap<(u64, u64), OwnedFd>>,
+    /// By (device, inode), where a file has several names.
+    links: Mutex<HashMap<(u64, u64), First>>,
 }
 
 /// Copy files into a layer.
@@ -154,7 +157,11 @@ impl<'a> Placer<'a> {
                 let inner = inner.strip_prefix(b"/").unwrap_or(inner).to_vec();
                 (tree, inner, index)
             })
-            .filter(|(_, name, _)| self.copy.exclude.is_empty() || !left_out(&self.copy.exclude, name))
+            .filter(|(tree, name, index)| {
+                // A directory's content is what is copied, and looked at by its names below it.
+                let whole = !self.copy.parents && tree.entry(*index).kind == FileType::Directory;
+                whole || self.copy.exclude.is_empty() || !left_out(&self.copy.exclude, name)
+            })
             .collect())
     }
 
@@ -167,8 +174,12 @@ impl<'a> Placer<'a> {
         let entry = tree.entry(index);
         let target = self.copy.target.as_bytes().to_vec();
         if entry.kind == FileType::Directory {
-            let place = if self.copy.parents { self.above(tree, name, &target)? } else { target };
-            let place = if self.copy.parents { join(&place, base(name)) } else { place };
+            if !self.copy.parents {
+                // Its content alone is copied: the target is none of the source's.
+                let real = self.directory(&target)?;
+                return self.contents(tree, index, name, &real);
+            }
+            let place = join(&self.above(tree, name, &target)?, base(name));
             let there = open_in_root(&self.target.root, &place, OFlags::PATH | OFlags::DIRECTORY).is_ok();
             let real = self.directory(&place)?;
             if !there {
@@ -217,7 +228,8 @@ impl<'a> Placer<'a> {
         let mut place: HashMap<Vec<u8>, usize> = HashMap::new();
         for entry in &entries[1..] {
             let inner = entry.path[top..].strip_prefix(b"/").unwrap_or(&entry.path[top..]);
-            if !self.copy.exclude.is_empty() && left_out(&self.copy.exclude, &join(name, inner)) {
+            let named = if self.copy.parents { join(name, inner) } else { inner.to_vec() };
+            if !self.copy.exclude.is_empty() && left_out(&self.copy.exclude, &named) {
                 continue;
             }
             let whole = join(to, inner);
@@ -271,7 +283,7 @@ impl<'a> Placer<'a> {
             .map_err(|errno| failed("open", &group.from, errno))?;
         for (index, entry) in group.files.iter().enumerate() {
             let name = names.get(index).map_or_else(|| base(&entry.path), Vec::as_slice);
-            self.file(group.tree, from.as_fd(), entry, to.as_fd(), name)
+            self.file(group, from.as_fd(), entry, to.as_fd(), name)
                 .map_err(|errno| failed("copy", &entry.path, errno))?;
         }
         Ok(())
@@ -281,9 +293,16 @@ impl<'a> Placer<'a> {
 
     /// Where a directory of the layer is opened: in the upper one if this copy made it.
     fn open(&self, path: &[u8]) -> Result<OwnedFd> {
-        let root = if self.made.contains(path) { &self.target.upper } else { &self.target.root };
-        open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+        open_beneath(self.view(path), path, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|errno| failed("open", path, errno))
+    }
+
+    fn view(&self, directory: &[u8]) -> &OwnedFd {
+        if self.made.contains(directory) {
+            &self.target.upper
+        } else {
+            &self.target.root
+        }
     }
 
     /// A directory as the image means it, symlinks followed in its root, made where missing; its real path.
@@ -297,7 +316,9 @@ impl<'a> Placer<'a> {
             opened = match open_in_root(&self.target.root, &next, OFlags::PATH | OFlags::DIRECTORY) {
                 Ok(found) => found,
                 Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&opened, part, DIRECTORY_MODE)
+                    let bits = Mode::from_raw_mode(directory_mode(&self.copy.mode));
+                    rustix::fs::mkdirat(&opened, part, bits)
+                        .and_then(|()| rustix::fs::chmodat(&opened, part, bits, AtFlags::empty()))
                         .map_err(|errno| failed("mkdir", &next, errno))?;
                     let made = open_in_root(&self.target.root, &next, OFlags::PATH | OFlags::DIRECTORY)
                         .map_err(|errno| failed("open", &next, errno))?;
@@ -317,7 +338,7 @@ impl<'a> Placer<'a> {
     /// A directory below one whose real path is known.
     fn inner_directory(&mut self, path: &[u8]) -> Result<()> {
         let above = self.open(parent(path))?;
-        match rustix::fs::mkdirat(&above, base(path), DIRECTORY_MODE) {
+        match rustix::fs::mkdirat(&above, base(path), Mode::from_raw_mode(0o755)) {
             Ok(()) => {
                 self.made.insert(path.to_vec());
                 Ok(())
@@ -340,8 +361,7 @@ impl<'a> Placer<'a> {
     fn finish(&mut self) -> Result<()> {
         for (path, entry, inner) in std::mem::take(&mut self.directories).iter().rev() {
             let set = || {
-                let root = if self.made.contains(path) { &self.target.upper } else { &self.target.root };
-                let opened = open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                let opened = open_beneath(self.view(path), path, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 if *inner || self.copy.owner.is_none() {
                     self.attributes(opened.as_fd(), entry)?;
                 } else {
@@ -360,21 +380,21 @@ impl<'a> Placer<'a> {
 
     fn file(
         &self,
-        tree: &Tree,
+        group: &Group<'_>,
         from: BorrowedFd<'_>,
         entry: &Entry,
         to: BorrowedFd<'_>,
         name: &[u8],
     ) -> rustix::io::Result<()> {
         match entry.kind {
-            FileType::RegularFile if entry.stat.st_nlink > 1 => self.linked(tree, from, entry, to, name),
-            FileType::RegularFile => self.regular(tree, from, entry, to, name).map(drop),
+            FileType::RegularFile if entry.stat.st_nlink > 1 => self.linked(group, from, entry, to, name),
+            FileType::RegularFile => self.regular(group.tree, from, entry, to, name).map(drop),
             FileType::Symlink => {
                 self.by_name(entry, to, name, || rustix::fs::symlinkat(entry.link.as_slice(), to, name))
             }
             FileType::Socket => Ok(()),
             // A working directory has no business with these.
-            _ if tree.of_host => Err(Errno::NOTSUP),
+            _ if group.tree.of_host => Err(Errno::NOTSUP),
             kind => {
                 let mode = Mode::from_raw_mode(self.mode(entry));
                 self.by_name(entry, to, name, || {
@@ -404,7 +424,7 @@ impl<'a> Placer<'a> {
     /// A file with several names: the ones after the first are links to it.
     fn linked(
         &self,
-        tree: &Tree,
+        group: &Group<'_>,
         from: BorrowedFd<'_>,
         entry: &Entry,
         to: BorrowedFd<'_>,
@@ -412,11 +432,18 @@ impl<'a> Placer<'a> {
     ) -> rustix::io::Result<()> {
         let key = (entry.stat.st_dev, entry.stat.st_ino);
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = links.get(&key) {
-            return again(to, name, || rustix::fs::linkat(first, "", to, name, AtFlags::EMPTY_PATH));
+        if let Some(First { file, path }) = links.get(&key) {
+            let link = |file: BorrowedFd<'_>| {
+                again(to, name, || rustix::fs::linkat(file, "", to, name, AtFlags::EMPTY_PATH))
+            };
+            return match link(file.as_fd()) {
+                // One is seen through the overlay, the other in the upper directory.
+                Err(Errno::XDEV) => link(open_beneath(self.view(&group.to), path, OFlags::PATH)?.as_fd()),
+                other => other,
+            };
         }
-        let made = self.regular(tree, from, entry, to, name)?;
-        links.insert(key, made);
+        let made = self.regular(group.tree, from, entry, to, name)?;
+        links.insert(key, First { file: made, path: join(&group.to, name) });
         Ok(())
     }
 

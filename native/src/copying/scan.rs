@@ -108,7 +108,7 @@ impl Tree {
 
     /// The entries that a source of COPY means, by the path that was found (not where symlinks lead).
     ///
-    /// An error where a path without wildcards is not there, or a wildcard finds nothing.
+    /// An error where a path without wildcards is not there; a wildcard may find nothing.
     pub fn select(&self, source: &str) -> Result<Vec<(Vec<u8>, usize)>> {
         let cleaned = clean(source);
         let pattern = Pattern::new(&cleaned)?;
@@ -121,7 +121,7 @@ impl Tree {
                 .filter_map(|entry| self.find(&entry.path).map(|index| (entry.path.clone(), index)))
                 .collect(),
         };
-        if found.is_empty() {
+        if found.is_empty() && pattern.literal().is_some() {
             let path = format!("/{cleaned}");
             return Err(Error::os("lookup", path, Errno::NOENT));
         }
@@ -129,19 +129,31 @@ impl Tree {
     }
 
     /// A digest of everything that a copy of these sources would take over; times have no part in it.
-    pub fn digest(&self, sources: &[String], exclude: &Patterns, known: &FileDigests) -> Result<String> {
+    ///
+    /// With `parents`, what is excluded is named from the tree's root, else what is in a source from there.
+    pub fn digest(
+        &self,
+        sources: &[String],
+        exclude: &Patterns,
+        parents: bool,
+        known: &FileDigests,
+    ) -> Result<String> {
         let mut chosen: Vec<(Vec<u8>, &Entry)> = Vec::new();
         for source in sources {
             for (path, index) in self.select(source)? {
                 let top = self.entries[index].path.len();
                 for entry in self.below(index) {
                     let inner = entry.path.get(top..).unwrap_or_default();
-                    chosen.push(([path.as_slice(), inner].concat(), entry));
+                    let whole = [path.as_slice(), inner].concat();
+                    let below = inner.strip_prefix(b"/").unwrap_or(inner);
+                    let named = if parents || below.is_empty() { &whole } else { below };
+                    let top_directory = below.is_empty() && entry.kind == FileType::Directory;
+                    if !(exclude.is_empty() || (top_directory && !parents)) && left_out(exclude, named) {
+                        continue;
+                    }
+                    chosen.push((whole, entry));
                 }
             }
-        }
-        if !exclude.is_empty() {
-            chosen.retain(|(path, _)| !left_out(exclude, path));
         }
         let files: Vec<&Entry> = chosen
             .iter()

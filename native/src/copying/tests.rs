@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use super::mode::{change_mode, directory_mode};
 use super::patterns::{clean, Patterns};
 use super::scan::{left_out, Tree};
 use super::FileDigests;
@@ -100,10 +101,27 @@ fn sources_are_found_by_name_wildcard_and_through_links_that_stay_inside() -> Ou
     assert_eq!(paths(&tree, "link/c.txt")?, ["link/c.txt"]);
     assert_eq!(tree.entry(tree.select("link")?[0].1).path, b"src/deep");
     assert_eq!(paths(&tree, "../../a.txt")?, ["a.txt"]);
-    for missing in ["nothing", "*.nothing", "loop", "a.txt/x"] {
+    assert!(paths(&tree, "*.nothing")?.is_empty());
+    for missing in ["nothing", "loop", "a.txt/x"] {
         assert_eq!(tree.select(missing).err().map(|error| error.errno()), Some(libc::ENOENT), "{missing}");
     }
     Ok(())
+}
+
+#[test]
+fn modes_change_as_they_are_told() {
+    for (mode, change, expected) in [
+        (0o644, "", 0o644),
+        (0o644, "4711", 0o4711),
+        (0o644, "u+x,go=", 0o700),
+        (0o6755, "u=rwX,go=rX", 0o755),
+        (0o6755, "u=rwx", 0o2755),
+        (0o6755, "+t", 0o7755),
+        (0o600, "a+X", 0o600),
+    ] {
+        assert_eq!(change_mode(mode, change, false), expected, "{mode:o} {change}");
+    }
+    assert_eq!(["", "4711", "u=rwx"].map(directory_mode), [0o755, 0o711, 0o755]);
 }
 
 #[test]
@@ -113,7 +131,7 @@ fn a_digest_tells_of_content_and_modes_and_never_of_times() -> Outcome {
     let known = FileDigests::open(&root.join("a.txt"));
     let digest = || -> Result<String, crate::error::Error> {
         let tree = Tree::scan(&root.to_string_lossy(), &Patterns::default())?;
-        tree.digest(&["src".into()], &Patterns::default(), &known)
+        tree.digest(&["src".into()], &Patterns::default(), false, &known)
     };
     let before = digest()?;
     let file = fs::File::options().write(true).open(root.join("src/b.txt"))?;
@@ -130,6 +148,23 @@ fn a_digest_tells_of_content_and_modes_and_never_of_times() -> Outcome {
 }
 
 #[test]
+fn what_is_excluded_is_named_from_its_source() -> Outcome {
+    let directory = context()?;
+    let known = FileDigests::open(&directory.path().join("none"));
+    let tree = Tree::scan(&directory.path().to_string_lossy(), &Patterns::default())?;
+    let digest = |exclude: &str, parents: bool| -> Result<String, Box<dyn std::error::Error>> {
+        Ok(tree.digest(&["src".into()], &patterns(&[exclude])?, parents, &known)?)
+    };
+    let all = digest("nothing", false)?;
+    assert_eq!(digest("src", false)?, all);
+    assert_eq!(digest("src/deep", false)?, all);
+    assert_ne!(digest("deep", false)?, all);
+    assert_eq!(digest("deep", true)?, all);
+    assert_ne!(digest("src/deep", true)?, all);
+    Ok(())
+}
+
+#[test]
 fn digests_are_kept_for_the_next_process() -> Outcome {
     let directory = context()?;
     let root = directory.path();
@@ -141,11 +176,11 @@ fn digests_are_kept_for_the_next_process() -> Outcome {
     let file = store.path().join("digests");
     let known = FileDigests::open(&file);
     let tree = Tree::scan(&root.to_string_lossy(), &Patterns::default())?;
-    let first = tree.digest(&[".".into()], &Patterns::default(), &known)?;
+    let first = tree.digest(&[".".into()], &Patterns::default(), false, &known)?;
     known.save()?;
     let again = FileDigests::open(&file);
-    assert_eq!(tree.digest(&[".".into()], &Patterns::default(), &again)?, first);
+    assert_eq!(tree.digest(&[".".into()], &Patterns::default(), false, &again)?, first);
     fs::write(&file, "not ours")?;
-    assert_eq!(tree.digest(&[".".into()], &Patterns::default(), &FileDigests::open(&file))?, first);
+    assert_eq!(tree.digest(&[".".into()], &Patterns::default(), false, &FileDigests::open(&file))?, first);
     Ok(())
 }

@@ -49,9 +49,10 @@ impl FileTree {
         py: Python<'_>,
         sources: Vec<String>,
         exclude: Vec<String>,
+        parents: bool,
         known: &FileDigests,
     ) -> PyResult<String> {
-        Ok(py.detach(|| self.0.digest(&sources, &Patterns::new(&exclude)?, &known.0))?)
+        Ok(py.detach(|| self.0.digest(&sources, &Patterns::new(&exclude)?, parents, &known.0))?)
     }
 
     /// (path, first bytes) of each regular file that a source means.

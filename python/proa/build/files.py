@@ -5,6 +5,7 @@ A context is looked at once a build, whatever many steps take from it; a file th
 
 import asyncio
 import os
+import posixpath
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -46,6 +47,7 @@ class BuildFiles:
         self._executor = executor
         self._digests = digests
         self._epoch = None if epoch_ns is None else epoch_ns // 10**9
+        self._counted: dict[tuple[str, str], asyncio.Task[str]] = {}
         self._trees: dict[str, asyncio.Future[proa_native.FileTree]] = {}
         self._fetched: dict[str, asyncio.Task[tuple[Path, str, int]]] = {}
         self._commits: dict[str, asyncio.Task[str]] = {}
@@ -55,19 +57,24 @@ class BuildFiles:
     async def identify(self, operation: graph.Operation) -> tuple[str, ...]:
         """Digests of everything outside the graph that an operation reads. Raises NotFound."""
         match operation:
-            case graph.Copy(sources=sources, exclude=exclude):
-                return tuple([await self._identify(source, exclude) for source in sources])
+            case graph.Copy(sources=sources):
+                return tuple([await self._identify(source, operation) for source in sources])
             case graph.Run(mounts=mounts):
-                names = [mount.context for mount in mounts if mount.context is not None]
-                return tuple([await self._digest(name, ("/",), ()) for name in names])
+                return tuple(
+                    [
+                        await self._digest(mount.context, (_literal(mount.source or "/"),))
+                        for mount in mounts
+                        if mount.context is not None
+                    ]
+                )
             case graph.ContextRoot(context=name):
-                return (await self._digest(name, ("/",), ()),)
+                return (await self._digest(name, ("/",)),)
         return ()
 
-    async def _identify(self, source: graph.CopySource, exclude: Sequence[str]) -> str:
+    async def _identify(self, source: graph.CopySource, step: graph.Copy) -> str:
         match source:
             case graph.FromContext(context=name, paths=paths):
-                return await self._digest(name, paths, exclude)
+                return await self._digest(name, paths, step.exclude, parents=step.parents)
             case graph.FromUrl():
                 _, digest, _ = await self._fetch(source)
                 return digest
@@ -75,10 +82,12 @@ class BuildFiles:
                 return await self._commit(source)
         return ""
 
-    async def _digest(self, name: str, paths: Sequence[str], exclude: Sequence[str]) -> str:
+    async def _digest(
+        self, name: str, paths: Sequence[str], exclude: Sequence[str] = (), *, parents: bool = False
+    ) -> str:
         tree = await self._tree(name)
         try:
-            return await self._run(tree.digest, paths, exclude, self._digests)
+            return await self._run(tree.digest, paths, exclude, parents, self._digests)
         except ValueError as exc:
             raise InvalidParameter(str(exc)) from exc
         except FileNotFoundError as exc:
@@ -161,6 +170,25 @@ class BuildFiles:
 
         await self._checked(work)
 
+    async def counted(self, name: str, source: str) -> str:
+        """A directory that has what counts of one path of a context, at that path, root's; once a build.
+
+        Raises NotFound, InvalidParameter, System.
+        """
+        if (name, source) not in self._counted:
+            self._counted[name, source] = asyncio.ensure_future(self._set_apart(name, source))
+        return await asyncio.shield(self._counted[name, source])
+
+    async def _set_apart(self, name: str, source: str) -> str:
+        lower, upper, work = (self._contexts.scratch() for _ in range(3))
+        whole = posixpath.normpath(f"/{source}").strip("/") == ""
+        step = graph.Copy(sources=(), target="/", parents=not whole)
+        path = "/" if whole else _literal(source)
+        tree = await self._tree(name)
+        rootfs = Overlay(lower=(lower,), upper=upper, work=work)
+        await self._copy(rootfs, step, "/", [(tree, [path])], (), (0, 0))
+        return upper
+
     async def make_directory(self, rootfs: Overlay, step: graph.Directory) -> None:
         """Make a directory."""
         owner = await self._owner(step.user, rootfs) or (0, 0)
@@ -225,6 +253,8 @@ class BuildFiles:
 
         unpacked = await self._checked(work)
         target = step.target if step.target.endswith("/") else f"{step.target}/"
+        # What is in an archive has its own modes, whatever the others get.
+        step = graph.Copy(sources=(), target=target)
         await self._copy(rootfs, step, target, [(unpacked, ["/"])], (), owner)
 
     async def _add_url(

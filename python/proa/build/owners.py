@@ -13,15 +13,17 @@ _HIGHEST = (1 << 32) - 2
 
 
 def owner_of(text: str, lower: Sequence[str]) -> tuple[int, int]:
-    """(uid, gid); without a group it is the user's own, or the user's number. Raises InvalidParameter."""
+    """(uid, gid); without a group it is a named user's own, or the user's number. Raises InvalidParameter.
+
+    `root` is 0 wherever there are no such files.
+    """
     user, colon, group = text.partition(":")
-    passwd, groups = _read(lower)
-    uid = _number(user)
-    gid = uid
-    for name, found_uid, found_gid in _users(passwd):
-        if name == user or (uid is not None and found_uid == uid):
-            uid, gid = found_uid, found_gid
-            break
+    uid = gid = _number(user)
+    named = uid is None or (colon and group and _number(group) is None)
+    passwd, groups = _read(lower) if named else ("", "")
+    if uid is None:
+        found = ((own, its) for name, own, its in _users(passwd) if name == user)
+        uid, gid = next(found, (None, None))
     if uid is None:
         raise InvalidParameter(f"unable to find user {user}: no matching entries in passwd file")
     if colon and group:
@@ -44,6 +46,8 @@ def _read(lower: Sequence[str]) -> tuple[str, str]:
 
 def _number(text: str) -> int | None:
     """A numeric id is always an id; past 32 bits it is an error."""
+    if text == "root":
+        return 0
     if not (text.isascii() and text.isdigit()):
         return None
     if int(text) > _HIGHEST:

@@ -410,7 +410,8 @@ class Stage:
             target=self._target(self._expand(instruction.sources.target)),
             chown=chown,
             chmod=chmod,
-            link=instruction.link,
+            # A mode keeps it from standing alone, as in BuildKit.
+            link=instruction.link and not chmod,
             parents=parents,
             unpack=unpack,
             exclude=tuple(self._expand(pattern) for pattern in instruction.exclude),

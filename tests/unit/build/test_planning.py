@@ -214,19 +214,20 @@ async def test_a_context_of_files_may_be_a_base() -> None:
 async def test_copy_in_all_its_forms() -> None:
     found = await planned(
         "FROM a\nWORKDIR /w\nENV d=dir u=1:2\n"
-        "COPY --chown=$u --chmod=u+x --link --exclude=*.o $d/x y sub/\n"
+        "COPY --chown=$u --chmod=u+x --link --exclude=*.o $d/x y sub/\nCOPY --link x /\n"
         "COPY <<one <<'two' /t\n$d \"q\"\none\n$d\ntwo\n"
         "ADD --checksum=sha256:ab https://h/x.tgz z\nADD https://h/r.git#v1 /r\nADD a.tgz .\n"
     )
-    plain, files, url, git, archive = operations(found, graph.Copy)
+    plain, linked, files, url, git, archive = operations(found, graph.Copy)
     assert plain == graph.Copy(
         sources=(graph.FromContext(context="", paths=("dir/x", "y")),),
         target="/w/sub/",
         chown="1:2",
         chmod="u+x",
-        link=True,
+        link=False,  # a mode needs what is there
         exclude=("*.o",),
     )
+    assert linked.link
     assert files.sources == (
         graph.Inline(name="one", text='dir "q"\n'),
         graph.Inline(name="two", text="$d\n"),

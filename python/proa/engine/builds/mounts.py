@@ -1,6 +1,6 @@
 """`RUN --mount`: what each kind of mount of a step is on this host, and who else may use it meanwhile.
 
-    bind      a context or a stage's layers, read-only, or written into an upper that nobody keeps
+    bind      what counts of a context, or a stage's layers: read-only, or written into an upper that goes
     cache     a directory of <data_root>/builds/caches, by id; `locked` waits, `private` takes another
     tmpfs     a tmpfs
     secret    a file of the exec root that is gone with the step, or a variable
@@ -14,7 +14,7 @@ Source: the Dockerfile reference, "RUN --mount"; security.md, build mounts.
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,6 @@ from pathlib import Path
 from msgspec import Struct
 
 from proa.build import graph
-from proa.build.contexts import Contexts
 from proa.build.dockerfile.mounts import MountType
 from proa.build.ports import Mounted
 from proa.errors import InvalidParameter, System
@@ -98,15 +97,17 @@ class StepMounts:
         self,
         *,
         caches: CacheDirectories,
-        contexts: Contexts,
+        files: Callable[[str, str], Awaitable[str]],
         secrets: dict[str, bytes],
         agents: dict[str, str],
         scratch: Path,
         remove_tree: Callable[[str], None],
     ) -> None:
-        """`scratch`, on the host and closed to others, holds a directory for each step that needs one."""
+        """`files` has what counts of a context's path in a directory, at that path; `scratch`, on the host
+        and closed to others, holds a directory for each step that needs one.
+        """
         self._caches = caches
-        self._contexts = contexts
+        self._files = files
         self._secrets = secrets
         self._agents = agents
         self._scratch = scratch
@@ -139,7 +140,7 @@ class StepMounts:
         mount = each.mount
         match mount.type:
             case MountType.BIND:
-                mounts.append(self._bind(each, scratch))
+                mounts.append(await self._bind(each, scratch))
             case MountType.CACHE:
                 directory = await stack.enter_async_context(self._caches.use(mount))
                 mounts.append(Bind(source=directory, target=mount.target, readonly=mount.read_only))
@@ -151,9 +152,11 @@ class StepMounts:
             case MountType.SSH:
                 self._agent(number, mount, mounts, environment)
 
-    def _bind(self, each: Mounted, scratch: "_Scratch") -> Mount:
+    async def _bind(self, each: Mounted, scratch: "_Scratch") -> Mount:
         mount = each.mount
-        lower = each.lower if mount.input is not None else (self._contexts.root(mount.context or ""),)
+        lower = each.lower
+        if mount.input is None:
+            lower = (await self._files(mount.context or "", mount.source),)
         upper, work = (None, None) if mount.read_only else scratch.overlay()
         return Layers(
             lower=lower,

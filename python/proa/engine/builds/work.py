@@ -124,9 +124,10 @@ class Workshop:
         """The work of one build; `epoch_ns` is SOURCE_DATE_EPOCH."""
         local = options.local
         rewriting = epoch_ns is not None and local.output.get("rewrite-timestamp") in ("true", "1")
+        files = BuildFiles(contexts, self._executor, self._digests, epoch_ns)
         mounts = StepMounts(
             caches=self._caches,
-            contexts=contexts,
+            files=files.counted,
             secrets=local.secrets,
             agents=local.ssh,
             scratch=self._scratch,
@@ -134,12 +135,7 @@ class Workshop:
         )
         return BuildWork(
             commands=self._commands,
-            files=BuildFiles(
-                contexts,
-                self._executor,
-                self._digests,
-                epoch_ns,
-            ),
+            files=files,
             mounts=mounts,
             limits=limits,
             entitlements=frozenset(local.entitlements),
