@@ -72,6 +72,22 @@ async def test_what_docker_saves_is_the_same_image_here_and_back(
     assert docker.contents(image) == before
 
 
+async def test_parents_travel_with_their_children(docker: Docker, busybox: bytes, tmp_path: Path) -> None:
+    docker("load", data=busybox)
+    docker("create", "--name", "parented", "--network", "none", "busybox", "true")
+    docker("commit", "parented", "child:1")
+    docker("rm", "parented")
+    base = docker.inspect("busybox")["Id"]
+    rig = Rig(tmp_path)
+    await rig.load(chunks(docker("save", "child:1", "busybox"), 1 << 16))
+    assert (await rig.images.inspect("child:1")).parent == base
+    saved = await rig.save("child:1", "busybox")
+    docker("rmi", "-f", "child:1")
+    docker("load", data=saved)
+    assert docker.inspect("child:1")["Parent"] == base
+    docker("rmi", "child:1")
+
+
 async def test_our_layers_merge_as_dockers_do(docker: Docker, image: str, tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     await rig.load(chunks(docker("save", image), 1 << 16))

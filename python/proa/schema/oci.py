@@ -105,6 +105,8 @@ class ArchiveImage(Struct, frozen=True, kw_only=True, rename="pascal"):
     config: str = ""
     repo_tags: list[str] | None = None
     layers: list[str] | None = None
+    parent: str = ""
+    """The id of the image of the same archive that this one was made from."""
 
 
 def layer_media_type(head: bytes) -> str:

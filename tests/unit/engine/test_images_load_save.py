@@ -191,6 +191,28 @@ async def test_a_bad_archive_says_so_and_leaves_nothing(rig: Rig, archive: bytes
     assert await rig.names() == []
 
 
+async def test_a_parent_that_is_none_is_refused(rig: Rig) -> None:
+    """One that is not in the archive means nothing."""
+    parent, child = config([BASE]), config([BASE, TOP])
+    for named, known in ((digest(parent), True), ("sha256:" + "0" * 64, False)):
+        await rig.load(chunks(_with_parent(parent, child, named)))
+        assert (await rig.images.inspect(digest(child))).parent == (digest(parent) if known else "")
+        await rig.images.remove(digest(child), force=True, prune=True)
+    with pytest.raises(InvalidParameter, match="is not a valid parent"):
+        await rig.load(chunks(_with_parent(child, parent, digest(child))))
+
+
+def _with_parent(parent: bytes, child: bytes, told: str) -> bytes:
+    members: dict[str, bytes | str | None] = {"0.tar": BASE, "1.tar": TOP}
+    images = []
+    for number, blob in enumerate((parent, child)):
+        members[f"{number}.json"] = blob
+        layers = ["0.tar", "1.tar"][: len(json.loads(blob)["rootfs"]["diff_ids"])]
+        images.append({"Config": f"{number}.json", "RepoTags": None, "Layers": layers})
+    images[1]["Parent"] = told
+    return tar({**members, "manifest.json": json.dumps(images).encode()})
+
+
 HEAD = f"{1:064x}"
 LEGACY = legacy_archive([BASE, TOP], {"old": {"1": HEAD}, "reg.example/old": {"latest": HEAD}})
 

@@ -12,7 +12,7 @@ Source: moby image/tarexport/load.go; OCI image specification, image-layout.md.
 """
 
 import posixpath
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -67,6 +67,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     digests: list[Digest]
     """What each layer's blob must be, where an OCI manifest said so; else empty."""
     names: list[Reference]
+    parent: str = ""
+    """The id of an image of this archive that it was made from."""
 
 
 class Archive:
@@ -192,6 +194,19 @@ class Loader:
             for image in wanted:
                 async for line in self._image(intake, archive, image, quiet=quiet):
                     yield line
+            self._link(wanted)
+
+    def _link(self, wanted: Sequence[Wanted]) -> None:
+        """Let images know their parents, where both came. Raises InvalidParameter for one that is none."""
+        loaded = {digest_of(image.config): image for image in wanted}
+        for id_, image in loaded.items():
+            parent = loaded.get(Digest(image.parent))
+            if parent is None or parent is image:
+                continue
+            child_steps, steps = (decode_image_file(one.config).history or [] for one in (image, parent))
+            if (child_steps or steps) and child_steps[:-1] != steps:
+                raise InvalidParameter(f"image {image.parent} is not a valid parent for {id_}")
+            self._store.lineage.record(id_, image.parent)
 
     async def _split(self, intake: Intake, archive: Archive, body: AsyncIterator[bytes]) -> None:
         """Receive the whole archive; members are taken while it comes."""
@@ -317,7 +332,7 @@ def _of_docker(archive: Archive, image: ArchiveImage) -> Wanted:
     if config is None:
         raise InvalidParameter(f"invalid archive: config {image.config} is missing")
     names = [parse_reference(name).with_default_tag() for name in image.repo_tags or ()]
-    return Wanted(config=config, layers=image.layers or [], digests=[], names=names)
+    return Wanted(config=config, layers=image.layers or [], digests=[], names=names, parent=image.parent)
 
 
 def _of_oci(archive: Archive, descriptor: Descriptor) -> Wanted | None:

@@ -177,6 +177,7 @@ def _indexes(store: ImageStore, images: Sequence[Selected]) -> Iterator[tuple[st
     descriptors = []
     docker = []
     repositories: dict[str, dict[str, str]] = {}
+    saved = {image.record.id for image in images if image.listed}
     for image in images:
         record = image.record
         if not image.listed:
@@ -193,9 +194,11 @@ def _indexes(store: ImageStore, images: Sequence[Selected]) -> Iterator[tuple[st
             repositories.setdefault(name.familiar_name, {})[name.tag] = top
         if not image.names:
             descriptors.append(descriptor)
+        parent = store.lineage.parent(record.id)
         docker.append(
             {
                 "Config": f"blobs/sha256/{digest_hex(record.id)}",
+                **({"Parent": parent} if parent in saved else {}),
                 "RepoTags": [name.familiar for name in image.names] or None,
                 "Layers": [f"blobs/sha256/{digest_hex(layer.digest)}" for layer in record.content],
                 "LayerSources": {
