@@ -164,6 +164,24 @@ def test_a_push(recorder: FakeDaemon) -> None:
     assert recorder.find("POST", "/images/.*/push").query == ""
 
 
+def test_an_import_from_a_url(recorder: FakeDaemon) -> None:
+    """How far it is stands in one line of a terminal, and nowhere else."""
+    url = "https://web.example/root.tar?x=y"
+    told = (
+        {"status": f"Downloading from {url}"},
+        {"status": "Importing", "progressDetail": {"current": 5, "total": 9}, "progress": "[=> ] 5B/9B"},
+        {"status": DIGEST},
+    )
+    recorder.on("POST", "/images/create", stream(*told))
+    done = proa(recorder, "import", url, "made:1")
+    assert (done.returncode, done.stdout.splitlines()) == (0, [f"Downloading from {url}", DIGEST])
+    asked = recorder.find("POST", "/images/create").query
+    assert asked == "fromSrc=https%3A%2F%2Fweb.example%2Froot.tar%3Fx%3Dy&repo=made&tag=1"
+    code, shown = on_terminal(recorder, "import", url)
+    assert code == 0
+    assert shown.endswith(f"\r\nImporting [=> ] 5B/9B\r\x1b[2K\r{DIGEST}\r\n")
+
+
 def test_rows_on_a_terminal(recorder: FakeDaemon) -> None:
     recorder.on("POST", "/images/create", stream(*PULL))
     code, told = on_terminal(recorder, "pull", "app:1")

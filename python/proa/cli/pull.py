@@ -94,15 +94,13 @@ def show_progress(response: Response, out: int | None) -> "list[dict[str, Any]]"
     return extra
 
 
-_CLEAR = "\x1b[2K\r"
-
-
 class Progress:
     """Plain lines without counts of bytes; on a terminal rows, one a layer."""
 
     def __init__(self, out: int | None) -> None:
         self._out = out
         self._rows: Rows | None = None
+        self._counted = False
         if out is not None and os.isatty(out):
             from proa.cli import rows
 
@@ -120,14 +118,24 @@ class Progress:
             self._rows.close()
         if message.get("progress") or (message.get("progressDetail") or {}).get("current"):
             if self._rows is not None:
-                self._write(f"{_CLEAR}{status} {message.get('progress', '')}\r")
+                self._clear()
+                self._write(f"{status} {message.get('progress', '')}\r")
+                self._counted = True
             return
+        self._clear()
         self._write(message.get("stream") or (f"{layer}: {status}\n" if layer else f"{status}\n"))
 
     def close(self) -> None:
         """Leave what is shown as it is."""
         if self._rows is not None:
             self._rows.close()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Take a count away that is shown without a row."""
+        if self._counted:
+            self._write("\x1b[2K\r")
+            self._counted = False
 
     def _write(self, text: str) -> None:
         from proa.cli.streams import write_all
