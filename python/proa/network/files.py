@@ -140,16 +140,11 @@ def write_files(
 ) -> None:
     """Write hostname, hosts and resolv.conf of a container into its directory. Raises OSError.
 
-    `through` makes of what it resolves with what its file says.
-
     In place, never by rename: they are bind-mounted. Mode container has none of its own.
     """
     if sandbox.mode == "container":
         return
     own = sandbox.mode != "host"
-    resolver = resolver_of(wish, defaults, host.resolver(), own_namespace=own)
-    if through is not None:
-        resolver = through(resolver)
     addresses = [address for endpoint in sandbox.endpoints for address in endpoint.addresses]
     gateway = host_gateway or "127.0.0.1"
     if own:
@@ -158,6 +153,22 @@ def write_files(
         hosts = format_hosts(wish, addresses, host_gateway=gateway, base=host.hosts() or _LOCALHOST)
     _write(f"{directory}/hostname", wish.hostname + "\n")
     _write(f"{directory}/hosts", hosts)
+    write_resolver(directory, wish, sandbox, host=host, defaults=defaults, through=through)
+
+
+def write_resolver(
+    directory: str,
+    wish: NetworkWish,
+    sandbox: Sandbox,
+    *,
+    host: HostFiles,
+    defaults: DnsDefaults,
+    through: Callable[[Resolver], Resolver] | None = None,
+) -> None:
+    """Write resolv.conf; `through` makes of what it resolves with what the file says. Raises OSError."""
+    resolver = resolver_of(wish, defaults, host.resolver(), own_namespace=sandbox.mode != "host")
+    if through is not None:
+        resolver = through(resolver)
     _write(f"{directory}/resolv.conf", format_resolv_conf(resolver))
 
 
@@ -196,8 +207,9 @@ def _read(path: str) -> str:
 
 
 def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    """Over what is there: one that was emptied first some file systems write to the disk at once."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        os.write(fd, text.encode())
+        os.ftruncate(fd, os.write(fd, text.encode()))
     finally:
         os.close(fd)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from proa.errors import Forbidden, NotFound, ProaError, System
 from proa.network import drivers, naming
 from proa.network.catalogue import Catalogue
-from proa.network.files import DnsDefaults, HostFiles, add_hosts, remove_hosts, write_files
+from proa.network.files import DnsDefaults, HostFiles, add_hosts, remove_hosts, write_files, write_resolver
 from proa.network.network import Network
 from proa.network.pool import custom_key
 from proa.network.publishing import Publishing
@@ -397,13 +397,20 @@ class Networking:
             remove_hosts(directory, before - after)
             add_hosts(directory, wish, [a for e in new.endpoints for a in e.addresses if a not in before])
             if naming.named(new) != naming.named(old):
-                self.write_files(directory, wish, new)
+                write_resolver(
+                    directory,
+                    wish,
+                    new,
+                    host=self._host_files,
+                    defaults=self._defaults,
+                    through=resolv_conf if naming.named(new) else None,
+                )
         except OSError as exc:
             raise System(f"network files: {exc}") from exc
-        if naming.named(new):
+        if naming.named(new) or naming.named(old):
+            # One that has left its last network with names goes on asking where a program has read of it, and
+            # to make the resolver's place in the namespace anew would cost the next network dear.
             await self._tell(container_id, wish, new, running=True)
-        elif naming.named(old):
-            await self._keeper.forget_names(container_id)
 
     async def _tell(self, container_id: str, wish: NetworkWish, sandbox: Sandbox, *, running: bool) -> None:
         await self._keeper.serve_names(

@@ -4,7 +4,7 @@ The keeper serves it (native/src/dns). A container on user-defined networks is t
 start and at each change of its networks; its exit ends it without being asked:
 
     await resolver.serve_names(DnsSandbox(id=container_id, key=prepared.key, networks=..., upstreams=...))
-    await resolver.forget_names(container_id)               it leaves its last such network, or does not start
+    await resolver.forget_names(container_id)               it does not start
 
 Each message is about one container only, however many are on its networks.
 

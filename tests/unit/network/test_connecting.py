@@ -87,6 +87,30 @@ async def test_ports_go_with_the_default_route(database: Metadata, host: Host, t
     await network.close()
 
 
+async def test_names_come_and_go_and_what_the_container_wrote_stays(
+    database: Metadata, host: Host, tmp_path: Path
+) -> None:
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=0)
+    b = await made(network, "b", "10.2.0.0/24")
+    asked = wish(EndpointWish(network="bridge"))
+    sandbox = await network.connect("c1", asked)
+    network.write_files(str(tmp_path), asked, sandbox)
+    before = (tmp_path / "resolv.conf").read_text()
+    with (tmp_path / "hosts").open("a") as hosts:
+        hosts.write("192.0.2.7\tmine\n")
+    assert keeper.names == {}
+    await network.attach("c1", str(tmp_path), wish(*asked.endpoints, EndpointWish(network="b")), "one")
+    assert "nameserver 127.0.0.11\n" in (tmp_path / "resolv.conf").read_text()
+    assert [told.name for told in keeper.names["c1"].networks] == ["b"]
+    await network.detach("c1", str(tmp_path), asked, b)
+    assert (tmp_path / "resolv.conf").read_text() == before, "all of it, and nothing after it"
+    assert keeper.names["c1"].networks == (), "it is served still, for who has read of it"
+    assert "192.0.2.7\tmine\n" in (tmp_path / "hosts").read_text()
+    await network.disconnect("c1")
+    await network.close()
+
+
 async def test_a_failed_attach_leaves_all_as_it_was(database: Metadata, host: Host, tmp_path: Path) -> None:
     keeper = FakeKeeper()
     network = opened(database, keeper, network_pool_size=0)
