@@ -176,6 +176,10 @@ class UnpackedLayer:
     def usage(self) -> tuple[int, int]:
         """(apparent bytes, inodes) of what was unpacked, as `disk_usage` counts; 0 where it was packed."""
 
+    @property
+    def recipe(self) -> bool:
+        """Whether its directory has a recipe beside it: `pack_layer`."""
+
 @final
 class ByteFeed:
     """Bytes on their way from the loop to a native call in another thread, about a MiB of them at most.
@@ -252,7 +256,8 @@ def split_archive(
 
     Both are called in this thread, in the archive's order, and what they raise ends the pass. `begin(path)`,
     of a file that begins as a layer does, gives the empty directory that it is unpacked into in the same
-    pass, or None. `found(path, kind, link, number, size, layer)`, of each member that is complete;
+    pass, or None. One that is a plain tar gets a recipe beside that directory (see `pack_layer`) and no
+    file of its own, unless it replaces its own files. `found(path, kind, link, number, size, layer)`, of each member that is complete;
     `kind` is file, symlink or hardlink, `layer` what unpacking it gave or raised. Names are only reported,
     never used as paths. Raises as `unpack_layer`.
     """
@@ -261,6 +266,9 @@ def pack_layer(
     directory: str, target_fd: int, *, compression: str = "none", overlay: bool = True
 ) -> UnpackedLayer:
     """The reverse: a directory to a tar on `target_fd`, sorted, whiteouts from overlayfs's form.
+
+    One with a recipe beside it (`tar`, which `split_archive` leaves) gives the tar that it came as: who asks
+    compares the digest. Raises ValueError where the files are not what they were.
 
     `compression`: none, gzip or zstd.
     """

@@ -3,6 +3,7 @@
 Owns <data_root>/snapshots:
 
     l<random>/fs          committed: one layer, unpacked in overlayfs's form; by chain id in the database
+    l<random>/tar         beside it, where it came uncompressed: what makes its tar again (layer::recipe)
     <key>/{fs,work}       active: upper and work directory of one container, by its id
     base/fs               the lowest layer of every stack: what is mounted over, where an image lacks it
     removed-<random>      on its way out
@@ -63,6 +64,7 @@ _T = TypeVar("_T")
 _DRAFT: Final = "l"
 _REMOVED: Final = "removed-"
 _BASE: Final = "base"
+_RECIPE: Final = "tar"
 _BASE_DIRECTORIES: Final = ("dev", "etc", "proc", "sys")
 _BASE_FILES: Final = ("etc/hostname", "etc/hosts", "etc/resolv.conf")
 
@@ -188,6 +190,18 @@ class Snapshots:
             )
         )
 
+    def share_recipe(self, draft: Path, chain_id: str) -> None:
+        """Let a committed snapshot have the recipe of a draft of the same layer, unless it has one.
+
+        For the transaction of `record`.
+        """
+        snapshot = self.find(chain_id)
+        if snapshot is None:
+            return
+        with _translated("snapshots"), suppress(FileExistsError):
+            os.link(draft.parent / _RECIPE, self._root / snapshot.directory / _RECIPE)
+            self._mark(chain_id)
+
     def is_committed(self, draft: Path) -> bool:
         """Whether a draft's directory was recorded."""
         rows = self._database.query("SELECT 1 FROM snapshots WHERE directory = ?", (draft.parent.name,))
@@ -228,14 +242,18 @@ class Snapshots:
         return sorted(found, key=lambda snapshot: len(self.lower(snapshot.chain_id)))
 
     async def renew(self, snapshot: Committed, draft: Path) -> None:
-        """Put a fresh draft where a doubtful snapshot lies: images and containers know it by its path."""
+        """Put a fresh draft where a doubtful snapshot lies: images and containers know it by its path.
+
+        A recipe goes with what it was of.
+        """
         target = self._root / snapshot.directory
         await self._remove(target)
         with _translated(f"snapshot {snapshot.directory}"):
             draft.parent.rename(target)
-        self._database.execute(
-            "UPDATE snapshots SET boot = ? WHERE chain_id = ?", (self._boot, snapshot.chain_id)
-        )
+        self._mark(snapshot.chain_id)
+
+    def _mark(self, chain_id: str) -> None:
+        self._database.execute("UPDATE snapshots SET boot = ? WHERE chain_id = ?", (self._boot, chain_id))
 
     # ---- active ---------------------------------------------------------------------------------
 

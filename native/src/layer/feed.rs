@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -16,7 +17,7 @@ use rustix::event::{eventfd, EventfdFlags};
 use super::limits::Limits;
 use super::source::Input;
 use super::stream::CHUNK;
-use super::{unpack_input, Layer};
+use super::{unpack_input, Layer, Recording};
 use crate::error::{Error, Result};
 
 /// Bytes that may wait in the queue. One piece is always taken, so that its size cannot block it for good.
@@ -163,12 +164,30 @@ pub struct LayerUnpacker {
 impl LayerUnpacker {
     /// Begin to unpack into the directory `target`, as [`super::unpack_layer`] does.
     pub fn new(target: &str, overlay: bool, copy: Option<OwnedFd>, limits: Limits) -> Result<Self> {
+        Self::start(target, overlay, copy, limits, None)
+    }
+
+    /// The same, and keep a recipe of the layer, which must come uncompressed, or else its blob.
+    pub(super) fn recording(target: String, blob: PathBuf, limits: Limits) -> Result<Self> {
+        let recording = Recording { directory: target.clone(), blob };
+        Self::start(&target, true, None, limits, Some(recording))
+    }
+
+    fn start(
+        target: &str,
+        overlay: bool,
+        copy: Option<OwnedFd>,
+        limits: Limits,
+        recording: Option<Recording>,
+    ) -> Result<Self> {
         let feed = Arc::new(Feed::new()?);
         let root = super::tree::open_root(target)?;
         let source = Arc::clone(&feed);
         let thread = std::thread::Builder::new()
             .name("proa-layer".into())
-            .spawn(move || unpack_input(Input::Feed(&source), root, overlay, copy.as_ref(), &limits))
+            .spawn(move || {
+                unpack_input(Input::Feed(&source), root, overlay, copy.as_ref(), &limits, recording)
+            })
             .map_err(|error| Error::os("start a thread for", "layer", error))?;
         Ok(Self { feed, outcome: Mutex::new(Outcome::Running(thread)) })
     }

@@ -6,7 +6,7 @@
 //! directory -> tar -> diff_id -> compress -> digest -> fd
 //! pack, header, sparse   encode     gzip       sink
 //! ```
-//! `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart, `changes`
+//! `recipe` is how a tar comes back that nobody kept. `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart, `changes`
 //! compares, `files` is for a container's files. Nothing here knows about images. Everything an archive says is
 //! untrusted; `limits` says how much of it is believed.
 //!
@@ -21,6 +21,7 @@ mod gzip;
 mod header;
 mod limits;
 mod pack;
+mod recipe;
 mod sink;
 mod source;
 mod sparse;
@@ -33,7 +34,10 @@ mod whiteout;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
 
 pub use archive::{split_archive, Member, MemberKind, Members};
 pub use changes::{changes, Change, ChangeKind};
@@ -46,7 +50,7 @@ pub use source::Input;
 pub use stream::Digests;
 pub use tree::{disk_usage, inherit_directories, remove_tree, sync_file_system};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What one pass over a layer found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct Layer {
     pub implied: Vec<Vec<u8>>,
     /// (apparent bytes, inodes) of what was unpacked, hardlinks counted once.
     pub usage: (u64, u64),
+    /// Whether its directory has what it takes to make its tar again: [`pack_layer`] does. See `recipe`.
+    pub recipe: bool,
 }
 
 /// Unpack a layer from `source`, read to its end, into the directory `target`. With `overlay` whiteouts take
@@ -72,7 +78,16 @@ pub fn unpack_layer<'a>(
     limits: &Limits,
 ) -> Result<Layer> {
     let root = tree::open_root(target)?;
-    unpack_input(source.into(), root, overlay, copy, limits)
+    unpack_input(source.into(), root, overlay, copy, limits, None)
+}
+
+/// What is to be kept of a layer that comes uncompressed, besides its files.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    /// What the layer is unpacked into.
+    directory: String,
+    /// The blob's file, written where a recipe does not do.
+    blob: PathBuf,
 }
 
 fn unpack_input(
@@ -81,12 +96,21 @@ fn unpack_input(
     overlay: bool,
     copy: Option<&OwnedFd>,
     limits: &Limits,
+    recording: Option<Recording>,
 ) -> Result<Layer> {
     let _held = input.held();
+    let recorder = recording.map(|recording| record(&root, recording)).transpose()?;
     let ((entries, usage, implied), digests) = stream::run(input, copy, limits, |stream| {
-        let mut unpacker = unpack::Unpacker::new(root, limits, overlay);
+        stream.record(recorder.clone());
+        let mut unpacker = unpack::Unpacker::new(root, limits, overlay, recorder.clone());
         unpacker.archive(stream)?;
         Ok((unpacker.entries, unpacker.usage()?, unpacker.implied()))
     })?;
-    Ok(Layer { digests, entries, implied, usage })
+    let recipe = recorder.map_or(Ok(false), |recorder| recorder.borrow_mut().finish())?;
+    Ok(Layer { digests, entries, implied, usage, recipe })
+}
+
+fn record(root: &OwnedFd, recording: Recording) -> Result<Rc<RefCell<recipe::Recorder>>> {
+    let root = root.try_clone().map_err(|error| Error::os("use", "layer", error))?;
+    recipe::Recorder::new(root, &recording.directory, recording.blob).map(|it| Rc::new(RefCell::new(it)))
 }

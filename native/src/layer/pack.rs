@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::encode::{Output, PackCompression};
 use super::header::Header;
+use super::recipe;
 use super::sparse::{self, Extent};
 use super::stream::CHUNK;
 use super::tar::{padding, BLOCK};
@@ -21,7 +22,7 @@ use super::Layer;
 use crate::error::Result;
 
 /// Write `directory` as a layer to `target`. With `overlay` the directory is an overlayfs upper: its whiteouts
-/// and opaque marks take the layer's form.
+/// and opaque marks take the layer's form. One that has a recipe beside it gives the tar that it came as.
 pub fn pack_layer(
     directory: &str,
     target: &OwnedFd,
@@ -30,12 +31,23 @@ pub fn pack_layer(
 ) -> Result<Layer> {
     let root = open_root(directory)?;
     std::thread::scope(|scope| {
-        let output = Output::new(scope, target, compression, None)?;
+        let mut output = Output::new(scope, target, compression, None)?;
+        if let Some(recipe) = recipe::of(directory)? {
+            recipe::rebuild(&root, recipe, |bytes| output.write(bytes))?;
+            let digests = output.finish()?;
+            return Ok(Layer { digests, entries: 0, implied: Vec::new(), usage: (0, 0), recipe: true });
+        }
         let buffer = vec![0; CHUNK];
         let mut packer = Packer { root, overlay, output, links: HashMap::new(), entries: 0, buffer };
         packer.tree()?;
         let entries = packer.entries;
-        Ok(Layer { digests: packer.output.finish()?, entries, implied: Vec::new(), usage: (0, 0) })
+        Ok(Layer {
+            digests: packer.output.finish()?,
+            entries,
+            implied: Vec::new(),
+            usage: (0, 0),
+            recipe: false,
+        })
     })
 }
 

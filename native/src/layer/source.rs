@@ -102,6 +102,25 @@ impl<'a> Source<'a> {
         Ok(count > 0)
     }
 
+    /// The next piece of a feed as it is, empty at the end: what is not decompressed need not be copied.
+    pub fn piece(&mut self) -> Result<Vec<u8>> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if !self.read_more()? {
+                return Ok(Vec::new());
+            }
+        }
+        let mut piece = std::mem::take(&mut self.buffer);
+        piece.truncate(self.end);
+        piece.drain(..self.start);
+        (self.start, self.end) = (0, 0);
+        Ok(piece)
+    }
+
+    pub fn is_feed(&self) -> bool {
+        matches!(self.input, Input::Feed(_))
+    }
+
     /// Told by the first bytes, as every engine does: media types lie.
     pub fn compression(&mut self) -> Result<Compression> {
         while self.end < 4 && self.read_more()? {}

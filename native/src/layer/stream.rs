@@ -11,12 +11,15 @@
 //! Memory is bounded by the channels; spent chunks go back to be filled again. What came uncompressed has one
 //! digest only and no hashing thread.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 
 use sha2::{Digest as _, Sha256};
 
 use super::limits::Limits;
+use super::recipe::Recorder;
 use super::source::{Compression, Decoder, Input, Source};
 use crate::error::{Error, Result};
 
@@ -55,9 +58,15 @@ pub struct Stream {
     chunk: Vec<u8>,
     position: usize,
     size: u64,
+    recorder: Option<Rc<RefCell<Recorder>>>,
 }
 
 impl Stream {
+    /// Have somebody see all that is taken from now on.
+    pub(super) fn record(&mut self, recorder: Option<Rc<RefCell<Recorder>>>) {
+        self.recorder = recorder;
+    }
+
     /// What is there now, at least one byte, or empty at the end.
     pub fn fill(&mut self) -> &[u8] {
         while self.position == self.chunk.len() {
@@ -72,6 +81,9 @@ impl Stream {
 
     /// Take `count` bytes that `fill` gave.
     pub fn consume(&mut self, count: usize) {
+        if let Some(recorder) = &self.recorder {
+            recorder.borrow_mut().take(&self.chunk[self.position..self.position + count]);
+        }
         self.position += count;
     }
 
@@ -92,13 +104,19 @@ impl Stream {
     }
 
     /// Pass over `count` bytes.
-    pub fn skip(&mut self, mut count: u64) -> Result<()> {
+    pub fn skip(&mut self, count: u64) -> Result<()> {
+        self.pass(count, |_| {})
+    }
+
+    /// Show `count` bytes to `other`.
+    pub fn pass(&mut self, mut count: u64, mut other: impl FnMut(&[u8])) -> Result<()> {
         while count > 0 {
-            let available = self.fill().len();
-            if available == 0 {
+            let available = self.fill();
+            if available.is_empty() {
                 return Err(truncated());
             }
-            let step = available.min(usize::try_from(count).unwrap_or(usize::MAX));
+            let step = available.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+            other(&available[..step]);
             self.consume(step);
             count -= step as u64;
         }
@@ -200,7 +218,13 @@ fn pass<T>(
         let start = |name: &str| std::thread::Builder::new().name(name.into());
         let failed = |error| Error::os("start a thread for", "layer", error);
         let producer = start("proa-inflate")
-            .spawn_scoped(scope, move || produce(source, compression, limits, &chunk_sender, &spare_receiver))
+            .spawn_scoped(scope, move || {
+                if compression == Compression::None && source.is_feed() {
+                    drop(spare_receiver);
+                    return pass_on(source, &chunk_sender);
+                }
+                produce(source, compression, limits, &chunk_sender, &spare_receiver)
+            })
             .map_err(failed)?;
         let (chunks, hasher) = if compression == Compression::None || !hashing {
             (chunks, None)
@@ -210,7 +234,7 @@ fn pass<T>(
                 start("proa-hash").spawn_scoped(scope, move || hash(&chunks, &sender)).map_err(failed)?;
             (known, Some(hasher))
         };
-        let mut stream = Stream { chunks, spare, chunk: Vec::new(), position: 0, size: 0 };
+        let mut stream = Stream { chunks, spare, chunk: Vec::new(), position: 0, size: 0, recorder: None };
         let consumed = consume(&mut stream);
         if consumed.is_ok() {
             stream.drain();
@@ -240,6 +264,20 @@ fn hash(chunks: &Receiver<Vec<u8>>, hashed: &SyncSender<Vec<u8>>) -> String {
         }
     }
     digest_text(hash)
+}
+
+/// The producing half of what comes in pieces and uncompressed: they are the chunks.
+fn pass_on(mut source: Source<'_>, chunks: &SyncSender<Vec<u8>>) -> Result<Option<(String, u64)>> {
+    loop {
+        let piece = source.piece()?;
+        if piece.is_empty() {
+            let size = source.size;
+            return Ok(Some((source.digest(), size)));
+        }
+        if chunks.send(piece).is_err() {
+            return Ok(None);
+        }
+    }
 }
 
 /// The producing half: digest and size of what was read; `None` where the consumer gave up first.

@@ -9,6 +9,7 @@
 //! from what the kernel gave; parents stay open in a small cache; directories get their mode and times at
 //! the end, in one go, since files made in them would change them again.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 
 use super::limits::Limits;
+use super::recipe::Recorder;
 use super::stream::Stream;
 use super::tar::{malformed, Entry, Kind, Reader};
 use super::tree::{self, failed, join, open_in_root};
@@ -55,11 +57,17 @@ pub struct Unpacker {
     bytes: u64,
     inodes: u64,
     replaced: bool,
+    recorder: Option<Rc<RefCell<Recorder>>>,
 }
 
 impl Unpacker {
     /// Unpack below `root`. With `overlay` whiteouts take overlayfs's form, else they are applied.
-    pub fn new(root: OwnedFd, limits: &Limits, overlay: bool) -> Self {
+    pub fn new(
+        root: OwnedFd,
+        limits: &Limits,
+        overlay: bool,
+        recorder: Option<Rc<RefCell<Recorder>>>,
+    ) -> Self {
         Self {
             root,
             limits: *limits,
@@ -75,6 +83,7 @@ impl Unpacker {
             bytes: 0,
             inodes: 0,
             replaced: false,
+            recorder,
         }
     }
 
@@ -214,6 +223,9 @@ impl Unpacker {
     /// Remove what is at `path`, forgetting what is remembered about it.
     fn remove(&mut self, dir: &OwnedFd, path: &[u8]) -> Result<()> {
         let (_, name) = split(path);
+        if let Some(recorder) = &self.recorder {
+            recorder.borrow_mut().losing()?;
+        }
         self.replaced = true;
         self.parents.clear();
         self.directories.remove(path);
@@ -238,7 +250,12 @@ impl Unpacker {
         let (_, fd) = self.create(path, |dir, name| rustix::fs::openat(dir, name, flags, mode))?;
         self.count(entry.sparse.as_ref().map_or(entry.stored, |sparse| sparse.size));
         match &entry.sparse {
-            None => stream.write_to(&fd, 0, entry.stored, path)?,
+            None => {
+                if let Some(recorder) = &self.recorder {
+                    recorder.borrow_mut().content(path, entry.stored)?;
+                }
+                stream.write_to(&fd, 0, entry.stored, path)?;
+            }
             Some(sparse) => {
                 for extent in &sparse.extents {
                     stream.write_to(&fd, extent.offset, extent.length, path)?;

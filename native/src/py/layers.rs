@@ -19,6 +19,7 @@ pub struct UnpackedLayer {
     entries: u64,
     implied: Vec<Vec<u8>>,
     usage: (u64, u64),
+    recipe: bool,
 }
 
 impl From<layer::Layer> for UnpackedLayer {
@@ -32,6 +33,7 @@ impl From<layer::Layer> for UnpackedLayer {
             entries: found.entries,
             implied: found.implied,
             usage: found.usage,
+            recipe: found.recipe,
         }
     }
 }
@@ -201,7 +203,7 @@ pub fn compress_layer(
     let (source, target) = (duplicate(source_fd)?, duplicate(target_fd)?);
     let compression = compression_named(compression)?;
     let digests = py.detach(|| layer::compress_layer(&source, &target, compression, level))?;
-    Ok(layer::Layer { digests, entries: 0, implied: Vec::new(), usage: (0, 0) }.into())
+    Ok(layer::Layer { digests, entries: 0, implied: Vec::new(), usage: (0, 0), recipe: false }.into())
 }
 
 /// Tells Python of an archive's members. What it raises ends the pass and is kept.

@@ -14,7 +14,7 @@ import pytest
 from image_archives import chunks, config, digest, docker_archive, legacy_archive, oci_archive, tar
 from images_rig import Rig, lines, told
 
-from proa.errors import InvalidParameter, NotFound
+from proa.errors import InvalidParameter, NotFound, System
 from proa.registry import Interrupted
 
 URL = "http://web.example/root.tar"
@@ -127,8 +127,9 @@ async def test_saving_by_id_saves_no_name(rig: Rig, tmp_path: Path) -> None:
 
 async def test_a_known_layer_is_not_unpacked_again(rig: Rig) -> None:
     await rig.load(chunks(docker_archive([BASE, TOP], ["a:1"])))
+    saved = await rig.save("a:1")
     before = rig.files()
-    told = await rig.load(chunks(await rig.save("a:1")), quiet=False)
+    told = await rig.load(chunks(saved), quiet=False)
     assert told == ["Loaded image: a:1\n"]
     assert rig.files() == before
 
@@ -327,3 +328,39 @@ async def test_a_bad_import_leaves_nothing(
     with pytest.raises(InvalidParameter, match=text):
         await import_(rig, data, *changes, repo=repo)
     assert rig.files() == set()
+
+
+async def test_a_plain_layer_is_kept_once_and_saved_as_it_came(rig: Rig) -> None:
+    await rig.load(chunks(docker_archive([BASE, TOP], ["app:1"])))
+    image = rig.images.resolve("app:1")
+    assert not any(name.startswith("blobs/") for name in rig.files())
+    assert all(Path(directory).with_name("tar").exists() for directory in image.layers)
+    saved = await rig.save("app:1")
+    assert [rig.content.path(layer.digest).read_bytes() for layer in image.content] == [BASE, TOP]
+    assert BASE in saved
+    assert TOP in saved
+
+
+async def test_a_plain_layer_whose_files_changed_is_not_saved(rig: Rig) -> None:
+    await rig.load(chunks(docker_archive([BASE], ["app:1"])))
+    (base,) = rig.images.resolve("app:1").layers
+    Path(base, "bin/true").write_bytes(b"#!esab")
+    with pytest.raises(System, match="its files are not what they were"):
+        await rig.save("app:1")
+    assert not any(name.startswith(("blobs/", "ingest/")) for name in rig.files())
+
+
+async def test_a_plain_layer_that_was_there_packed_is_saved_as_it_came(rig: Rig) -> None:
+    await rig.load(chunks(oci_archive([BASE], "packed:1")))
+    await rig.load(chunks(docker_archive([BASE, TOP], ["plain:1"])))
+    assert rig.images.resolve("plain:1").layers[1:] == rig.images.resolve("packed:1").layers
+    await rig.images.remove("packed:1", force=False, prune=True)
+    assert BASE in await rig.save("plain:1")
+
+
+async def test_the_same_plain_layer_twice_in_a_stack(rig: Rig) -> None:
+    await rig.load(chunks(docker_archive([BASE, TOP, BASE], ["app:1"])))
+    image = rig.images.resolve("app:1")
+    assert image.layers[0] != image.layers[2]
+    assert len({layer.digest for layer in image.content}) == 2
+    assert BASE in await rig.save("app:1")

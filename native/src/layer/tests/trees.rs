@@ -1,5 +1,7 @@
 //! Trees on disk, and the outer archive of `docker load`.
 
+use std::io::Read;
+
 use super::*;
 
 #[test]
@@ -70,8 +72,8 @@ impl Members for Told {
         if path.starts_with(b"known/") {
             return Ok(None);
         }
-        let target = self.root.join(format!("layer{}", self.found.len()));
-        fs::create_dir(&target).expect("mkdir");
+        let target = self.root.join(format!("layer{}/fs", self.found.len()));
+        fs::create_dir_all(&target).expect("mkdir");
         Ok(Some(target.to_str().expect("utf-8").to_owned()))
     }
 
@@ -136,14 +138,96 @@ fn layers_are_unpacked_while_the_outer_archive_is_split() {
     let plain = Place::new().unpack(&layer).expect("unpack");
     let packed = Place::new().unpack(&gzip(&layer)).expect("unpack");
     let layers: Vec<_> = found.into_iter().map(|member| member.layer).collect();
-    assert!(matches!(&layers[0], Some(Ok(layer)) if *layer == plain));
+    assert!(matches!(&layers[0], Some(Ok(layer)) if *layer == Layer { recipe: true, ..plain }));
     assert!(matches!(&layers[1], Some(Ok(layer)) if *layer == packed));
     assert!(matches!(&layers[2], Some(Err(Error::Invalid(text))) if text.contains("outside of the root")));
     assert!(layers[3].is_none());
     assert!(layers[4].is_none());
-    assert_eq!(fs::read(place.at("0")).expect("read"), layer);
+    assert!(!place.at("0").exists() && place.at("layer0/tar").exists());
     assert_eq!(fs::read(place.at("1")).expect("read"), gzip(&layer));
-    assert_eq!(fs::read(place.at("2")).expect("read"), broken);
-    assert_eq!(fs::metadata(place.at("layer1/a")).expect("stat").len(), 1_400_000);
+    assert!(!place.at("layer1/tar").exists());
+    assert_eq!(fs::read(place.at("3")).expect("read"), layer);
+    assert_eq!(fs::metadata(place.at("layer1/fs/a")).expect("stat").len(), 1_400_000);
+    place.assert_contained();
+}
+
+/// The layer of an outer archive, as it is unpacked and as it can be had again.
+fn recorded(place: &Place, layer: &[u8]) -> Layer {
+    let archive = Archive::default().entry("layer.tar", b'0', layer, "").end();
+    let member = split(place, &archive).expect("split").pop().expect("one");
+    member.layer.expect("a layer").expect("unpacked")
+}
+
+fn packed(place: &Place) -> Result<Vec<u8>> {
+    let target = OwnedFd::from(tempfile::tempfile().expect("tempfile"));
+    pack_layer(place.at("layer0/fs").to_str().expect("utf-8"), &target, PackCompression::None, true)?;
+    let mut bytes = Vec::new();
+    let mut file = File::from(target);
+    file.rewind().expect("seek");
+    file.read_to_end(&mut bytes).expect("read");
+    Ok(bytes)
+}
+
+#[test]
+fn a_layer_comes_back_from_its_recipe_byte_for_byte() {
+    let large = "0123456789abcdef".repeat(40_000);
+    let trailing = [Archive::default().end(), b"what follows the end".to_vec()].concat();
+    for layer in [
+        Archive::default()
+            .dir("d/")
+            .file("d/large", &large)
+            .file("./d//../odd", "a name that is not clean")
+            .symlink("s", "d")
+            .file("s/through", "a symlink")
+            .entry("d/hard", b'1', b"", "d/large")
+            .file("d/.wh.gone", "a whiteout with content")
+            .file("d/.wh..wh..opq", "")
+            .file("d/empty", "")
+            .file("d/last", "x")
+            .end(),
+        trailing,
+        vec![0; 4096],
+    ] {
+        let place = Place::new();
+        assert!(recorded(&place, &layer).recipe);
+        assert!(!place.at("0").exists());
+        assert!(packed(&place).expect("packed") == layer);
+    }
+}
+
+#[test]
+fn a_layer_that_replaces_its_own_files_is_kept_as_it_came() {
+    let large = "0123456789abcdef".repeat(40_000);
+    let layer = Archive::default()
+        .file("before", &large)
+        .file("twice", "first")
+        .file("between", &large)
+        .file("twice", "second, and longer")
+        .file("after", &large)
+        .end();
+    let place = Place::new();
+    assert!(!recorded(&place, &layer).recipe);
+    assert!(fs::read(place.at("0")).expect("read") == layer);
+    assert!(!place.at("layer0/tar").exists());
+    assert_eq!(fs::read_to_string(place.at("layer0/fs/twice")).expect("read"), "second, and longer");
+}
+
+#[test]
+fn a_recipe_is_not_believed() {
+    let layer = Archive::default().file("a", "content").file("b", "other").end();
+    let place = Place::new();
+    assert!(recorded(&place, &layer).recipe);
+    let root = place.at("layer0/fs");
+    fs::write(root.join("a"), "shorter").expect("write");
+    assert!(packed(&place).expect("the same length") != layer);
+    fs::write(root.join("a"), "short").expect("write");
+    assert!(packed(&place).is_err());
+    fs::remove_file(root.join("a")).expect("remove");
+    symlink(place.outside.join("secret"), root.join("a")).expect("symlink");
+    assert!(packed(&place).is_err());
+    fs::remove_file(root.join("a")).expect("remove");
+    assert!(packed(&place).is_err());
+    fs::write(place.at("layer0/tar"), "no recipe").expect("write");
+    assert!(packed(&place).is_err());
     place.assert_contained();
 }

@@ -1,8 +1,9 @@
-"""Blobs of layers that were made here and never packed: written when somebody wants the bytes.
+"""Blobs of layers that were made here, or loaded uncompressed: written when somebody wants the bytes.
 
-A build knows its layers' diff_ids without having written their tars. Until one is saved or pushed, the
-layer's digest in the store is that diff_id and there is no blob of it; packed again, the snapshot gives the
-same bytes, and where it does not, that is an error and no blob.
+A build knows its layers' diff_ids without having written their tars, and a load keeps of a plain tar what its
+snapshot does not say (its recipe). Until such a layer is saved or pushed, its digest in the store is that
+diff_id and there is no blob of it; packed again, the snapshot gives the same bytes, and where it does not,
+that is an error and no blob.
 """
 
 import asyncio
@@ -51,19 +52,22 @@ class Blobs:
             lease.blobs.add(layer.digest)
             lease.chain_ids.add(layer.chain_id)
             blob = scratch / "layer"
-            size = await loop.run_in_executor(self._executor, _pack, directory, blob, layer.digest)
+            size = await loop.run_in_executor(self._executor, pack, directory, blob, layer.digest)
             content.place(blob, layer.digest)
             content.record(layer.digest, size, layer.diff_id)
             self._store.syncing.later()
 
 
-def _pack(directory: str, blob: Path, digest: Digest) -> int:
+def pack(directory: str, blob: Path, digest: Digest) -> int:
+    """Write the uncompressed blob of a snapshot's directory; its size. Blocks. Raises System."""
     try:
         with blob.open("xb", buffering=0) as target:
             os.fchmod(target.fileno(), 0o600)
             packed = proa_native.pack_layer(directory, target.fileno())
     except OSError as exc:
         raise System(exc.strerror or str(exc)) from exc
+    except ValueError as exc:
+        raise System(f"layer {digest}: {exc}") from exc
     if packed.diff_id != digest:
         raise System(f"layer {digest}: its files are not what they were")
     return int(packed.compressed_size)

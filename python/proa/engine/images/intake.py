@@ -39,6 +39,8 @@ class Unpacked(Struct, frozen=True, kw_only=True):
     """Directories whose owner and mode are the lower layers' to say."""
     partial: bool = False
     """The blob is the content store's sealed ingest of its digest."""
+    recipe: bool = False
+    """There is no blob: it came uncompressed, and the draft has what it takes to make it again."""
 
 
 def unpack(blob: Path, draft: Path) -> Unpacked:
@@ -78,6 +80,7 @@ def unpacked(layer: proa_native.UnpackedLayer, blob: Path, draft: Path) -> Unpac
         size=layer.usage[0],
         inodes=layer.usage[1],
         implied=tuple(layer.implied),
+        recipe=layer.recipe,
     )
 
 
@@ -199,8 +202,12 @@ class Intake:
         content = self.store.content
         if layer.partial and content.find(layer.digest) is None:
             content.adopt(layer.digest)
-        content.record(layer.digest, layer.blob_size, layer.diff_id)
-        self.store.snapshots.record(layer.draft, chain_id, parent, size=layer.size, inodes=layer.inodes)
+        if not layer.recipe:
+            content.record(layer.digest, layer.blob_size, layer.diff_id)
+        snapshots = self.store.snapshots
+        fresh = snapshots.record(layer.draft, chain_id, parent, size=layer.size, inodes=layer.inodes)
+        if layer.recipe and not fresh:
+            snapshots.share_recipe(layer.draft, chain_id)
 
     def _is_new(self, layer: Unpacked) -> bool:
         """Whether a blob is still in scratch and not in the content store."""

@@ -5,6 +5,9 @@ the same pass, byte for byte as it comes, before it is known what image it belon
 last. What turns out to belong to nothing is dropped. Nothing is believed because of its name: blobs are
 hashed, configs and manifests read from disk are checked against the digests that lead to them.
 
+A layer that comes uncompressed is kept as its files and a recipe (native layer/recipe), not as a blob too.
+That is made when somebody wants it (blobs.py): half the bytes are written, and half the disk is taken.
+
 Forms: manifest.json (Docker 1.10 and later, podman, skopeo, kaniko), with or without an OCI layout around it
 (Docker 25 and later); a bare OCI layout (buildx, skopeo's oci-archive); Docker's before 1.10 (legacy.py).
 
@@ -23,6 +26,7 @@ from msgspec import Struct
 
 from proa.content import digest_of
 from proa.engine.images import legacy
+from proa.engine.images.blobs import pack
 from proa.engine.images.intake import Intake, Unpacked, translated, unpacked
 from proa.engine.images.store import ImageStore, Layer, chain_ids, decode_image_file, host_architecture
 from proa.engine.ports import EventSink
@@ -117,7 +121,7 @@ class Archive:
     def document(self, path: str) -> bytes | None:
         """A small member's content; None where there is none."""
         file = self.file(path)
-        if file is None:
+        if file is None or not file.exists():
             return None
         if file.stat().st_size > DOCUMENT_SIZE_MAX:
             raise InvalidParameter(f"malformed archive: {path} is too large")
@@ -147,9 +151,9 @@ class Archive:
             with translated():
                 raise outcome
         if outcome.draft in self._claimed:
-            # The same layer a second time, in this stack or another: a draft has one place only.
-            blob = store.content.path(outcome.digest)
-            outcome = await self._intake.unpack(file if file.exists() else blob)
+            if store.snapshots.find(chain_id) is not None:
+                return Layer(outcome.digest, outcome.diff_id, chain_id)
+            outcome = await self._again(outcome)
         self._unpacked[file] = outcome
         self._claimed.add(outcome.draft)
         return outcome
@@ -170,6 +174,14 @@ class Archive:
                 raise outcome
         self._unpacked[file] = outcome
         return outcome.diff_id
+
+    async def _again(self, layer: Unpacked) -> Unpacked:
+        """The same layer a second time, in this stack or another: a draft has one place only."""
+        blob = layer.blob if layer.blob.exists() else self._intake.store.content.path(layer.digest)
+        if layer.recipe:
+            blob = self._intake.scratch / layer.draft.parent.name
+            await self._intake.run(pack, str(layer.draft), blob, layer.digest)
+        return await self._intake.unpack(blob)
 
     def _blob_known(self, path: str) -> Digest | None:
         """The digest that an OCI layout's path claims, where the content store has that blob."""

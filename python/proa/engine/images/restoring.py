@@ -57,12 +57,16 @@ class Restorer:
         if not digests:
             log.error("a layer cannot be unpacked again, its image is gone: %s", snapshot.chain_id)
             return Digest("")
-        digest = digests[0]
+        # One that came uncompressed has no blob, but another image may have the same layer with one.
+        digest = next((each for each in digests if self._store.content.find(each) is not None), digests[0])
         try:
             await self._again(snapshot, digest)
         except (InvalidParameter, System) as exc:
             self._forget(lambda layer: layer.chain_id == snapshot.chain_id, exc)
             return Digest("")
+        for other in digests:
+            if self._store.content.find(other) is None:
+                self._store.recompressed(other, digest)
         self._store.content.verified(digest)
         return digest
 
