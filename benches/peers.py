@@ -212,12 +212,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def dockerd(root: Path) -> Iterator[Engine]:
-    """Debian's dockerd (with its containerd and runc) on roots below `root`."""
+    """Debian's dockerd (with its containerd and runc) on roots below `root` and a bridge of its own."""
     root.mkdir(parents=True)
     socket_path = f"{root}/docker.sock"
     exec_root = f"{root}/exec"
     command = ["dockerd", "--data-root", f"{root}/data", "--exec-root", exec_root, "--pidfile", f"{root}/pid"]
-    command += ["-H", f"unix://{socket_path}", "--bip", "172.29.251.1/24"]
+    bridge = f"dk{os.getpid()}"
+    command += ["-H", f"unix://{socket_path}", "--bridge", bridge]
+    for words in (f"link add {bridge} type bridge", f"addr add 172.29.251.1/24 dev {bridge}"):
+        subprocess.run(["ip", *words.split()], check=True)
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -226,6 +229,7 @@ def dockerd(root: Path) -> Iterator[Engine]:
         yield Engine("dockerd", socket_path, ["docker"], process.pid, exec_root, environment)
     finally:
         end(process)
+        subprocess.run(["ip", "link", "del", bridge], check=False)
 
 
 def script(name: str) -> str:
