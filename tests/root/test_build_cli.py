@@ -50,6 +50,22 @@ def test_an_image_is_built_and_runs(daemon: Instance, context: Path) -> None:
     assert "RUN" not in again.stderr
 
 
+def test_steps_have_buildkits_names(daemon: Instance, context: Path) -> None:
+    done = build(daemon, "-t", "named:1", "--progress", "plain", context)
+    shown = re.findall(r"^#\d+ (\[.*|exporting to image|(?:writing|naming).*)$", done.stderr, re.MULTILINE)
+    image = json.loads(daemon.run("image", "inspect", "named:1", cli="proa").stdout)[0]["Id"]
+    # A step that another came in between is named again.
+    assert [text for text in dict.fromkeys(shown) if not text.startswith(("[first", "[stage-1"))] == [
+        "[internal] load build definition from Dockerfile",
+        "[internal] load metadata for docker.io/library/busybox:latest",
+        "[internal] load build context",
+        "exporting to image",
+        f"writing image {image} done",
+        "naming to docker.io/library/named:1 done",
+    ]
+    assert "[stage-1 1/3] FROM docker.io/library/busybox:latest" in shown
+
+
 def test_quiet_and_results(daemon: Instance, context: Path, tmp_path: Path) -> None:
     done = build(daemon, "-q", "--iidfile", tmp_path / "id", "--metadata-file", tmp_path / "meta", context)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import posixpath
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from email.utils import parsedate_to_datetime
 from functools import partial
 from hashlib import sha256
@@ -20,7 +21,7 @@ import proa_native
 
 from proa.build import graph
 from proa.build.archives import is_archive, unpack
-from proa.build.contexts import Contexts, fetch_git, resolve_git
+from proa.build.contexts import Context, Contexts, fetch_git, resolve_git
 from proa.build.fetching import open_url
 from proa.build.owners import owner_of
 from proa.build.ports import Output
@@ -42,7 +43,10 @@ class BuildFiles:
         executor: Executor | None,
         digests: proa_native.FileDigests,
         epoch_ns: int | None,
+        task: Callable[[str, str], AbstractContextManager[object]],
     ) -> None:
+        """`task(name, title)` is around work that is to be shown as a step."""
+        self._task = task
         self._contexts = contexts
         self._executor = executor
         self._digests = digests
@@ -99,8 +103,13 @@ class BuildFiles:
     async def _tree(self, name: str) -> proa_native.FileTree:
         if name not in self._trees:
             context = self._contexts.find(name)
-            self._trees[name] = asyncio.ensure_future(self._look(context.root, context.ignore))
+            title = f"[context {name}] load from client" if name else "[internal] load build context"
+            self._trees[name] = asyncio.ensure_future(self._load(name, title, context))
         return await asyncio.shield(self._trees[name])
+
+    async def _load(self, name: str, title: str, context: Context) -> proa_native.FileTree:
+        with self._task(f"context {name}", title):
+            return await self._look(context.root, context.ignore)
 
     async def _look(self, root: str, ignore: Sequence[str]) -> proa_native.FileTree:
         try:

@@ -1,13 +1,13 @@
 """Build checks: what a Dockerfile should not say though it can be built.
 
-The environment of base images is not known here: a variable that is declared nowhere counts as undefined only
-in what stands on `scratch`, or where it is all but the name of one that is declared.
+The environment of a base image is known where the image is here. On one that is not, a variable that is
+declared nowhere counts as undefined only where it is all but the name of one that is declared.
 
 Source: Docker's documentation, "Build checks" and its pages of rules, for names and texts.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from posixpath import normpath
 
@@ -96,10 +96,19 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
 
 
-def lint(file: Dockerfile, ignore: Patterns | None = None, settings: Settings | None = None) -> list[Finding]:
+Environment = Callable[[str], Sequence[str] | None]
+"""`NAME=value` entries of an image by its name; None where it is not known."""
+
+
+def lint(
+    file: Dockerfile,
+    ignore: Patterns | None = None,
+    settings: Settings | None = None,
+    environment: Environment = lambda image: None,
+) -> list[Finding]:
     """Every violation that counts, in the order of the lines; `ignore` are the context's patterns."""
     settings = settings or settings_of(file)
-    found = [*_of_nodes(file), *_of_globals(file), *_of_stages(file, ignore)]
+    found = [*_of_nodes(file), *_of_globals(file), *_of_stages(file, ignore, environment)]
     wanted = {finding: None for finding in found if settings.wants(finding.rule)}
     return sorted(wanted, key=lambda finding: finding.location.start)
 
@@ -241,12 +250,17 @@ class _Known:
         self.workdir: bool = above.workdir if above else False
         self.shell: bool = above.shell if above else False
 
+    def stand_on(self, entries: Sequence[str]) -> None:
+        """Begin with the environment of an image, all of which is known."""
+        self.environment.update(entry.partition("=")[::2] for entry in entries)
+        self.whole = True
+
     @property
     def variables(self) -> dict[str, str]:
         return {**dict.fromkeys(_ALWAYS, ""), **self.arguments, **self.environment}
 
 
-def _of_stages(file: Dockerfile, ignore: Patterns | None) -> Iterator[Finding]:
+def _of_stages(file: Dockerfile, ignore: Patterns | None, environment: Environment) -> Iterator[Finding]:
     ends: dict[str, _Known] = {}
     defaults = {
         argument.name: argument.default or ""
@@ -254,8 +268,11 @@ def _of_stages(file: Dockerfile, ignore: Patterns | None) -> Iterator[Finding]:
         for argument in instruction.arguments
     }
     for number, stage in enumerate(file.stages):
-        image = stage.start.image.lower()
-        known = _Known(ends.get(image), scratch=image == "scratch")
+        image = _expanded(stage.start.image, defaults, file.lines.escape)[0]
+        above = ends.get(image.lower())
+        known = _Known(above, scratch=image == "scratch")
+        if above is None and (entries := environment(image)) is not None:
+            known.stand_on(entries)
         linter = _StageLinter(stage, known, defaults, file.lines.escape, ignore)
         yield from linter.findings()
         ends[str(number)] = known

@@ -78,7 +78,7 @@ class Layers(Protocol):
 
 
 class Output(Protocol):
-    """Where a command's output goes: stream 1 or 2."""
+    """Where a command's output goes: stream 1 or 2. Stream 0 comes first: the id of its container."""
 
     def __call__(self, stream: int, data: bytes) -> None: ...
 

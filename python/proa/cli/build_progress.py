@@ -185,6 +185,9 @@ class Plain:
                 self._lines(*found)
         elif "pull" in event:
             self._pull(event["pull"])
+        elif "status" in event:
+            if (told := steps.all.get(event["status"]["number"])) is not None:
+                self._lines(told, [event["status"]["text"]])
         elif "miss" in event:
             miss = event["miss"]
             if step := steps.step(miss["number"], miss.get("title", "")):

@@ -52,6 +52,9 @@ class Terminal:
             steps.output(event["output"])
         elif "pull" in event:
             steps.pull(event["pull"])
+        elif "status" in event:
+            if (told := steps.all.get(event["status"]["number"])) is not None:
+                told.status = event["status"]["text"]
         elif "miss" in event:
             miss = event["miss"]
             steps.step(miss["number"], miss.get("title", "")).status = f"not cached: {miss['text']}"

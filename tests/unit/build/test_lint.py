@@ -172,3 +172,16 @@ def test_settings_of_the_file_and_of_the_argument() -> None:
 def test_the_page_of_a_rule() -> None:
     found = lint(parse_dockerfile("FROM a\nCMD x\n"))
     assert found[0].url == "https://docs.docker.com/go/dockerfile/rule/json-args-recommended/"
+
+
+def test_an_image_that_is_known_says_what_is_defined() -> None:
+    text = (
+        "ARG tag=1\nFROM base:$tag AS one\nWORKDIR $HOME_OF_BASE\nWORKDIR /$nowhere\n"
+        "FROM one\nWORKDIR /$HOME_OF_BASE\nWORKDIR /$neither\nFROM other\nWORKDIR /$unknown\n"
+    )
+    environments = {"base:1": ["HOME_OF_BASE=/home"]}
+    found = [finding.message for finding in lint(parse_dockerfile(text), environment=environments.get)]
+    assert found == [
+        "Usage of undefined variable '$nowhere'",
+        "Usage of undefined variable '$neither'",
+    ]

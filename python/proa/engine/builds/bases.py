@@ -1,6 +1,7 @@
 """Images that builds stand on: from the store, or pulled first. Implements proa.build.planning.Bases."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from proa.build.planning import Base
 from proa.build.platforms import host_platform, shown
@@ -23,16 +24,19 @@ class BuildBases:
         *,
         always_pull: bool,
         progress: Callable[[str, bytes], None],
+        task: Callable[[str, str], AbstractContextManager[object]],
     ) -> None:
         """`credentials` by registry domain; `progress(reference, line)` of a pull."""
         self._images = images
         self._credentials = credentials
         self._always_pull = always_pull
         self._progress = progress
+        self._task = task
 
     async def resolve(self, reference: str, platform: Platform) -> Base:
         """Raises NotFound and what a pull raises."""
-        record = self._here(reference, platform)
+        with self._task(f"metadata {reference}", f"[internal] load metadata for {reference}"):
+            record = self._here(reference, platform)
         if record is None or self._always_pull:
             record = await self._pull(reference, platform)
         return Base(reference=reference, id=record.id, file=record.file)

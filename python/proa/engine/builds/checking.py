@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from proa.build.dockerfile.parsing import Dockerfile
 from proa.build.dockerfile.source import excerpt
-from proa.build.lint import lint, settings_of
+from proa.build.lint import Environment, lint, settings_of
 from proa.engine.builds.reporting import Events, Lines
 from proa.errors import InvalidParameter
 from proa.ignore import Patterns
@@ -22,10 +22,11 @@ def check(
     argument: str,
     reporter: Lines | Events,
     fatal: bool,
+    environment: Environment,
 ) -> None:
     """Tell every violation; `fatal` is whether `error=true` counts. Raises InvalidParameter."""
     settings = settings_of(file, argument)
-    findings = lint(file, Patterns(ignore), settings)
+    findings = lint(file, Patterns(ignore), settings, environment)
     for finding in findings:
         reporter.found(finding, excerpt(name, text, finding.location))
     if findings and settings.error and fatal:

@@ -113,17 +113,23 @@ class Commands:
             ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._running[id_] = ended
             stack.callback(self._running.pop, id_)
+            output(0, id_.encode())
             reading = await self._attach(id_, output, stack)
-            await self._keeper.start(plan, _started)
-            code = await self._end(id_, ended)
+            starting = asyncio.ensure_future(self._keeper.start(plan, _started))
+            code = await self._end(id_, starting, ended)
             await reading
         if code:
             raise StepFailed(step.arguments, code)
 
-    async def _end(self, id_: str, ended: "asyncio.Future[int]") -> int:
+    async def _end(self, id_: str, starting: "asyncio.Future[Any]", ended: "asyncio.Future[int]") -> int:
+        """Its exit code. Cancelled in the middle of its start, it is ended when it has started."""
         try:
+            await asyncio.shield(starting)
             return await asyncio.shield(ended)
         except asyncio.CancelledError:
+            await asyncio.wait((starting,))
+            if starting.exception() is not None:
+                raise
             with suppress(NotFound, Unavailable):
                 await asyncio.shield(asyncio.ensure_future(self._keeper.signal(id_, 9)))
             with suppress(Unavailable):

@@ -4,6 +4,7 @@
     {"vertex": {"number": 1, "cached": true}}                         it was done before
     {"output": {"number": 1, "stream": 1, "text": "..."}}
     {"vertex": {"number": 1, "done": true, "seconds": 1.5}}           or "error": "..."
+    {"status": {"number": "export", "text": "writing image sha256:..."}}   of the builder's own work
     {"warning": "...", "rule": ...}                                   see Events.found for more
     {"failure": {"excerpt": "..."}}                                   the lines at fault, before the error
     {"aux": {"ID": "sha256:..."}}                                     the image
@@ -20,8 +21,10 @@ from typing import Any
 from proa.build import graph
 from proa.build.lint import Finding
 from proa.errors import ProaError
+from proa.schema.reference import parse_reference
 
 Send = Callable[[dict[str, Any]], None]
+Tell = Callable[[str], None]
 
 OUTPUT_LIMIT = 2 << 20
 """Bytes of output of one step that a client is told."""
@@ -55,27 +58,50 @@ class Lines:
         self._quiet = quiet
         self._vertices: Sequence[graph.Vertex] = ()
         self._numbers: dict[int, int] = {}
+        self._notes: dict[int, list[tuple[int, str]]] = {}
+        self._total = 0
+        self._running: dict[int, str] = {}
         self._outputs: dict[int, _Clipped] = {}
 
-    def planned(self, vertices: Sequence[graph.Vertex]) -> None:
-        """The steps are known."""
-        self._vertices = vertices
-        shown = [number for number, vertex in enumerate(vertices) if vertex.title]
-        self._numbers = {number: place for place, number in enumerate(shown, 1)}
+    def planned(self, plans: Sequence[graph.Graph]) -> None:
+        """The steps are known. Those that only change the configuration are told after what they follow."""
+        (wanted, *_) = plans
+        self._vertices = wanted.vertices
+        after: dict[int, list[str]] = {}
+        last = _first(wanted)
+        for step in wanted.outcome.steps:
+            last = last if step.vertex is None else step.vertex
+            if step.vertex is None:
+                after.setdefault(last, []).append(step.created_by)
+        for number, vertex in enumerate(wanted.vertices):
+            if vertex.title:
+                self._total += 1
+                self._numbers[number] = self._total
+            for text in after.get(number, ()):
+                self._total += 1
+                self._notes.setdefault(number, []).append((self._total, text))
 
     def started(self, vertex: int) -> None:
         """A step begins."""
         if vertex in self._numbers:
+            operation = self._vertices[vertex].operation
             title = self._vertices[vertex].title.partition("] ")[2]
-            self._stream(f"Step {self._numbers[vertex]}/{len(self._numbers)} : {title}\n")
+            if isinstance(operation, graph.Image):
+                title = f"FROM {parse_reference(operation.reference).familiar}"
+            self._stream(f"Step {self._numbers[vertex]}/{self._total} : {title}\n")
 
     def cached(self, vertex: int) -> None:
         """A step was done before."""
         self.started(vertex)
         self._stream(" ---> Using cache\n")
+        self._noted(vertex)
 
     def output(self, vertex: int, stream: int, data: bytes) -> None:
         """Output of a step."""
+        if stream == 0:
+            self._running[vertex] = data.decode()[:12]
+            self._stream(f" ---> Running in {self._running[vertex]}\n")
+            return
         clipped = self._outputs.setdefault(vertex, _Clipped())
         text = clipped.text(stream, data)
         if text:
@@ -84,6 +110,20 @@ class Lines:
     def finished(self, vertex: int, error: str | None) -> None:
         """A step has ended."""
         self._outputs.pop(vertex, None)
+        container = self._running.pop(vertex, "")
+        if error is not None:
+            return
+        if container:
+            self._stream(f" ---> Removed intermediate container {container}\n")
+        operation = self._vertices[vertex].operation
+        if isinstance(operation, graph.Image) and vertex in self._numbers:
+            self._stream(f" ---> {operation.id.partition(':')[2][:12]}\n")
+        self._noted(vertex)
+
+    def _noted(self, vertex: int) -> None:
+        """The instructions after a step that have nothing to do."""
+        for number, text in self._notes.pop(vertex, ()):
+            self._stream(f"Step {number}/{self._total} : {text}\n")
 
     def pulling(self, reference: str, line: dict[str, Any]) -> None:
         """Progress of a base image's pull."""
@@ -108,9 +148,9 @@ class Lines:
         """The lines at fault; the error follows."""
 
     @contextmanager
-    def task(self, name: str, title: str) -> Iterator[None]:
+    def task(self, name: str, title: str) -> Iterator[Tell]:
         """Work of the builder's own; Docker's lines do not speak of it."""
-        yield
+        yield lambda text: None
 
     def built(self, image_id: str, names: list[str], **more: Any) -> None:
         """The image is there."""
@@ -137,8 +177,9 @@ class Events:
         self._begun: dict[int, float] = {}
         self._outputs: dict[int, _Clipped] = {}
 
-    def planned(self, vertices: Sequence[graph.Vertex]) -> None:
+    def planned(self, plans: Sequence[graph.Graph]) -> None:
         """The steps are known."""
+        vertices = [vertex for wanted in plans for vertex in wanted.vertices]
         self._vertices = vertices
         self._send({"plan": {"vertices": len(vertices)}})
 
@@ -153,6 +194,8 @@ class Events:
 
     def output(self, vertex: int, stream: int, data: bytes) -> None:
         """Output of a step."""
+        if stream == 0:
+            return  # Which container it is does not matter to anybody.
         clipped = self._outputs.setdefault(vertex, _Clipped())
         text = clipped.text(stream, data)
         if text:
@@ -190,13 +233,13 @@ class Events:
         self._send({"failure": {"excerpt": excerpt}})
 
     @contextmanager
-    def task(self, name: str, title: str) -> Iterator[None]:
+    def task(self, name: str, title: str) -> Iterator[Tell]:
         """Work of the builder's own, shown as a step; `name` is the number that it has not."""
         begun = time.monotonic()
         self._send({"vertex": {"number": name, "title": title}})
         ended: dict[str, Any] = {"number": name, "done": True}
         try:
-            yield
+            yield lambda text: self._send({"status": {"number": name, "text": text}})
         except ProaError as exc:
             ended = {"number": name, "error": str(exc)}
             raise
@@ -206,6 +249,14 @@ class Events:
     def built(self, image_id: str, names: list[str], **more: Any) -> None:
         """The image is there; `more` are further fields: Digest, Images."""
         self._send({"aux": {"ID": image_id, "Names": names, **more}})
+
+
+def _first(wanted: graph.Graph) -> int:
+    """The vertex that the outcome's first step stands on."""
+    first = wanted.outcome.vertex
+    while wanted.vertices[first].inputs:
+        first = wanted.vertices[first].inputs[0]
+    return first
 
 
 class Shifted:

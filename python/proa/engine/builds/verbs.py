@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -115,19 +116,28 @@ class Builds:
             stack.enter_context(self._images.store.busy())
             contexts = await stack.enter_async_context(self._contexts())
             await _fill(contexts, options, body)
-            text, name = await _dockerfile(contexts, options)
+            with reporter.task("definition", "[internal] load build definition from Dockerfile") as tell:
+                text, name = await _dockerfile(contexts, options)
+                tell(f"transferring dockerfile: {_bytes(len(text.encode()))} done")
             try:
                 file = parse_dockerfile(text)
-                _check(file, name, text, contexts, options, reporter)
+                looked = partial(self._check, file, name, text, contexts, options, reporter)
                 if options.local.check:
+                    looked(fatal=False)
                     return
                 platforms = _platforms(options)
                 wish = wish_of(options.local.output, [shown(platform) for platform in platforms])
                 targets = self._caches.targets(options, credentials)
-                plans = await self._plans(file, platforms, options, credentials, reporter)
+                try:
+                    plans = await self._plans(file, platforms, options, credentials, reporter)
+                except ProaError:
+                    looked(fatal=False)
+                    raise
+                # The images that it stands on are here now.
+                looked(fatal=True)
                 imports = await self._caches.imports(options, plans, credentials, reporter)
                 await stack.enter_async_context(imports)
-                work = self._workshop.for_build(contexts, _limits(options), options, epoch)
+                work = self._workshop.for_build(contexts, _limits(options), options, epoch, reporter.task)
                 solutions = await self._solve(plans, work, reporter, imports, stack)
                 built = await self._images_of(solutions, names, epoch, wish, options, reporter)
                 await self._caches.export(targets, solutions, reporter)
@@ -174,7 +184,7 @@ class Builds:
         """Make the images, and the index of several; what the client is told of them."""
         several = len(solutions) > 1
         images = []
-        with reporter.task("export", "exporting to image"):
+        with reporter.task("export", "exporting to image") as tell:
             for solution in solutions:
                 record = await self._built.make(
                     solution,
@@ -185,8 +195,12 @@ class Builds:
                     wish=wish,
                 )
                 images.append((solution.graph.outcome.platform, record))
+                tell("exporting layers done")
+                tell(f"writing image {record.id} done")
                 if not options.events:
                     self._built.record_base(record, solution)
+            for name in names:
+                tell(f"naming to {name.canonical} done")
         if not several:
             digest = self._built.manifest_digest(images[0][1])
             return {"image_id": images[0][1].id, **({"Digest": digest} if digest else {})}
@@ -224,13 +238,46 @@ class Builds:
             lambda domain: credentials.get(domain),
             always_pull=options.pull,
             progress=lambda reference, line: reporter.pulling(reference, msgspec.json.decode(line)),
+            task=reporter.task,
         )
         plans = [await plan(file, replace(request, platform=platform), bases) for platform in platforms]
         unused = [name for name in plans[0].unused_arguments if name not in _OWN_ARGUMENTS]
         if unused:
             reporter.warned(f"One or more build-args [{' '.join(unused)}] were not consumed")
-        reporter.planned([vertex for wanted in plans for vertex in wanted.vertices])
+        reporter.planned(plans)
         return plans
+
+    def _check(
+        self,
+        file: Dockerfile,
+        name: str,
+        text: str,
+        contexts: Contexts,
+        options: BuildOptions,
+        reporter: Reporter,
+        *,
+        fatal: bool,
+    ) -> None:
+        """The build checks; a build that only checks, or has failed, does not fail by what they find."""
+        has_context = options.local.context or options.remote or options.local.dockerfile_text is None
+        check(
+            file,
+            name,
+            text,
+            ignore=contexts.find("").ignore if has_context else (),
+            argument=options.arguments.get(ARGUMENT, ""),
+            reporter=reporter,
+            fatal=fatal,
+            environment=self._environment,
+        )
+
+    def _environment(self, image: str) -> list[str] | None:
+        """Of an image that is here."""
+        try:
+            record = self._images.store.find(image)
+        except InvalidParameter:
+            return None
+        return None if record is None else record.config.env or []
 
     async def prune(
         self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
@@ -277,27 +324,21 @@ async def _dockerfile(contexts: Contexts, options: BuildOptions) -> tuple[str, s
     return contexts.dockerfile(local.dockerfile_path or options.dockerfile.lstrip("/"))
 
 
-def _check(
-    file: Dockerfile, name: str, text: str, contexts: Contexts, options: BuildOptions, reporter: Reporter
-) -> None:
-    """The build checks; a build that only checks does not fail by what they find."""
-    has_context = options.local.context or options.remote or options.local.dockerfile_text is None
-    check(
-        file,
-        name,
-        text,
-        ignore=contexts.find("").ignore if has_context else (),
-        argument=options.arguments.get(ARGUMENT, ""),
-        reporter=reporter,
-        fatal=not options.local.check,
-    )
-
-
 def _name(tag: str) -> Reference:
     reference = parse_reference(tag)
     if reference.digest:
         raise InvalidParameter("invalid reference format: a build cannot be tagged with a digest")
     return reference.with_default_tag()
+
+
+def _bytes(count: int) -> str:
+    return (
+        f"{count}B"
+        if count < 1000
+        else f"{count / 1000:.4g}kB"
+        if count < 10**6
+        else f"{count / 10**6:.4g}MB"
+    )
 
 
 def _platforms(options: BuildOptions) -> list[Platform]:

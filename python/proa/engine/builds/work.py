@@ -119,12 +119,17 @@ class Workshop:
         self._executor = executor
 
     def for_build(
-        self, contexts: Contexts, limits: Limits, options: BuildOptions, epoch_ns: int | None
+        self,
+        contexts: Contexts,
+        limits: Limits,
+        options: BuildOptions,
+        epoch_ns: int | None,
+        task: Callable[[str, str], AbstractContextManager[object]],
     ) -> BuildWork:
         """The work of one build; `epoch_ns` is SOURCE_DATE_EPOCH."""
         local = options.local
         rewriting = epoch_ns is not None and local.output.get("rewrite-timestamp") in ("true", "1")
-        files = BuildFiles(contexts, self._executor, self._digests, epoch_ns)
+        files = BuildFiles(contexts, self._executor, self._digests, epoch_ns, task)
         mounts = StepMounts(
             caches=self._caches,
             files=files.counted,
