@@ -8,6 +8,20 @@ run, and proa's own registry beside docker-registry. Every round has engines wit
 system that is made for the bench (a loop device): ext4 without a journal passes over inodes that were freed a
 moment ago, one by one, so that whoever unpacks after a removal would pay for it (5 s became 30). Needs root,
 skopeo and 12 GB of disk a round, all given back.
+
+Where proa's processor time goes, in seconds (two cores, perf and /proc/PID/task; nothing of it waits for the disk:
+one sync in the background does, after the answer):
+
+    thread         pull                                    load (1.3 GB of plain layers)
+    proad          0.6  sockets, one copy to the feed      2.0  1.3 GB from the client's socket
+    proa-inflate   1.9  inflate 1.3, sha256 0.3, crc 0.1   1.2  sha256 0.75, handing over
+    proa-hash      0.8  sha256 of 1.3 GB (SHA-NI)          none: digest and diff_id are one
+    proa-layer     2.3  the kernel: write 0.8 (page cache  2.8  the same, and the recipe instead of
+                        and copy), create 0.5, mkdir 0.25,      a second copy of all files
+                        utimens 0.15, open and close
+
+A pull writes 1.7 GB (330 MB of it the blobs), a load 1.3 GB. The rest of a pull is the registry's 0.7 s and
+the client's own.
 """
 
 import argparse

@@ -110,7 +110,7 @@ fn take(
     let layer = match target {
         // A failure of the unpacking comes up again at its end.
         Some(target) if begins_as_tar(&head) => {
-            let unpacker = LayerUnpacker::recording(target, place.path(), *limits)?;
+            let unpacker = LayerUnpacker::recording(&target, place.path(), *limits)?;
             drop(unpacker.write(&head));
             stream.pass(left, |bytes| drop(unpacker.write(bytes)))?;
             Some(unpacker.finish())

@@ -168,9 +168,9 @@ impl LayerUnpacker {
     }
 
     /// The same, and keep a recipe of the layer, which must come uncompressed, or else its blob.
-    pub(super) fn recording(target: String, blob: PathBuf, limits: Limits) -> Result<Self> {
-        let recording = Recording { directory: target.clone(), blob };
-        Self::start(&target, true, None, limits, Some(recording))
+    pub(super) fn recording(target: &str, blob: PathBuf, limits: Limits) -> Result<Self> {
+        let recording = Recording { directory: target.to_owned(), blob };
+        Self::start(target, true, None, limits, Some(recording))
     }
 
     fn start(
