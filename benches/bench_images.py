@@ -9,8 +9,8 @@ system that is made for the bench (a loop device): ext4 without a journal passes
 moment ago, one by one, so that whoever unpacks after a removal would pay for it (5 s became 30). Needs root,
 skopeo and 12 GB of disk a round, all given back.
 
-Where proa's processor time goes, in seconds (two cores, perf and /proc/PID/task; nothing of it waits for the disk:
-one sync in the background does, after the answer):
+Where proa's processor time goes, in seconds (two cores, perf and /proc/PID/task; nothing of it waits for the
+disk: one sync in the background does, after the answer):
 
     thread         pull                                    load (1.3 GB of plain layers)
     proad          0.6  sockets, one copy to the feed      2.0  1.3 GB from the client's socket
