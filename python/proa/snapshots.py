@@ -425,5 +425,8 @@ def _usage(directory: Path) -> int:
 
 
 def _remove_tree(directory: Path) -> None:
+    with suppress(OSError):  # what cannot be bounded has no limit to lift
+        if proa_native.has_project_quota(str(directory)):
+            proa_native.limit_directory(str(directory), 0)
     with _translated(f"snapshot {directory.name}"):
         proa_native.remove_tree(str(directory))

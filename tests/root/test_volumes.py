@@ -1,8 +1,10 @@
 """Volumes and mounts as containers have them, with the docker CLI: what is mounted, and what is left."""
 
+import ctypes
 import json
 import os
 import secrets
+import struct
 import subprocess
 import tempfile
 import threading
@@ -358,6 +360,28 @@ def test_a_size_needs_a_quota(daemon: Instance) -> None:
     assert "unknown option odd" in refused(daemon, "--storage-opt", "odd=1")
 
 
+def hard_limits(root: Path) -> dict[int, int]:
+    """Bytes that each project may have on the file system of `root`; those without a limit are left out.
+
+    Source: quotactl(2), Q_GETNEXTQUOTA; struct if_nextdqblk.
+    """
+    quotactl_fd, get_next_quota, project_quota = 443, 0x800009, 2
+    libc = ctypes.CDLL(None)
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    found, number = {}, 0
+    try:
+        block = ctypes.create_string_buffer(72)
+        while not libc.syscall(quotactl_fd, directory, get_next_quota << 8 | project_quota, number, block):
+            hard, id_ = struct.unpack_from("Q", block)[0], struct.unpack_from("I", block, 68)[0]
+            if hard:
+                found[id_] = hard * 1024
+            number = id_ + 1
+    finally:
+        os.close(directory)
+    return found
+
+
+@pytest.mark.quota
 def test_sizes_are_held_by_project_quota(tmp_path: Path) -> None:
     image, root = tmp_path / "quota.img", tmp_path / "root"
     make_image(image, "-O", "quota,project", "-E", "quotatype=prjquota")
@@ -370,11 +394,31 @@ def test_sizes_are_held_by_project_quota(tmp_path: Path) -> None:
         if not proa_native.has_project_quota(str(root)):
             pytest.skip("this kernel has no project quotas")
         with instance(root / "proa") as daemon:
-            script = "dd if=/dev/zero of=/big bs=1M count=8 2>&1; true"
-            assert "quota exceeded" in sh(daemon, "--storage-opt", "size=2m", script=script).lower()
-            assert "quota exceeded" not in sh(daemon, script=script).lower()
-            daemon.run("volume", "create", "--opt", "size=2m", "small")
-            script = "dd if=/dev/zero of=/v/big bs=1M count=8 2>&1; true"
-            assert "quota exceeded" in sh(daemon, "-v", "small:/v", script=script).lower()
+            write = "dd if=/dev/zero of={}/big bs=1M count=8 2>&1; true"
+            bounded = ("run", "--name", "bounded", "--storage-opt", "size=2m", "busybox", "sh", "-c")
+            assert "quota exceeded" in daemon.run(*bounded, write.format("")).stdout.lower()
+            assert "quota exceeded" not in sh(daemon, script=write.format("")).lower()
+            storage = daemon.run("inspect", "-f", "{{json .HostConfig.StorageOpt}}", "bounded").stdout
+            assert json.loads(storage) == {"size": "2m"}
+            used = daemon.run("system", "df", "--format", "{{.Type}} {{.Size}}").stdout
+            assert 1.5 < float(used.split("Containers ")[1].split("MB")[0]) <= 2.2, used
+            daemon.run("volume", "create", "--opt", "size=3m", "small")
+            assert "quota exceeded" in sh(daemon, "-v", "small:/v", script=write.format("/v")).lower()
+            assert sorted(hard_limits(root).values()) == [2 << 20, 3 << 20]
+            daemon.run("rm", "bounded")
+            daemon.run("volume", "rm", "small")
+            assert eventually(lambda: hard_limits(root) == {})
     finally:
         proa_native.unmount(str(root))
+
+
+def test_a_container_that_is_removed_at_its_end_is_read_and_started_as_often_as_wanted(
+    daemon: Instance, name: str
+) -> None:
+    """Its overlay is volatile, and each mount of one leaves a mark that refuses the next with EINVAL."""
+    daemon.run("create", "--rm", "--name", name, "busybox", "sh", "-c", "echo kept > /file; sleep 1000")
+    steps = [("cp", f"{name}:/etc/group", "-")] * 2 + [("cp", "/etc/hostname", f"{name}:/tmp")]
+    steps += [("start", name), ("restart", "-t", "0", name), ("cp", f"{name}:/file", "-")]
+    for step in steps:
+        done = daemon.run(*step)
+        assert done.returncode == 0, (step, done.stderr)

@@ -80,7 +80,7 @@ exec /bin/busybox switch_root /new /bin/sh /run/command
 COMMAND = """#!/bin/sh
 mkdir -p /lib/modules
 mount --bind {modules}/lib/modules /lib/modules
-modprobe virtio_blk
+modprobe -a virtio_blk loop
 export PATH={path} HOME=/root TERM=dumb TMPDIR=/run/tmp {environment}
 cd {cwd}
 {command}

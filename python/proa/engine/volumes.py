@@ -274,6 +274,8 @@ class VolumeVerbs:
                 await self._plugins.remove(record.driver, record.name)
             except ProaError as exc:
                 raise type(exc)(f"remove {record.name}: {exc}") from exc
+        elif "size" in record.options:
+            self._local.lift(record.path)
         await self._delete(self._forget(record))
 
     def _forget(self, record: VolumeRecord) -> str:

@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct
@@ -146,6 +147,12 @@ class LocalMounts:
             self._native.limit_directory(path, size)
         except OSError as exc:
             raise System(f"create {name}: {exc.strerror or exc}") from exc
+
+    def lift(self, path: str) -> None:
+        """Give a directory's limit back before it is removed, where its file system still knows of any."""
+        with suppress(OSError):
+            if self._native.has_project_quota(path):
+                self._native.limit_directory(path, 0)
 
     def close(self) -> None:
         """Wait for none that hangs."""

@@ -46,6 +46,19 @@ def test_options_that_are_refused(options: dict[str, str], text: str) -> None:
             ("nfs", ":/export", ("vers=4", "addr=10.0.0.9"), 0),
         ),
         ({"type": "nfs4", "device": "server:/x"}, ("nfs4", "server:/x", ("addr=10.0.0.9",), 0)),
+        (
+            {"type": "nfs", "device": "[fd00::9]:/x", "o": "nfsvers=4.1,soft,nolock,noexec,ro"},
+            ("nfs", "[fd00::9]:/x", ("nfsvers=4.1", "soft", "nolock", "ro", "addr=fd00::9"), 0x9),
+        ),
+        (
+            {"type": "cifs", "device": "//server/share/sub", "o": "username=me,password=x,vers=3.0"},
+            (
+                "cifs",
+                "//server/share/sub",
+                ("username=me", "password=x", "vers=3.0", "addr=10.0.0.9"),
+                0,
+            ),
+        ),
         ({"type": "ext4", "device": "/img", "o": "loop,sync"}, ("ext4", "/img", ("sync",), 0)),
     ],
 )
@@ -82,3 +95,6 @@ def test_a_size_needs_a_quota() -> None:
     native = FakeMounts(quota=True)
     LocalMounts(native).limit("v", PATH, 1 << 20)
     assert native.limits == {PATH: 1 << 20}
+    LocalMounts(native).lift(PATH)
+    assert native.limits == {PATH: 0}
+    LocalMounts(FakeMounts()).lift(PATH)  # mounted without quotas meanwhile
