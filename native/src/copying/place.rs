@@ -58,6 +58,14 @@ pub enum Source<'a> {
     Inline { name: &'a str, data: &'a [u8], mode: u32, modified: i64 },
 }
 
+/// An entry that a source of the copy means; `name` is its name beneath the target, `above` what `/./` cut off.
+struct Chosen<'a> {
+    tree: &'a Tree,
+    above: Vec<u8>,
+    name: Vec<u8>,
+    index: usize,
+}
+
 /// One directory's files on their way.
 struct Group<'a> {
     tree: &'a Tree,
@@ -134,8 +142,12 @@ impl<'a> Placer<'a> {
                     .into(),
             ));
         }
-        for (tree, path, index) in chosen {
-            self.one(tree, &path, index, is_directory)?;
+        if self.copy.parents {
+            // It is there whatever was found.
+            self.directory(self.copy.target.as_bytes())?;
+        }
+        for found in chosen {
+            self.one(&found, is_directory)?;
         }
         for source in sources {
             if let Source::Inline { name, data, mode, modified } = source {
@@ -145,8 +157,8 @@ impl<'a> Placer<'a> {
         self.finish()
     }
 
-    /// (tree, name beneath the target, entry) of what one path means.
-    fn chosen(&self, tree: &'a Tree, path: &str) -> Result<Vec<(&'a Tree, Vec<u8>, usize)>> {
+    /// What one path means.
+    fn chosen(&self, tree: &'a Tree, path: &str) -> Result<Vec<Chosen<'a>>> {
         let pivot = if self.copy.parents { path.find("/./").map(|at| &path[..at]) } else { None };
         let above = pivot.map(super::patterns::clean).unwrap_or_default();
         let found = tree.select(path)?;
@@ -154,13 +166,13 @@ impl<'a> Placer<'a> {
             .into_iter()
             .map(|(name, index)| {
                 let inner = name.strip_prefix(above.as_bytes()).unwrap_or(&name);
-                let inner = inner.strip_prefix(b"/").unwrap_or(inner).to_vec();
-                (tree, inner, index)
+                let name = inner.strip_prefix(b"/").unwrap_or(inner).to_vec();
+                Chosen { tree, above: above.clone().into_bytes(), name, index }
             })
-            .filter(|(tree, name, index)| {
+            .filter(|found| {
                 // A directory's content is what is copied, and looked at by its names below it.
-                let whole = !self.copy.parents && tree.entry(*index).kind == FileType::Directory;
-                whole || self.copy.exclude.is_empty() || !left_out(&self.copy.exclude, name)
+                let whole = !self.copy.parents && tree.entry(found.index).kind == FileType::Directory;
+                whole || self.copy.exclude.is_empty() || !left_out(&self.copy.exclude, &found.name)
             })
             .collect())
     }
@@ -170,25 +182,26 @@ impl<'a> Placer<'a> {
         open_in_root(&self.target.root, path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
     }
 
-    fn one(&mut self, tree: &'a Tree, name: &[u8], index: usize, into_directory: bool) -> Result<()> {
-        let entry = tree.entry(index);
+    fn one(&mut self, found: &Chosen<'a>, into_directory: bool) -> Result<()> {
+        let Chosen { tree, name, index, .. } = found;
+        let entry = tree.entry(*index);
         let target = self.copy.target.as_bytes().to_vec();
         if entry.kind == FileType::Directory {
             if !self.copy.parents {
                 // Its content alone is copied: the target is none of the source's.
                 let real = self.directory(&target)?;
-                return self.contents(tree, index, name, &real);
+                return self.contents(tree, *index, name, &real);
             }
-            let place = join(&self.above(tree, name, &target)?, base(name));
+            let place = join(&self.above(found, &target)?, base(name));
             let there = open_in_root(&self.target.root, &place, OFlags::PATH | OFlags::DIRECTORY).is_ok();
             let real = self.directory(&place)?;
             if !there {
                 self.directories.push((real.clone(), entry, false));
             }
-            return self.contents(tree, index, name, &real);
+            return self.contents(tree, *index, name, &real);
         }
         let (directory, file) = if self.copy.parents {
-            (self.above(tree, name, &target)?, base(name).to_vec())
+            (self.above(found, &target)?, base(name).to_vec())
         } else if into_directory || self.exists_as_directory() {
             (target, base(name).to_vec())
         } else {
@@ -200,21 +213,21 @@ impl<'a> Placer<'a> {
     }
 
     /// With `--parents`: the directories of the source above it, with their metadata; where it goes.
-    fn above(&mut self, tree: &'a Tree, name: &[u8], target: &[u8]) -> Result<Vec<u8>> {
+    fn above(&mut self, found: &Chosen<'a>, target: &[u8]) -> Result<Vec<u8>> {
         let mut place = target.to_vec();
         while place.last() == Some(&b'/') && place.len() > 1 {
             place.pop();
         }
         let parts: Vec<&[u8]> =
-            parent(name).split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
-        let mut source = Vec::new();
+            parent(&found.name).split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
+        let mut source = found.above.clone();
         for part in parts {
             source = join(&source, part);
             place = join(&place, part);
             let there = open_in_root(&self.target.root, &place, OFlags::PATH | OFlags::DIRECTORY).is_ok();
             let real = self.directory(&place)?;
-            if let (false, Some(index)) = (there, tree.find(&source)) {
-                self.directories.push((real, tree.entry(index), false));
+            if let (false, Some(index)) = (there, found.tree.find(&source)) {
+                self.directories.push((real, found.tree.entry(index), false));
             }
         }
         Ok(place)
