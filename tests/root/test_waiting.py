@@ -4,13 +4,18 @@ Source: beaker#1400, moby#33039, moby#30883, podman#18889, moby#42883, moby#3881
 Where something must not wait, it would wait here until the test is ended from outside.
 """
 
+import contextlib
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
+from image_archives import tar
 from instance import Instance, eventually
+
+from proa.daemon import WORKERS
 
 CLIS = [
     pytest.param(
@@ -94,3 +99,31 @@ def test_a_container_may_open_as_many_files_as_it_should(daemon: Instance) -> No
     soft, hard = (int(number) for number in found.split())
     assert soft == 1024
     assert soft <= hard <= 524288
+
+
+STALLED = [
+    ("POST", "/images/load", "a load"),
+    ("POST", "/build?t=stalled", "a build"),
+    ("POST", "/images/create?fromSrc=-&repo=stalled", "an import"),
+    ("PUT", "/containers/{name}/archive?path=/tmp", "a copy"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), [pytest.param(*row[:2], id=row[2]) for row in STALLED])
+def test_clients_that_send_no_more_hold_up_nobody(
+    daemon: Instance, name: str, method: str, path: str
+) -> None:
+    """More of them than the daemon has threads for everybody."""
+    started(daemon, name, "exec sleep 1000")
+    head = f"{method} {path.format(name=name)} HTTP/1.1\r\nHost: proa\r\nTransfer-Encoding: chunked\r\n"
+    start = tar({"a": bytes(5000)})[:2000]
+    body = b"Content-Type: application/x-tar\r\n\r\n%x\r\n%b\r\n" % (len(start), start)
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * WORKERS):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(f"{daemon.config.exec_root}/proad.sock")
+            client.sendall(head.encode() + body)
+        for words in (("top", name), ("system", "df"), ("volume", "create", name), ("volume", "rm", name)):
+            done = daemon.run(*words, cli="proa")
+            assert done.returncode == 0, done.stderr
+        assert daemon.run("rm", "-f", name, cli="proa").returncode == 0

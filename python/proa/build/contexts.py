@@ -16,7 +16,6 @@ import os
 import posixpath
 import re
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
@@ -30,7 +29,7 @@ import proa_native
 from proa.build.archives import is_archive, is_old_archive
 from proa.build.words import is_bare_git, is_git
 from proa.errors import InvalidParameter, NotFound, System
-from proa.expanding import expanded
+from proa.feeding import feed
 from proa.ignore import read_ignore_file
 
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
@@ -50,10 +49,11 @@ class Context:
 class Contexts:
     """The contexts of one build; an async context manager around their scratch directory."""
 
-    def __init__(self, scratch: Path, executor: Executor | None) -> None:
-        """A directory of its own is made below `scratch`."""
+    def __init__(self, scratch: Path, executor: Executor | None, receiving: Executor | None) -> None:
+        """A directory of its own is made below `scratch`; `receiving` is for calls that wait for clients."""
         self._scratch = scratch / secrets.token_hex(8)
         self._executor = executor
+        self._receiving = receiving
         self._contexts: dict[str, Context] = {}
         self._holders = 0
         self._removing: asyncio.Future[Any] | None = None
@@ -188,36 +188,11 @@ class Contexts:
     # ---- inside -----------------------------------------------------------------------------------
 
     async def _unpack(self, body: AsyncIterator[bytes], target: str) -> None:
-        """Feed a body to the native core, which reads it from a socket in the executor."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            ours.setblocking(False)
-            job = self._run(_unpack_into, theirs.fileno(), target)
-            feed = asyncio.ensure_future(_feed(expanded(body, self._run), ours))
-            both: set[asyncio.Future[Any]] = {job, feed}
-            try:
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                if not job.done():
-                    await feed  # A failed client must not look like the archive's end.
-                    ours.shutdown(socket.SHUT_WR)
-                await asyncio.shield(job)
-            finally:
-                feed.cancel()
-                # Also wakes a reader that waits for bytes that will never come.
-                with suppress(OSError):
-                    ours.shutdown(socket.SHUT_RDWR)
-                await asyncio.wait(both)
-                if not feed.cancelled():
-                    feed.exception()
+        """Feed a body to the native core."""
+        await feed(body, self._receiving, lambda source: _unpack_into(source, target))
 
     def _run(self, call: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
         return asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
-
-
-async def _feed(body: AsyncIterator[bytes], target: socket.socket) -> None:
-    send = asyncio.get_running_loop().sock_sendall
-    async for chunk in body:
-        await send(target, chunk)
 
 
 async def _after(start: bytes, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -9,10 +9,9 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from proa.expanding import expanded
+from proa.feeding import feed, settled
 
 T = TypeVar("T")
 
@@ -45,42 +44,7 @@ class Transfers:
 
         xz and bzip2 are expanded on the way.
         """
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            ours.setblocking(False)
-            loop = asyncio.get_running_loop()
-            job = loop.run_in_executor(self._executor, read, theirs.fileno())
-            feed = asyncio.ensure_future(self._feed(body, ours))
-            both: set[asyncio.Future[Any]] = {job, feed}
-            try:
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                if not job.done():
-                    await feed  # A failed client must not look like the archive's end.
-                    ours.shutdown(socket.SHUT_WR)
-                return await asyncio.shield(job)
-            finally:
-                feed.cancel()
-                # Also wakes a reader that waits for bytes that will never come.
-                with suppress(OSError):
-                    ours.shutdown(socket.SHUT_RDWR)
-                await asyncio.shield(_settled(both))
-
-    async def _feed(self, body: AsyncIterator[bytes], target: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-
-        def run(call: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-            # Not in the pool of transfers: those that wait for this hold its threads.
-            return loop.run_in_executor(None, call, *arguments)
-
-        async for chunk in expanded(body, run):
-            await loop.sock_sendall(target, chunk)
-
-
-async def _settled(tasks: "set[asyncio.Future[Any]]") -> None:
-    await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()
+        return await feed(body, self._executor, read)
 
 
 class Outgoing(AsyncIterator[bytes]):
@@ -107,4 +71,4 @@ class Outgoing(AsyncIterator[bytes]):
     async def aclose(self) -> None:
         """The client has gone, or has everything: the call ends at its next write."""
         self._ours.close()
-        await asyncio.shield(_settled({self._job}))
+        await asyncio.shield(settled({self._job}))

@@ -142,7 +142,7 @@ class BuildRoom:
                 collect=self._images.collect,
                 executor=self._executor,
             ),
-            contexts=lambda: Contexts(self._root / "contexts", self._executor),
+            contexts=lambda: Contexts(self._root / "contexts", self._executor, store.receiving),
             caches=Caches(
                 images=self._images,
                 cache=cache,

@@ -137,9 +137,10 @@ class Intake:
         return self.run(unpack, blob, self.draft())
 
     async def receive(self, body: AsyncIterator[bytes], consume: Callable[[proa_native.ByteFeed], _T]) -> _T:
-        """Feed a request body to `consume(feed)`, which runs in the executor and reads to the end."""
+        """Feed a request body to `consume(feed)`, which reads to the end, as long as the client likes."""
         feed = proa_native.ByteFeed()
-        job = self.run(consume, feed)
+        job = asyncio.get_running_loop().run_in_executor(self.store.receiving, consume, feed)
+        self._jobs.add(job)
         feeding = asyncio.ensure_future(self._feed(body, feed))
         both: set[asyncio.Future[Any]] = {job, feeding}
         try:

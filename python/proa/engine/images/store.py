@@ -12,6 +12,7 @@ long as the work that holds it, since no such work survives the process.
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
@@ -84,6 +85,10 @@ def host_architecture() -> tuple[str, str]:
     """(architecture, variant) of this host in OCI words."""
     machine = platform.machine()
     return _ARCHITECTURES.get(machine, (machine, ""))
+
+
+RECEIVED_AT_ONCE: Final = 32
+"""Uploads of images and of contexts; more of them wait for each other."""
 
 
 class Layer(Struct, frozen=True):
@@ -193,6 +198,8 @@ class ImageStore:
         self.snapshots = snapshots
         self.syncing = syncing
         """Of both, for whoever has recorded something in them."""
+        self.receiving = ThreadPoolExecutor(RECEIVED_AT_ONCE, thread_name_prefix="proad-receive")
+        """For calls that read what a client sends, as long as it likes. Threads come with the work."""
         self._images: dict[str, ImageRecord] = {}
         self._names: dict[str, str] = {}
         self._busy = 0
