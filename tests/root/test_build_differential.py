@@ -1,6 +1,6 @@
 """Generated Dockerfiles, built by proa and by a peer: the images have the same files and configurations.
 
-BuildKit is the reference. Where the classic builder does otherwise than BuildKit, the generator leaves it out, or
+BuildKit is the reference. Where the classic builder does otherwise, the generator leaves it out, or
 `_PECULIAR` says what is not compared.
 
     PROA_DIFFERENTIAL_SEEDS=100-200 pytest tests/root/test_build_differential.py
