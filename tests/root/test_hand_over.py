@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from keeper_rig import Rig, read_all, read_until
+from peers import free_port
 
 from proa.schema import keeper as protocol
 from proa.schema import plan as plans
@@ -38,6 +39,25 @@ def test_no_byte_is_lost_under_output_load(rig: Rig) -> None:
     assert hashlib.sha256(seen).digest() == hashlib.sha256(expected).digest()
     assert hashlib.sha256(rig.log(plan)).digest() == hashlib.sha256(expected).digest()
     assert pid > 0
+
+
+def test_published_ports_go_along(rig: Rig) -> None:
+    """Held all the time; served by the new keeper; free when it is told so."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        target = f"127.0.0.1:{server.getsockname()[1]}"
+        port = protocol.HeldPort(protocol="tcp", address="::1", port=free_port(), target=target)
+        held = rig.wire.ask(lambda seq: protocol.PortsHold(seq=seq, id="c", ports=(port,)))
+        assert isinstance(held, protocol.Done)
+        for _ in range(2):
+            hand_over(rig)
+        with socket.create_connection((port.address, port.port)) as client:
+            served, _ = server.accept()
+            with served:
+                served.sendall(b"x")
+            assert read_all(client) == b"x"
+        freed = rig.wire.ask(lambda seq: protocol.PortsHold(seq=seq, id="c", ports=()))
+        assert isinstance(freed, protocol.Done)
+        socket.create_server((port.address, port.port), family=socket.AF_INET6).close()
 
 
 @pytest.mark.cgroup
