@@ -27,6 +27,10 @@ from proa.schema.reference import parse_reference
 
 IMAGE_CONTEXT = "docker-image://"
 _SCRATCH = "scratch"
+_NO_EXPANSION = (
+    "variable expansion is not supported for --from, "
+    "define a new stage with FROM using ARG from global scope as a workaround"
+)
 _LAYERS = (it.Add, it.Copy, it.Run, it.Workdir)
 
 
@@ -238,6 +242,8 @@ class _Planner:
         self, stage: Stage, number: int, instruction: it.Instruction, *, triggered: bool = False
     ) -> None:
         for name in _taken_from([instruction]):
+            if "$" in name:
+                raise DockerfileError(_NO_EXPANSION, instruction.location)
             await self._prepare(name, number, instruction.location)
         with _placed(instruction.location):
             stage.apply(instruction, triggered=triggered)

@@ -314,6 +314,11 @@ async def test_a_mount_without_a_target_is_on_the_working_directory() -> None:
         await planned("FROM a\nRUN --mount=type=tmpfs 1")
 
 
+async def test_a_source_is_no_variable() -> None:
+    with pytest.raises(DockerfileError, match="variable expansion is not supported for --from"):
+        await planned("ARG V=a\nFROM b\nARG V\nCOPY --from=$V /x /x")
+
+
 async def test_arguments_for_the_builder_are_not_seen_by_commands() -> None:
     found = await planned("FROM a\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nRUN 1")
     (run,) = operations(found, graph.Run)
