@@ -308,6 +308,18 @@ def test_answers_that_are_cut_off_are_fetched_over_tcp_once(containers: Containe
         assert len(client.ask("large.example", edns=4096).answers) == 100
 
 
+def test_answers_longer_than_there_is_room_for_over_udp_are_fetched_over_tcp(containers: Containers) -> None:
+    many = [dns.record(dns.A, 60, bytes([192, 0, number // 250, number % 250])) for number in range(500)]
+
+    def large(message: bytes, name: str, tcp: bool) -> bytes:
+        return dns.respond(message, many)
+
+    with FakeServer(large) as server:
+        _, client = containers.run(on("shop", "app"), upstreams=(host(server),))
+        assert len(client.ask("many.example", edns=16384).answers) == 500
+        assert server.asked == [("many.example", False), ("many.example", True)]
+
+
 def test_the_next_server_is_asked_when_one_fails_or_is_silent(containers: Containers) -> None:
     def refuse(message: bytes, name: str, tcp: bool) -> bytes:
         return dns.respond(message, code=dns.SERVER_FAILURE)
