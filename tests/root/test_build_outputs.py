@@ -174,3 +174,17 @@ def test_a_base_of_another_platform_keeps_its_name(
     built(daemon, over, "--platform", BOTH, "-t", "over", "-o", str(tmp_path / "out"))
     assert (tmp_path / "out/linux_arm64/arch").read_text() == "there"
     assert json.loads(daemon.run("image", "inspect", base).stdout)[0]["Id"] == before["Id"]
+
+
+def test_a_command_of_another_platform_says_what_is_wrong(daemon: Instance, tmp_path: Path) -> None:
+    """Without an interpreter in binfmt_misc for it; files can be copied all the same."""
+    if list(Path("/proc/sys/fs/binfmt_misc").glob("*s390x*")):
+        pytest.skip("this host runs programs of s390x")
+    # An ELF header of a 64-bit, big-endian program for s390.
+    head = b"\x7fELF\x02\x02\x01" + bytes(9) + b"\x00\x02\x00\x16" + bytes(44)
+    (tmp_path / "tool").write_bytes(head)
+    (tmp_path / "tool").chmod(0o755)
+    context = context_of(tmp_path, 'FROM scratch\nCOPY tool /tool\nRUN ["/tool"]\n')
+    done = daemon.run("build", "--platform", "linux/s390x", str(context), cli="proa")
+    assert done.returncode == 1
+    assert "exec /tool: exec format error" in done.stderr

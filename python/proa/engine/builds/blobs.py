@@ -116,6 +116,8 @@ def _pack(directory: str, scratch: Path, target: Path, wish: Compression) -> pro
         return _compress(plain, target, wish)
     except FileNotFoundError as exc:
         raise NotFound(f"layer {directory}: not found") from exc
+    except ValueError as exc:
+        raise System(f"layer {directory}: {exc}") from exc
     except OSError as exc:
         raise System(exc.strerror or str(exc)) from exc
 

@@ -7,7 +7,7 @@ all else is the same inode under a second name. Layers are never written to, so 
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import proa_native
 
@@ -32,6 +32,9 @@ def link_layer(source: str, lower: Sequence[str], target: str) -> None:
             with _opened(_moved(directory, top, made)) as into:
                 _resemble(fd, into)
         proa_native.inherit_directories(target, lower, [b""])
+        # What makes the tar again that it came as.
+        with suppress(FileNotFoundError):
+            os.link(f"{os.path.dirname(source)}/tar", f"{os.path.dirname(target)}/tar")
     except OSError as exc:
         raise System(f"layer: {(exc.strerror or str(exc)).lower()}") from exc
 
