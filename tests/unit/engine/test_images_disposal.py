@@ -37,6 +37,17 @@ def test_who_adds_does_not_wait() -> None:
     assert disk.removed[-1] == Path("d")
 
 
+def test_an_end_is_waited_for_by_nothing_but_the_tree_at_hand() -> None:
+    disk = Disk()
+    disposal = Disposal(disk.remove)
+    disposal.add([Path("a")])
+    disposal.close()
+    disposal.add([Path("b")])
+    disk.free.set()
+    disposal.settle()
+    assert disk.removed in ([], [Path("a")])  # by whether it had begun
+
+
 def test_one_that_cannot_be_removed_keeps_no_other() -> None:
     removed: list[Path] = []
 

@@ -2,7 +2,8 @@
 
 Whatever comes here was put aside by a rename: its name is free, nobody sees it, and where the daemon ends or
 dies before it is gone, the next start's sweeps find it. One thread for all, so that neither the executor nor
-the disk is full of removals; a daemon thread, so that the process ends without waiting for it.
+the disk is full of removals. A daemon that ends waits for the tree at hand: the interpreter cannot go from
+under a native call (CPython ends a thread that comes back to it by unwinding, which aborts).
 """
 
 import logging
@@ -26,13 +27,16 @@ class Disposal:
         self._waiting: deque[Path] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def add(self, aside: Iterable[Path]) -> None:
         """Remove these, some time; returns at once."""
         with self._lock:
+            if self._closed:
+                return
             self._waiting.extend(aside)
             if self._waiting and self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="proad-removal", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="proad-removal")
                 self._thread.start()
 
     def _work(self) -> None:
@@ -46,6 +50,12 @@ class Disposal:
                 self._remove([path])
             except System as exc:
                 log.warning("what no image needs could not be removed: %s", exc)
+
+    def close(self) -> None:
+        """Begin no other removal: the next start does."""
+        with self._lock:
+            self._closed = True
+            self._waiting.clear()
 
     def settle(self) -> None:
         """Wait until all is gone; blocks."""

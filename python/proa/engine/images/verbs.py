@@ -98,6 +98,7 @@ class Images:
         """Wait for nothing that the disk takes its time for: the next start goes on with it."""
         self._puller.close()
         self.store.receiving.shutdown(wait=False, cancel_futures=True)
+        self.disposal.close()
         self.store.syncing.close()
 
     async def start(self) -> None:
