@@ -257,9 +257,9 @@ def split_archive(
     Both are called in this thread, in the archive's order, and what they raise ends the pass. `begin(path)`,
     of a file that begins as a layer does, gives the empty directory that it is unpacked into in the same
     pass, or None. One that is a plain tar gets a recipe beside that directory (see `pack_layer`) and no
-    file of its own, unless it replaces its own files. `found(path, kind, link, number, size, layer)`, of each member that is complete;
-    `kind` is file, symlink or hardlink, `layer` what unpacking it gave or raised. Names are only reported,
-    never used as paths. Raises as `unpack_layer`.
+    file of its own, unless it replaces its own files. `found(path, kind, link, number, size, layer)` is of
+    each member that is complete; `kind` is file, symlink or hardlink, `layer` what unpacking it gave or
+    raised. Names are only reported, never used as paths. Raises as `unpack_layer`.
     """
 
 def pack_layer(

@@ -3,11 +3,16 @@
 //! Sends directly while the socket takes it and keeps the rest, a bounded amount: past
 //! [`CONGESTED`] the process's streams are not read any further until the client has caught up.
 //! It never touches the process's own fds; `stdio` does.
+//!
+//! Output does not come together with the answer that announced it: some clients (docker-py) read that through a
+//! buffer, and what else is in there is lost to them. The first output waits until the answer is read, which shows
+//! in a send buffer so small that nothing is writable before.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_send_buffer_size, socket_send_buffer_size};
 use rustix::net::{recv, sendmsg, shutdown, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use super::detach_keys::DetachKeys;
@@ -15,11 +20,24 @@ use super::json_line::{frame_header, Stream};
 use super::log_reader::LogReader;
 use super::poll::{Flags, Poll, Source, Watched};
 use super::protocol::Attach;
+use crate::sys::supervise::unread;
 
 /// Bytes that a client may lag behind before its process has to wait.
 pub const CONGESTED: usize = 256 * 1024;
 /// Bytes of an old log that are read at a time.
 const REPLAY_CHUNK: usize = 64 * 1024;
+
+/// The least that a socket's send buffer can be set to.
+const NARROW: usize = 1;
+
+/// Whether the client has the answer that announces its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    Sent,
+    /// Sent and not read when the first output came; the size of the send buffer as it was.
+    Awaited(usize),
+    Read,
+}
 
 /// What a client wants; the part of an attach request that outlives it.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -73,6 +91,7 @@ pub struct Client {
     output: Output,
     /// The socket has hung up: polling it further would spin.
     hung_up: bool,
+    announced: Announced,
     /// Bytes to send before any other, and how many of them are sent.
     pending: Vec<u8>,
     sent: usize,
@@ -115,6 +134,7 @@ impl Client {
             options,
             keys: DetachKeys::new(request.detach_keys.into_vec()),
             hung_up: false,
+            announced: Announced::Read,
             pending: Vec::new(),
             sent: 0,
             replay: None,
@@ -122,6 +142,7 @@ impl Client {
             initial_input: request.initial_input.into_vec(),
         };
         client.push(&[&request.preface]);
+        client.announced = Announced::Sent;
         client
     }
 
@@ -137,6 +158,7 @@ impl Client {
 
     /// Replay a log: it goes out before any output written from now on.
     pub fn replay(&mut self, log: LogReader) {
+        self.waits_for_reader();
         self.replay = Some(log);
     }
 
@@ -191,8 +213,33 @@ impl Client {
         self.close_input();
         if self.output == Output::Open {
             self.output = Output::Ending;
-            self.flush();
+            if self.sent == self.pending.len() || !self.waits_for_reader() {
+                self.flush();
+            }
         }
+    }
+
+    /// Whether output has to wait: the answer before it is not read. The socket is writable when it is.
+    fn waits_for_reader(&mut self) -> bool {
+        if self.announced == Announced::Sent && unread(self.socket.as_fd()) > 0 {
+            let size = socket_send_buffer_size(&self.socket).unwrap_or(0);
+            if set_socket_send_buffer_size(&self.socket, NARROW).is_ok() {
+                self.announced = Announced::Awaited(size);
+            }
+        }
+        if self.announced == Announced::Sent {
+            self.announced = Announced::Read;
+        }
+        self.announced != Announced::Read
+    }
+
+    /// The answer is read, or as good as that.
+    fn widen(&mut self) {
+        if let Announced::Awaited(size) = self.announced {
+            // Ignored: it goes on in small pieces. The kernel doubles what it is told.
+            let _ = set_socket_send_buffer_size(&self.socket, size / 2);
+        }
+        self.announced = Announced::Read;
     }
 
     /// No more input is read.
@@ -206,6 +253,7 @@ impl Client {
 
     /// Send what is queued, as far as the socket takes it.
     pub fn flush(&mut self) {
+        self.widen();
         loop {
             while self.sent < self.pending.len() {
                 match self.send(&[IoSlice::new(&self.pending[self.sent..])]) {
@@ -315,7 +363,7 @@ impl Client {
     /// Send now, or queue.
     fn push(&mut self, parts: &[&[u8]]) {
         let mut skip = 0;
-        if self.sent == self.pending.len() && self.replay.is_none() {
+        if self.sent == self.pending.len() && self.replay.is_none() && !self.waits_for_reader() {
             let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
             match self.send(&slices) {
                 Some(count) => skip = count,
@@ -373,6 +421,7 @@ impl Client {
             input: state.input,
             output: state.output,
             hung_up: false,
+            announced: Announced::Read,
             pending: state.pending.into_vec(),
             sent: 0,
             replay: None,

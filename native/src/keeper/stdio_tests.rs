@@ -121,6 +121,31 @@ fn a_client_that_waits_misses_no_byte() {
 }
 
 #[test]
+fn output_does_not_come_together_with_the_answer_before_it() {
+    let mut process = Fixture::waiting();
+    let answer = [b"HTTP/1.1 101\r\n".as_slice(), &[b'x'; 256]].concat();
+    let attach = |request: &mut Attach| request.preface = ByteBuf::from(answer.clone());
+    let (client, other) = (process.attach(attach), process.attach(attach));
+    assert_eq!(received(&other), answer);
+    process.start(true);
+    process.print(b"one");
+    assert_eq!(received(&client), answer);
+    assert_eq!(received(&other), b"one");
+    process.turn();
+    assert_eq!(received(&client), b"one");
+    // From then on it is as any other; the end of the output waits in the same way.
+    let late = process.attach(attach);
+    process.print(b"two");
+    assert_eq!((received(&client), received(&other)), (b"two".to_vec(), b"two".to_vec()));
+    drop(process.stdout.take());
+    drop(process.stderr.take());
+    process.turn();
+    assert_eq!(received(&late), answer);
+    process.turn();
+    assert_eq!(received(&late), b"two");
+}
+
+#[test]
 fn half_close_ends_stdin_and_output_goes_on() {
     let mut process = Fixture::running(true);
     let client = process.attach(|_| {});

@@ -41,6 +41,20 @@ pub fn adopt(fd: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Bytes, as the kernel counts them, that the other side of a unix socket has not read; none where that is not known.
+/// <https://man7.org/linux/man-pages/man7/unix.7.html>
+#[must_use]
+pub fn unread(socket: BorrowedFd<'_>) -> i32 {
+    let mut count = 0;
+    // SAFETY: SIOCOUTQ (TIOCOUTQ) stores one int, at the address of one.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 {
+        count
+    } else {
+        0
+    }
+}
+
 /// A mount namespace of this process's own. <https://man7.org/linux/man-pages/man2/unshare.2.html>
 pub fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: only the view of mounts changes; no memory or descriptor is unshared. CLONE_NEWNS takes

@@ -3,7 +3,7 @@
 Source: moby daemon/server/router/container/container_routes.go (postContainersAttach) and exec.go.
 """
 
-from proa.api.responses import MULTIPLEXED_STREAM, RAW_STREAM
+from proa.api.responses import COMMON_HEADERS, MULTIPLEXED_STREAM, RAW_STREAM
 from proa.http._request import Request
 
 
@@ -13,16 +13,16 @@ class Hijack:
     def __init__(self, request: Request, location: str = "") -> None:
         """`location`: what the request made, where it made something."""
         self._request = request
-        self._location = f"Location: {location}\r\n" if location else ""
+        self._rest = COMMON_HEADERS + (f"Location: {location}\r\n" if location else "")
 
     def raw_stream_head(self, *, multiplexed: bool) -> bytes:
         """101 UPGRADED where the client asked for an upgrade, else 200 (clients before 1.20)."""
         if "upgrade" not in self._request.headers:
-            return f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n{self._location}\r\n".encode()
+            return f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n{self._rest}\r\n".encode()
         content_type = MULTIPLEXED_STREAM if multiplexed and self._request.minor >= 42 else RAW_STREAM
         return (
             f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\n"
-            f"Connection: Upgrade\r\nUpgrade: tcp\r\n{self._location}\r\n"
+            f"Connection: Upgrade\r\nUpgrade: tcp\r\n{self._rest}\r\n"
         ).encode()
 
     def detach(self) -> tuple[int, bytes]:

@@ -26,10 +26,13 @@ async def client(connect: Connect) -> RawClient:
 
 async def test_attach_upgrades_and_half_closes(client: RawClient, engine: FakeEngine) -> None:
     await client.send(ATTACH + b" HTTP/1.1\r\n" + UPGRADE + b"Content-Length: 0\r\n\r\n")
-    assert await client.read_until(b"\r\n\r\n") == (
+    head = await client.read_until(b"\r\n\r\n")
+    assert head.startswith(
         b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\n"
-        b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        b"Connection: Upgrade\r\nUpgrade: tcp\r\nApi-Version: 1.51\r\n"
     )
+    # An answer of this length fills a send buffer made narrow, so that the keeper can tell when it is read.
+    assert len(head) > 192
     await client.send(b"hello")
     assert await client.read_exactly(13) == frame(1, b"hello")
     client.half_close()
@@ -68,8 +71,9 @@ async def test_input_sent_ahead_reaches_the_new_owner(client: RawClient) -> None
 
 async def test_without_upgrade_the_answer_is_200_and_input_ahead_is_kept(client: RawClient) -> None:
     await client.send(ATTACH + b" HTTP/1.1\r\nHost: p\r\nContent-Length: 0\r\n\r\nahead")
-    assert await client.read_until(b"\r\n\r\n") == (
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n"
+    head = await client.read_until(b"\r\n\r\n")
+    assert head.startswith(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\nApi-Version: "
     )
     assert await client.read_exactly(13) == frame(1, b"ahead")
 
