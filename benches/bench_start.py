@@ -2,8 +2,9 @@
 
     python benches/bench_start.py [--rounds N] [--only ROW,...] [--json FILE] [--no-peers]
 
-Every engine is measured in the same run, in alternating rounds; the table gives medians and ratios. Run it
-as root with `proa` installed in the interpreter's environment. The floor is native/examples/floor.rs.
+Every engine is measured in the same run, in alternating rounds, and the floor in each of them, since a shared
+machine's speed changes from one second to the next; the table gives medians and ratios. Run it as root with
+`proa` installed in the interpreter's environment. The floor is native/examples/floor.rs.
 """
 
 import argparse
@@ -25,20 +26,23 @@ from peers import Engine, UnixConnection, spawn, timed_command
 ROOT = Path(__file__).resolve().parent.parent
 SLEEP = {"Image": "busybox", "Cmd": ["sleep", "300"]}
 TRUE = {"Image": "busybox", "Cmd": ["true"]}
+FLOOR_COUNT = 40
 Samples = dict[str, list[float]]
 
 
-def floor_seconds(tree: Path, count: int) -> dict[str, float]:
-    """The kernel's own price, in seconds: medians with and without a network namespace."""
+def floor_program() -> str:
+    """Path of the program that measures the kernel's own price."""
     target = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "native/target"))
     command = ["cargo", "build", "--release", "--quiet", "--example", "floor"]
     subprocess.run(command, cwd=ROOT / "native", check=True)
-    binary = f"{target}/release/examples/floor"
-    output = subprocess.run(
-        [binary, str(tree), str(count), "/bin/true"], check=True, capture_output=True, text=True
-    )
-    figures = json.loads(output.stdout)
-    return {name: figures[name]["p50_us"] / 1e6 for name in ("with_net", "without_net")}
+    return f"{target}/release/examples/floor"
+
+
+def floor_seconds(program: str, tree: Path) -> float:
+    """The kernel's own price with a network namespace, now: a median, in seconds."""
+    command = [program, str(tree), str(FLOOR_COUNT), "/bin/true"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(output.stdout)["with_net"]["p50_us"]) / 1e6
 
 
 def create(connection: UnixConnection, body: object) -> str:
@@ -110,6 +114,7 @@ class Field:
 
     def __init__(self, root: Path, proa: Engine, docker: Engine | None, tree: Path) -> None:
         self.proa, self.docker, self.root, self.tree = proa, docker, root, tree
+        self.floor_program = floor_program()
         self.docker_cli = peers.docker_cli_environment(proa, root)
 
     def engines(self) -> list[Engine]:
@@ -173,31 +178,33 @@ ROWS: dict[str, tuple[str, str]] = {
 
 
 def measure(field: Field, rows: list[str], rounds: int, count: int) -> dict[str, Samples]:
-    """Every row's samples by engine, in alternating rounds."""
+    """Every row's samples by engine, and the floor's, in alternating rounds."""
     results: dict[str, Samples] = {row: {} for row in rows}
     for row in rows:
         method: Callable[[int], Samples] = getattr(field, row)
         for _ in range(rounds):
+            results[row].setdefault("floor", []).append(floor_seconds(field.floor_program, field.tree))
             for name, samples in method(count).items():
                 results[row].setdefault(name, []).extend(samples)
     return results
 
 
-def report(results: dict[str, Samples], floor: float) -> dict[str, object]:
+def report(results: dict[str, Samples]) -> dict[str, object]:
     """Print the table; the same as JSON-able data, milliseconds."""
-    print(f"floor (kernel calls alone, with a network namespace): {floor * 1e3:.2f} ms\n")
-    print("| what | proa | peers | proa / floor | faster than Docker | target |")
-    print("|---|---|---|---|---|---|")
-    table: dict[str, object] = {"floor_ms": floor * 1e3}
+    print("| what | proa | floor | peers | proa / floor | faster than Docker | target |")
+    print("|---|---|---|---|---|---|---|")
+    table: dict[str, object] = {}
     for row, samples in results.items():
         medians = {name: statistics.median(values) * 1e3 for name, values in samples.items() if values}
-        proa = medians.pop("proa")
+        proa, floor = medians.pop("proa"), medians.pop("floor")
         others = ", ".join(f"{name} {value:.1f} ms" for name, value in medians.items())
         faster = f"{medians['dockerd'] / proa:.1f} x" if "dockerd" in medians else "-"
         what, target = ROWS[row]
-        print(f"| {what} | {proa:.2f} ms | {others} | {proa / floor / 1e3:.2f} | {faster} | {target} |")
+        ratio = f"{proa / floor:.2f}"
+        print(f"| {what} | {proa:.2f} ms | {floor:.2f} ms | {others} | {ratio} | {faster} | {target} |")
         table[row] = {
             "proa_ms": proa,
+            "floor_ms": floor,
             "p95_ms": sorted(samples["proa"])[int(len(samples["proa"]) * 0.95)] * 1e3,
             **medians,
         }
@@ -217,7 +224,6 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proa-bench-")))
         tree = peers.busybox_tree(root / "tree")
-        floor = floor_seconds(tree, 200)["with_net"]
         proa = stack.enter_context(peers.proad(root / "proa"))
         with_docker = shutil.which("dockerd") and not options.no_peers
         docker = stack.enter_context(peers.dockerd(root / "dockerd")) if with_docker else None
@@ -227,7 +233,7 @@ def main() -> None:
         results = measure(
             Field(root, proa, docker, tree), options.only.split(","), options.rounds, options.count
         )
-        table = report(results, floor)
+        table = report(results)
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n")
 
