@@ -76,9 +76,14 @@ def over_http(engine: Engine) -> Mover:
             raise RuntimeError(f"{engine.name}: {method} {path}: {response.status} {text[-300:]!r}")
 
     def load(archive: Path) -> None:
-        headers = {"Content-Type": "application/x-tar", "Content-Length": str(archive.stat().st_size)}
-        with archive.open("rb") as body:
-            stream("POST", "/images/load?quiet=1", body, headers)
+        head = f"POST /v1.41/images/load?quiet=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-tar\r\n"
+        with contextlib.closing(engine.connection()) as connection, archive.open("rb") as body:
+            connection.connect()
+            connection.sock.sendall(f"{head}Content-Length: {archive.stat().st_size}\r\n\r\n".encode())
+            connection.sock.sendfile(body)
+            status, text = connection.answer()
+        if status >= 300 or b'"error"' in text:
+            raise RuntimeError(f"{engine.name}: load: {status} {text[-300:]!r}")
 
     def push(source: str, target: str) -> None:
         stream("POST", f"/images/{source}:latest/tag?repo={target}&tag=latest")
