@@ -76,7 +76,8 @@ def over_http(engine: Engine) -> Mover:
             raise RuntimeError(f"{engine.name}: {method} {path}: {response.status} {text[-300:]!r}")
 
     def load(archive: Path) -> None:
-        head = f"POST /v1.41/images/load?quiet=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-tar\r\n"
+        head = "POST /v1.41/images/load?quiet=1 HTTP/1.1\r\nHost: localhost\r\n"
+        head += "Content-Type: application/x-tar\r\n"
         with contextlib.closing(engine.connection()) as connection, archive.open("rb") as body:
             connection.connect()
             connection.sock.sendall(f"{head}Content-Length: {archive.stat().st_size}\r\n\r\n".encode())
