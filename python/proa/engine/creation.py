@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from proa.engine.container import Container
 from proa.engine.notices import Notices
 from proa.engine.platforms import check_platform
-from proa.engine.ports import ContainerVolumes, Database, ImageSource, Snapshots
+from proa.engine.ports import ContainerNetworks, ContainerVolumes, Database, ImageSource, Snapshots
 from proa.engine.record import Record
 from proa.engine.registry import Registry, checked_name
 from proa.engine.resolve import Context, Host, Peer, Resolved, Storage, resolve
@@ -49,6 +49,7 @@ class Creation:
         registry: Registry,
         images: ImageSource,
         snapshots: Snapshots,
+        networks: ContainerNetworks,
         volumes: ContainerVolumes,
         notices: Notices,
         directory: Path,
@@ -62,6 +63,7 @@ class Creation:
         self._registry = registry
         self._images = images
         self._snapshots = snapshots
+        self._networks = networks
         self._volumes = volumes
         self._notices = notices
         self._directory = str(directory)
@@ -126,6 +128,7 @@ class Creation:
         try:
             os.mkdir(own, 0o700)
             undo.callback(shutil.rmtree, own, ignore_errors=True)
+            self._networks.make_files(own, record.resolved.network)
             _make_image_directories(record.resolved)
             undo.push_async_callback(self._snapshots.remove, record.id)
             self._snapshots.prepare(

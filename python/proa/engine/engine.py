@@ -214,6 +214,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             registry=rooms.registry,
             images=rooms.image_source,
             snapshots=rooms.snapshots,
+            networks=rooms.networking,
             volumes=rooms.container_volumes,
             notices=self._notices,
             directory=rooms.directory,

@@ -17,6 +17,9 @@ SYSTEMD_RESOLV_CONF = "/run/systemd/resolve/resolv.conf"
 """The real servers, where the host's own file names only systemd's stub on 127.0.0.53."""
 DEFAULT_SERVERS = ("8.8.8.8", "8.8.4.4")
 
+_NAMES = ("hostname", "hosts", "resolv.conf")
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
 _LOCALHOST = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
 fe00::\tip6-localnet
@@ -128,6 +131,14 @@ class HostFiles:
         return _read(self._hosts)
 
 
+def make_files(directory: str, wish: NetworkWish) -> None:
+    """The files that `write_files` fills, empty. Raises OSError."""
+    if wish.mode == "container":
+        return
+    for name in _NAMES:
+        os.close(os.open(f"{directory}/{name}", _MAKE, 0o644))
+
+
 def write_files(
     directory: str,
     wish: NetworkWish,
@@ -208,7 +219,7 @@ def _read(path: str) -> str:
 
 def _write(path: str, text: str) -> None:
     """Over what is there: one that was emptied first some file systems write to the disk at once."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    fd = os.open(path, _MAKE, 0o644)
     try:
         os.ftruncate(fd, os.write(fd, text.encode()))
     finally:

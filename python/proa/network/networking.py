@@ -14,7 +14,15 @@ from msgspec.structs import replace
 from proa.errors import Forbidden, NotFound, ProaError, System
 from proa.network import drivers, naming
 from proa.network.catalogue import Catalogue
-from proa.network.files import DnsDefaults, HostFiles, add_hosts, remove_hosts, write_files, write_resolver
+from proa.network.files import (
+    DnsDefaults,
+    HostFiles,
+    add_hosts,
+    make_files,
+    remove_hosts,
+    write_files,
+    write_resolver,
+)
 from proa.network.network import Network
 from proa.network.pool import custom_key
 from proa.network.publishing import Publishing
@@ -212,6 +220,13 @@ class Networking:
         changed = self._sandboxes[container_id] = replace(sandbox, endpoints=endpoints)
         await self._tell(container_id, wish, changed, running=True)
         return changed
+
+    def make_files(self, directory: str, wish: NetworkWish) -> None:
+        """The files that `write_files` fills, empty: a start is not to wait for that. Raises System."""
+        try:
+            make_files(directory, wish)
+        except OSError as exc:
+            raise System(f"network files: {exc}") from exc
 
     def write_files(self, directory: str, wish: NetworkWish, sandbox: Sandbox) -> None:
         """hostname, hosts and resolv.conf into the container's directory. Raises System."""

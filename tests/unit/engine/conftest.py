@@ -152,6 +152,9 @@ class FakeNetworks:
     async def keeper_changed(self, prepared: Sequence[int]) -> None:
         pass
 
+    def make_files(self, directory: str, wish: NetworkWish) -> None:
+        (Path(directory) / "hosts").touch()
+
     def write_files(self, directory: str, wish: NetworkWish, sandbox: Sandbox) -> None:
         (Path(directory) / "hosts").write_text(sandbox.address)
 

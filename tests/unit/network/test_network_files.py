@@ -10,6 +10,7 @@ from proa.network.files import (
     Resolver,
     format_hosts,
     format_resolv_conf,
+    make_files,
     parse_resolv_conf,
     resolver_of,
     write_files,
@@ -106,3 +107,17 @@ def test_a_changed_host_file_is_seen(tmp_path: Path, host_files: HostFiles) -> N
 
 def test_a_host_without_the_file(tmp_path: Path) -> None:
     assert HostFiles(str(tmp_path / "missing")).resolver() == Resolver()
+
+
+def test_the_files_are_there_before_a_start_fills_them(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    for directory, mode in ((own, "bridge"), (shared, "container")):
+        directory.mkdir()
+        make_files(str(directory), NetworkWish(mode=mode))  # type: ignore[arg-type]
+    assert {file.name: file.read_bytes() for file in own.iterdir()} == {
+        "hostname": b"",
+        "hosts": b"",
+        "resolv.conf": b"",
+    }
+    assert {file.stat().st_mode & 0o777 for file in own.iterdir()} == {0o644}
+    assert list(shared.iterdir()) == []
