@@ -105,7 +105,8 @@ class BuildRoom:
         cache = Cache(store.database)
         caches = CacheDirectories(self._root / "caches")
         blobs = LayerBlobs(store, self._executor)
-        self._root.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self._root, self._runtime):
+            directory.mkdir(mode=0o700, exist_ok=True)
         self._commands = Commands(
             config=self._config,
             host=self._host,
