@@ -9,13 +9,14 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{open, Mode, OFlags, CWD};
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{mount_change, move_mount, unmount, MountPropagationFlags, MoveMountFlags, UnmountFlags};
 use rustix::process::{fchdir, pivot_root};
 
 use crate::error::{Error, Result};
 use crate::mount::filesystem;
+use crate::process::open_namespace;
 use crate::sys::supervise::unshare_mounts;
 use crate::sys::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 
@@ -32,7 +33,7 @@ pub struct Bare {
 impl Bare {
     /// For a caller that has its working directory to itself (it is no other thread's).
     pub fn make() -> Result<Self> {
-        let own = own_namespace()?;
+        let own = open_namespace(OWN_NAMESPACE)?;
         let thread = std::thread::Builder::new().name("proa-mounts".into()).spawn(empty);
         let thread = thread.map_err(|error| Error::os("start", "thread", error))?;
         let empty = thread.join().unwrap_or_else(|_| Err(Error::Invalid("a thread has panicked".into())))?;
@@ -44,7 +45,7 @@ impl Bare {
 fn empty() -> Result<OwnedFd> {
     let fail = |error: Errno| Error::os("make", "an empty mount namespace", error);
     unshare_mounts().map_err(fail)?;
-    let namespace = own_namespace()?;
+    let namespace = open_namespace(OWN_NAMESPACE)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(fail)?;
     let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     let root = filesystem("tmpfs", ["mode=555", "size=0k"], attributes)?;
@@ -54,9 +55,4 @@ fn empty() -> Result<OwnedFd> {
     pivot_root(".", ".").map_err(fail)?;
     unmount(".", UnmountFlags::DETACH).map_err(fail)?;
     Ok(namespace)
-}
-
-fn own_namespace() -> Result<OwnedFd> {
-    open(OWN_NAMESPACE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| Error::os("open", OWN_NAMESPACE, error))
 }

@@ -122,7 +122,7 @@ fn read_text(path: &str) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::os("read", path, e))
 }
 
-fn open_namespace(path: &str) -> Result<OwnedFd> {
+pub(crate) fn open_namespace(path: &str) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::os("open", path, e))
 }
