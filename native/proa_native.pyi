@@ -192,7 +192,18 @@ class ByteFeed:
         """False where there is no room: try again when `fileno` is readable. Raises BrokenPipeError."""
 
     def fileno(self) -> int:
-        """An eventfd, readable when there may be room again or the reader has ended."""
+        """An eventfd, readable when there may be room again, a lent socket is back or the reader has ended."""
+
+    def lend(self, fd: int, phase: str, remaining: int, unparsed: bytes) -> None:
+        """Have the reader take the plain middle of an HTTP body from a socket itself.
+
+        `phase` is what comes next: `fixed` (the rest of a body of known length), `chunk-size`, `chunk-data`
+        or `chunk-end`; `remaining` the bytes left of the body or chunk; `unparsed` what was read already. The
+        fd is duplicated. Raises OSError.
+        """
+
+    def reclaim(self) -> tuple[str, int, bytes] | None:
+        """End that: (phase, remaining, unparsed) as they are now. None while the reader is at it."""
 
     def end(self) -> None:
         """No more will come."""

@@ -33,11 +33,7 @@ async def expanded(body: AsyncIterator[bytes], run: Run) -> AsyncIterator[bytes]
 
     The first bytes tell, however few come at a time.
     """
-    start = b""
-    async for chunk in body:
-        start += chunk
-        if len(start) >= _MAGIC_LENGTH:
-            break
+    start = await beginning(body)
     expander = Expander.of(start)
     if expander is None:
         if start:
@@ -45,14 +41,18 @@ async def expanded(body: AsyncIterator[bytes], run: Run) -> AsyncIterator[bytes]
         async for chunk in body:
             yield chunk
         return
-    expander.give(start)
-    while plain := await run(expander.take):
+    async for plain in expander.all(start, body, run):
         yield plain
+
+
+async def beginning(body: AsyncIterator[bytes]) -> bytes:
+    """The first bytes, as many as tell what they are; fewer where there are no more."""
+    start = b""
     async for chunk in body:
-        expander.give(chunk)
-        while plain := await run(expander.take):
-            yield plain
-    expander.finish()
+        start += chunk
+        if len(start) >= _MAGIC_LENGTH:
+            break
+    return start
 
 
 class Expander:
@@ -70,6 +70,17 @@ class Expander:
         """What an archive needs that begins so; None for anything but xz and bzip2."""
         make = next((make for magic, make in _MAGIC.items() if start.startswith(magic)), None)
         return None if make is None else cls(make)
+
+    async def all(self, start: bytes, body: AsyncIterator[bytes], run: Run) -> AsyncIterator[bytes]:
+        """A whole body that begins with `start`. Raises InvalidParameter."""
+        self.give(start)
+        while plain := await run(self.take):
+            yield plain
+        async for chunk in body:
+            self.give(chunk)
+            while plain := await run(self.take):
+                yield plain
+        self.finish()
 
     def finish(self) -> None:
         """Nothing follows. Raises InvalidParameter where a stream is cut short."""

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! caller --write, try_write, write_file--> Feed (bounded) --> stream::run on a thread --> finish
+//!                   a lent socket, read in its own thread --'
 //! ```
 //! Bytes of a download go in as they arrive; those of an earlier attempt, which lie in a file, go in before
 //! them and are not copied again. Every way out (finish, abort, drop) ends with the thread joined.
@@ -14,6 +15,7 @@ use std::thread::JoinHandle;
 
 use rustix::event::{eventfd, EventfdFlags};
 
+use super::body::Body;
 use super::limits::Limits;
 use super::source::Input;
 use super::stream::CHUNK;
@@ -41,6 +43,32 @@ struct State {
     closed: bool,
     /// A `try_write` was turned away and waits for the eventfd.
     starved: bool,
+    lent: Lent,
+}
+
+/// The socket that the reading side takes bytes from itself, when there are no pieces.
+#[derive(Debug, Default)]
+enum Lent {
+    #[default]
+    Nothing,
+    Here(Body),
+    /// It is being read.
+    Out,
+    /// Nothing plain was left to read.
+    Done(Body),
+}
+
+impl Lent {
+    /// A socket that there is to read.
+    fn take(&mut self) -> Option<Body> {
+        match std::mem::replace(self, Self::Out) {
+            Self::Here(body) => Some(body),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 /// The queue: one thread takes, others give.
@@ -81,7 +109,52 @@ impl Feed {
             if state.ended {
                 return Ok(None);
             }
+            if let Some(body) = state.lent.take() {
+                drop(state);
+                if let Some(bytes) = self.read_lent(body) {
+                    return Ok(Some(Piece { bytes, copied: false }));
+                }
+                state = self.lock();
+                continue;
+            }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The next bytes of a lent socket, which is put back.
+    fn read_lent(&self, mut body: Body) -> Option<Vec<u8>> {
+        let bytes = body.next();
+        let mut state = self.lock();
+        if bytes.is_some() && !state.closed {
+            state.lent = Lent::Here(body);
+        } else {
+            state.lent = Lent::Done(body);
+            self.signal();
+        }
+        bytes
+    }
+
+    /// Let the reading side take bytes from a socket. `room` becomes readable when it has done with it.
+    pub fn lend(&self, body: Body) {
+        let mut state = self.lock();
+        let _ = rustix::io::read(&self.room, &mut [0; 8]);
+        if state.closed {
+            self.signal();
+        }
+        state.lent = Lent::Here(body);
+        self.changed.notify_all();
+    }
+
+    /// Take the lent socket back; `None` while it is being read.
+    pub fn reclaim(&self) -> Option<Body> {
+        let mut state = self.lock();
+        match std::mem::take(&mut state.lent) {
+            Lent::Here(body) | Lent::Done(body) => Some(body),
+            Lent::Nothing => None,
+            Lent::Out => {
+                state.lent = Lent::Out;
+                None
+            }
         }
     }
 
@@ -135,7 +208,7 @@ impl Feed {
         self.signal();
     }
 
-    /// An eventfd, readable when a `try_put` that was turned away may be tried again.
+    /// An eventfd, readable when a `try_put` that was turned away may be tried again, or a lent socket reclaimed.
     pub fn room(&self) -> BorrowedFd<'_> {
         self.room.as_fd()
     }

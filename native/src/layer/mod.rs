@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! fd or feed -> digest -> decompress -> diff_id -> tar -> files
-//!                source              stream     tar + sparse  unpack + whiteout
+//! body           source              stream     tar + sparse  unpack + whiteout
 //! directory -> tar -> diff_id -> compress -> digest -> fd
 //! pack, header, sparse   encode     gzip       sink
 //! ```
-//! `recipe` is how a tar comes back that nobody kept. `tree` sizes and removes directories, `archive` takes the outer archive of `docker load` apart, `changes`
-//! compares, `files` is for a container's files. Nothing here knows about images. Everything an archive says is
-//! untrusted; `limits` says how much of it is believed.
+//! `recipe` is how a tar comes back that nobody kept. `tree` sizes and removes directories, `archive` takes the
+//! outer archive of `docker load` apart, `changes` compares, `files` is for a container's files. Nothing here
+//! knows about images. Everything an archive says is untrusted; `limits` says how much of it is believed.
 //!
 //! Source: OCI image specification, layer.md.
 
 mod archive;
+mod body;
 mod changes;
 mod encode;
 mod feed;
@@ -40,6 +41,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 pub use archive::{split_archive, Member, MemberKind, Members};
+pub use body::{Body, Phase};
 pub use changes::{changes, Change, ChangeKind};
 pub use encode::{compress_layer, PackCompression};
 pub use feed::{Feed, LayerUnpacker};

@@ -47,6 +47,14 @@ pub(super) fn duplicate(fd: i32) -> Result<OwnedFd> {
     rustix::process::pidfd_getfd(own, fd, rustix::process::PidfdGetfdFlags::empty()).map_err(failed)
 }
 
+/// What the HTTP connection calls the states in the middle of a body.
+const PHASES: [(&str, layer::Phase); 4] = [
+    ("fixed", layer::Phase::Fixed),
+    ("chunk-size", layer::Phase::ChunkSize),
+    ("chunk-data", layer::Phase::ChunkData),
+    ("chunk-end", layer::Phase::ChunkEnd),
+];
+
 /// Bytes on their way to a native call in another thread.
 #[pyclass(frozen)]
 #[derive(Debug)]
@@ -69,6 +77,19 @@ impl ByteFeed {
 
     fn fileno(&self) -> i32 {
         self.0.room().as_raw_fd()
+    }
+
+    fn lend(&self, fd: i32, phase: &str, remaining: u64, unparsed: Vec<u8>) -> PyResult<()> {
+        let phase = PHASES.iter().find(|(name, _)| *name == phase).map(|(_, phase)| *phase);
+        let phase = phase.ok_or_else(|| Error::Invalid("unknown phase of a body".into()))?;
+        self.0.lend(layer::Body::new(duplicate(fd)?, phase, remaining, unparsed));
+        Ok(())
+    }
+
+    fn reclaim<'py>(&self, py: Python<'py>) -> Option<(&'static str, u64, Bound<'py, PyBytes>)> {
+        let (phase, remaining, unparsed) = self.0.reclaim()?.state();
+        let name = PHASES.iter().find(|(_, other)| *other == phase).map_or("", |(name, _)| *name);
+        Some((name, remaining, PyBytes::new(py, &unparsed)))
     }
 
     fn end(&self) {

@@ -29,7 +29,7 @@ import proa_native
 from proa.build.archives import is_archive, is_old_archive
 from proa.build.words import is_bare_git, is_git
 from proa.errors import InvalidParameter, NotFound, System
-from proa.feeding import feed
+from proa.feeding import supply
 from proa.ignore import read_ignore_file
 
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
@@ -188,8 +188,12 @@ class Contexts:
     # ---- inside -----------------------------------------------------------------------------------
 
     async def _unpack(self, body: AsyncIterator[bytes], target: str) -> None:
-        """Feed a body to the native core."""
-        await feed(body, self._receiving, lambda source: _unpack_into(source, target))
+        """Supply a body to the native core."""
+
+        def start(call: Callable[..., None], source: proa_native.ByteFeed) -> "asyncio.Future[None]":
+            return asyncio.get_running_loop().run_in_executor(self._receiving, call, source)
+
+        await supply(body, lambda source: _unpack_into(source, target), start, self._run)
 
     def _run(self, call: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
         return asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
@@ -210,7 +214,7 @@ async def _limited(body: AsyncIterator[bytes], limit: int) -> AsyncIterator[byte
         yield chunk
 
 
-def _unpack_into(source: int, target: str) -> None:
+def _unpack_into(source: proa_native.ByteFeed, target: str) -> None:
     try:
         proa_native.unpack_layer(source, target, overlay=False)
     except ValueError as exc:

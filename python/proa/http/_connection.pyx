@@ -31,6 +31,8 @@ cdef double REFUSAL_SECONDS = 1.0     # a client not admitted may ask once withi
 cdef double FOREVER = float("inf")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+PHASES = {FIXED: "fixed", CHUNK_SIZE: "chunk-size", CHUNK_DATA: "chunk-data", CHUNK_END: "chunk-end"}
+STATES = {phase: state for state, phase in PHASES.items()}
 
 
 cdef class Connection(Flow):
@@ -345,6 +347,33 @@ cdef class Connection(Flow):
                 self._deadline = self._loop.time() + self._service.limits.body_timeout
                 self._arm()
             self._transport.resume_reading()
+
+    cdef object lend(self):
+        """The socket, while a plain body is on its way: (fd, phase, bytes left, bytes not parsed)."""
+        if self._state not in PHASES or self._transport is None or self._eof or self._discarding:
+            return None
+        if hasattr(self._transport, "splice"):      # what the socket has is not what the client said
+            return None
+        self.pause_reading()
+        unparsed = bytes(self._buffer)
+        self._buffer.clear()
+        fd = self._transport.get_extra_info("socket").fileno()
+        return fd, PHASES[self._state], self._remaining, unparsed
+
+    cdef void take_back(self, object state) except *:
+        if self._state == CLOSED or self._transport is None:
+            return
+        if state is None:
+            self._fail_body()
+            self._abort()
+            return
+        phase, self._remaining, unparsed = state
+        self._state = STATES[phase]
+        self._buffer += unparsed
+        self.resume_reading()
+        if self._state == FIXED and self._remaining == 0:
+            self._complete()
+        self._advance()
 
     # --- answering --------------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ cdef class Flow:
     cdef void want_body(self)
     cdef void pause_reading(self)
     cdef void resume_reading(self) except *
+    cdef object lend(self)
+    cdef void take_back(self, object state) except *
 
 
 cdef class BodyStream:

@@ -49,5 +49,10 @@ class Request:
 
 class BodyStream(AsyncIterator[bytes]):
     async def __anext__(self) -> bytes: ...
+    def lend(self) -> tuple[int, str, int, bytes] | None:
+        """The socket in the middle of the body, for who reads it past the loop; see proa.feeding.Lender."""
+
+    def take_back(self, state: tuple[str, int, bytes] | None) -> None:
+        """What was lent, as far as it was read; None closes the connection."""
 
 def parse_head(head: bytes) -> Request: ...

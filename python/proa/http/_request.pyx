@@ -163,6 +163,12 @@ cdef class Flow:
     cdef void resume_reading(self) except *:
         """There is room again."""
 
+    cdef object lend(self):
+        """What BodyStream.lend gives."""
+
+    cdef void take_back(self, object state) except *:
+        """What BodyStream.take_back is told."""
+
 
 cdef class BodyStream:
     """A request's body as it arrives; reading stops while its consumer is slow."""
@@ -191,6 +197,15 @@ cdef class BodyStream:
         if self._held < BODY_LOW:
             self._flow.resume_reading()
         return chunk
+
+    def lend(self):
+        if self._chunks or self._ended or self._error is not None:
+            return None
+        self._flow.want_body()
+        return self._flow.lend()
+
+    def take_back(self, state):
+        self._flow.take_back(state)
 
     cdef void feed(self, bytes chunk):
         self._chunks.append(chunk)

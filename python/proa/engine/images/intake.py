@@ -1,14 +1,12 @@
 """Layers and archives on their way in: request bodies to disk, layers to drafts, all of it undone on failure.
 
-An `Intake` is one load or import. Bytes go from the client's stream into a feed, whose other end the native
-core reads in the executor: about a MiB is held in memory. What was not committed when the intake ends is
-removed.
+An `Intake` is one load or import. What was not committed when the intake ends is removed.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,7 +16,7 @@ from msgspec import Struct
 
 from proa.engine.images.store import ImageRecord, ImageStore, Layer, StoredManifest, chain_ids
 from proa.errors import InvalidParameter, System
-from proa.expanding import expanded
+from proa.feeding import supply
 from proa.schema.oci import ImageFile
 from proa.schema.reference import Digest, Reference
 
@@ -137,25 +135,14 @@ class Intake:
         return self.run(unpack, blob, self.draft())
 
     async def receive(self, body: AsyncIterator[bytes], consume: Callable[[proa_native.ByteFeed], _T]) -> _T:
-        """Feed a request body to `consume(feed)`, which reads to the end, as long as the client likes."""
-        feed = proa_native.ByteFeed()
-        job = asyncio.get_running_loop().run_in_executor(self.store.receiving, consume, feed)
-        self._jobs.add(job)
-        feeding = asyncio.ensure_future(self._feed(body, feed))
-        both: set[asyncio.Future[Any]] = {job, feeding}
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not job.done():
-                await feeding  # A failed client must not look like the archive's end.
-                feed.end()
-            return await asyncio.shield(job)
-        finally:
-            feeding.cancel()
-            # Also wakes a reader that waits for bytes that will never come.
-            feed.close()
-            await asyncio.wait(both)
-            if not feeding.cancelled():
-                feeding.exception()
+        """Supply a request body to `consume(feed)`, which reads to the end, as long as the client likes."""
+
+        def start(call: Callable[..., _T], source: proa_native.ByteFeed) -> "asyncio.Future[_T]":
+            job = asyncio.get_running_loop().run_in_executor(self.store.receiving, call, source)
+            self._jobs.add(job)
+            return job
+
+        return await supply(body, consume, start, self.run)
 
     async def commit(
         self,
@@ -215,13 +202,6 @@ class Intake:
         here = layer.blob.parent == self.scratch and layer.blob.exists()
         return here and self.store.content.find(layer.digest) is None
 
-    async def _feed(self, body: AsyncIterator[bytes], feed: proa_native.ByteFeed) -> None:
-        """Send the body on, without xz and bzip2."""
-        # A reader that has ended says itself why.
-        with suppress(BrokenPipeError):
-            async for chunk in expanded(body, self.run):
-                await _give(feed, chunk)
-
     async def _undo(self) -> None:
         """Wait for what still runs, then remove the drafts that nothing was made of."""
         if self._jobs:
@@ -231,15 +211,3 @@ class Intake:
                 job.exception()
         for draft in self._drafts:
             await self.store.snapshots.discard(draft)
-
-
-async def _give(feed: proa_native.ByteFeed, chunk: bytes) -> None:
-    """Hand over a chunk; waits while there is no room for it."""
-    loop = asyncio.get_running_loop()
-    while not feed.try_write(chunk):
-        room = asyncio.Event()
-        loop.add_reader(feed.fileno(), room.set)
-        try:
-            await room.wait()
-        finally:
-            loop.remove_reader(feed.fileno())
