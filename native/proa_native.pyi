@@ -192,7 +192,7 @@ class ByteFeed:
         """False where there is no room: try again when `fileno` is readable. Raises BrokenPipeError."""
 
     def fileno(self) -> int:
-        """An eventfd, readable when there may be room again, a lent socket is back or the reader has ended."""
+        """An eventfd: there may be room again, a lent socket is back, or the reader has ended."""
 
     def lend(self, fd: int, phase: str, remaining: int, unparsed: bytes) -> None:
         """Have the reader take the plain middle of an HTTP body from a socket itself.
