@@ -17,6 +17,7 @@ MODULES = {
     "version": "system",
     "info": "system",
     "commit": "archives",
+    "completion": "completion",
     "cp": "copying",
     "diff": "containers",
     "events": "system",

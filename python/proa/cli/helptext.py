@@ -103,6 +103,10 @@ def show_group(argv: list[str]) -> int:
     name = argv[0] if argv else ""
     if name == "help":
         return _help(argv[1:])
+    if name in ("__complete", "__completeNoDesc"):
+        from proa.cli.candidates import answer
+
+        return answer(argv[1:], described=name == "__complete")
     if name not in GROUPS:
         raise Failure(
             f"{PROGRAM}: unknown command: {PROGRAM} {name}\n\nRun '{PROGRAM} --help' for more information"
