@@ -260,7 +260,7 @@ def dockerd(root: Path) -> Iterator[Engine]:
     command = ["dockerd", "--data-root", f"{root}/data", "--exec-root", exec_root, "--pidfile", f"{root}/pid"]
     bridge = f"dk{os.getpid()}"
     command += ["-H", f"unix://{socket_path}", "--bridge", bridge]
-    for words in (f"link add {bridge} type bridge", f"addr add 172.29.251.1/24 dev {bridge}"):
+    for words in (f"link add {bridge} type bridge", f"addr add {free_gateway()} dev {bridge}"):
         subprocess.run(["ip", *words.split()], check=True)
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -271,6 +271,17 @@ def dockerd(root: Path) -> Iterator[Engine]:
     finally:
         end(process)
         subprocess.run(["ip", "link", "del", bridge], check=False)
+
+
+def free_gateway() -> str:
+    """An address for a bridge, in a range that no other has: the bridge of a run that was killed, or of one
+    beside this, would get its packets.
+    """
+    from proa.network.ipam import choose_subnet, to_text
+    from proa.network.link import used_subnets
+
+    subnet = choose_subnet([("172.29.192.0/18", 24)], used_subnets())
+    return f"{to_text(subnet.first + 1)}/24"
 
 
 def script(name: str) -> str:

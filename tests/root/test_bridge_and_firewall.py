@@ -377,7 +377,7 @@ def test_a_way_through_dockers_firewall(
     bridged.command("nft", "-f", str(tmp_path / "docker.nft"))
     before = ruleset(bridged)
     for _ in range(2):
-        bridged.run(docker_user.let_through, BRIDGE)
+        bridged.run(docker_user.let_through, [BRIDGE])
     rules = bridged.command("nft", "list", "chain", "ip", "filter", "DOCKER-USER")
     assert rules.count("accept") == 2
     assert f'iifname "{BRIDGE}" counter' in rules
@@ -386,12 +386,12 @@ def test_a_way_through_dockers_firewall(
         containers[0].run(connect, "203.0.113.2")
         assert outside.run(peer_seen, server) == "203.0.113.1"
     for _ in range(2):
-        bridged.run(docker_user.withdraw, BRIDGE)
+        bridged.run(docker_user.withdraw, [BRIDGE])
     after = ruleset(bridged)
     assert re.sub(r"packets \d+ bytes \d+", "", after) == re.sub(r"packets \d+ bytes \d+", "", before)
 
 
 def test_a_host_without_dockers_firewall_is_left_alone(host: Namespace) -> None:
-    host.run(docker_user.let_through, BRIDGE)
-    host.run(docker_user.withdraw, BRIDGE)
+    host.run(docker_user.let_through, [BRIDGE])
+    host.run(docker_user.withdraw, [BRIDGE])
     assert ruleset(host) == ""

@@ -3,6 +3,7 @@
 import errno
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -90,12 +91,6 @@ def raise_bridge(config: DaemonConfig, record: NetworkRecord, shards: Sequence[s
     if shards:
         _make_room()
     forward(config, ipv6=record.ipv6)
-    if config.iptables:
-        for bridge in (options.name, *shards):
-            try:
-                docker_user.let_through(bridge)
-            except OSError as exc:
-                _log.debug("dockerd's firewall is left as it is: %s", exc)
 
 
 def _make_room() -> None:
@@ -132,9 +127,6 @@ def take_down(config: DaemonConfig, record: NetworkRecord, shards: Sequence[str]
     """Take the host's side of a network away; what was there before proa stays. Raises OSError."""
     if record.driver == "bridge":
         hub = drivers.bridge_options(record, config).name
-        for bridge in (*shards, hub):
-            if config.iptables:
-                _quietly_withdraw(bridge)
         names = (*(f"{shard}h" for shard in shards), *shards, hub)
     else:
         names = (drivers.parent_options(record).parent,)
@@ -150,13 +142,6 @@ def parent_shared(record: NetworkRecord, other: NetworkRecord) -> bool:
     if "bridge" in (record.driver, other.driver):
         return False
     return drivers.parent_options(record).parent == drivers.parent_options(other).parent
-
-
-def _quietly_withdraw(bridge: str) -> None:
-    try:
-        docker_user.withdraw(bridge)
-    except OSError as exc:
-        _log.debug("dockerd's firewall is left as it is: %s", exc)
 
 
 def firewall_network(
@@ -185,14 +170,16 @@ def tear_down(config: DaemonConfig) -> None:
     """Take away all that an instance has on the host: bridges, parents, the firewall and the way through
     another's; missing ones are no error.
     """
-    for remove, name in (
-        (docker_user.withdraw, config.bridge_name),
-        (firewall.remove, config.firewall_table),
-        (link.remove_marked, mark_of(config)),
-        (link.remove_link, config.bridge_name),
+    mark = mark_of(config)
+    bridges = {config.bridge_name, *(name for name, _, found in link.interfaces() if found == mark)}
+    for remove in (
+        partial(docker_user.withdraw, bridges),
+        partial(firewall.remove, config.firewall_table),
+        partial(link.remove_marked, mark),
+        partial(link.remove_link, config.bridge_name),
     ):
         try:
-            remove(name)
+            remove()
         except OSError as exc:
             if exc.errno != errno.EOPNOTSUPP:  # a kernel without nftables has none of it to remove
                 raise

@@ -58,7 +58,8 @@ class Networking:
         self._publishing = Publishing(
             self._catalogue.wall, keeper, self._catalogue.blocking, self._catalogue.get
         )
-        self._watch = Watch(config.firewall_table, self._catalogue.wall.flushed)
+        wall = self._catalogue.wall
+        self._watch = Watch(config.firewall_table, flushed=wall.flushed, way_closed=wall.let_through)
         self._sandboxes: dict[str, Sandbox] = {}
         self._keys: tuple[int, ...] = ()
         self._starting: asyncio.Task[None] | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from proa.network.netlink import ACK, APPEND, CREATE, Message, attribute, attributes, be32, nested, string
 
-IPV4, INET = 2, 1
+IPV4, IPV6, INET = 2, 10, 1
 """Families of tables."""
 GROUP = 7
 """NFNLGRP_NFTABLES: the multicast group that tells of changes."""
@@ -36,6 +36,7 @@ _REGISTER_1, _REGISTER_2 = 1, 2
 _WORD_0 = 8
 """NFT_REG32_00: registers of four bytes from here on; a concatenated key is a run of them."""
 _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
+_DIRECTIONS = {_META_IIFNAME: "in", _META_OIFNAME: "out"}
 _PROTOCOL_IPV4, _PROTOCOL_IPV6 = 2, 10
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _SOURCE, _DESTINATION = 12, 16
@@ -238,21 +239,19 @@ def interface_is(direction: str, name: str) -> bytes:
     return _meta(key, _REGISTER_1) + _compare(name.encode() + b"\0")
 
 
-def matches_interface(expressions: Sequence[bytes], direction: str, name: str) -> bool:
-    """Whether a rule, as the kernel lists it, accepts by this interface and by nothing else."""
-    key = _META_IIFNAME if direction == "in" else _META_OIFNAME
+def accepted_interface(expressions: Sequence[bytes]) -> tuple[str, str] | None:
+    """(`in` or `out`, interface) of a rule, as the kernel lists it, that accepts by that and nothing else."""
     parsed = [dict(attributes(expression)) for expression in expressions]
     kept = [p for p in parsed if p.get(1) != b"counter\0"]
     if [p.get(1) for p in kept] != [b"meta\0", b"cmp\0", b"immediate\0"]:
-        return False
+        return None
     meta, compare, immediate = (dict(attributes(p.get(2, b""))) for p in kept)
-    value = dict(attributes(compare.get(3, b""))).get(1)
     verdict_ = dict(attributes(dict(attributes(immediate.get(2, b""))).get(2, b""))).get(1)
-    return (
-        meta.get(2) == struct.pack(">I", key)
-        and value == name.encode() + b"\0"
-        and verdict_ == struct.pack(">I", ACCEPT)
-    )
+    direction = _DIRECTIONS.get(int.from_bytes(meta.get(2, b""), "big"))
+    if direction is None or verdict_ != struct.pack(">I", ACCEPT) or compare.get(2) != bytes(4):
+        return None
+    value = dict(attributes(compare.get(3, b""))).get(1, b"")
+    return (direction, value[:-1].decode(errors="replace")) if value.endswith(b"\0") else None
 
 
 def interfaces_in(name: str, number: int) -> bytes:

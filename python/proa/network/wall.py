@@ -1,4 +1,5 @@
 """The firewall as it should be, kept so: what is written is remembered, and written anew when it is flushed.
+So is the bridges' way through another engine's.
 
 Changes go out one transaction each and may overlap; only what is remembered counts, so a rewrite that
 overlapped with a change is done once more. State belongs to the loop thread.
@@ -34,6 +35,8 @@ class Wall:
         self._changes = 0
         self._installed = False
         self._writing: asyncio.Task[None] | None = None
+        self._way = asyncio.Lock()
+        """Held while the way through is changed: a bridge that goes meanwhile is not let through again."""
 
     async def install(self) -> None:
         """Write all of it. A host that does not let us is told in the log; then there is no way out."""
@@ -44,6 +47,21 @@ class Wall:
         except OSError as exc:
             _log.warning("no firewall, so no way out for containers: %s", exc)
         self._installed = True
+        await self.let_through()
+
+    async def let_through(self) -> None:
+        """The way of all bridges through another engine's firewall, where that has none for them yet."""
+        from proa.network import docker_user
+
+        async with self._way:
+            bridges = [bridge for network in self._networks.values() for bridge in network.bridges]
+            await self._through(docker_user.let_through, bridges)
+
+    async def _through(self, change: Callable[[Iterable[str]], None], bridges: Iterable[str]) -> None:
+        try:
+            await self._blocking(change, bridges)
+        except (OSError, ProaError) as exc:
+            _log.debug("another engine's firewall is left as it is: %s", exc)
 
     async def assert_again(self) -> None:
         """Write all of it anew; whoever comes meanwhile waits for the same. Raises OSError."""
@@ -63,7 +81,7 @@ class Wall:
 
     async def set_network(self, network_id: str, network: "FirewallNetwork") -> None:
         """A network, new or changed. Raises OSError."""
-        from proa.network import firewall
+        from proa.network import docker_user, firewall
 
         old = self._networks.get(network_id)
         if old == network:
@@ -76,6 +94,8 @@ class Wall:
             await self._change(firewall.add_network, network)
         else:
             await self.assert_again()
+        async with self._way:
+            await self._through(docker_user.let_through, network.bridges)
 
     def remember_network(self, network_id: str, network: "FirewallNetwork") -> None:
         """One that `install` is to write."""
@@ -84,12 +104,15 @@ class Wall:
 
     async def drop_network(self, network_id: str) -> None:
         """A network that is gone. Raises OSError."""
-        from proa.network import firewall
+        from proa.network import docker_user, firewall
 
         old = self._networks.pop(network_id, None)
         self._changes += 1
-        if old is not None and self.enabled and self._installed:
-            await self._blocking(firewall.remove_network, self._table, old)
+        if old is None or not (self.enabled and self._installed):
+            return
+        async with self._way:
+            await self._through(docker_user.withdraw, old.bridges)
+        await self._blocking(firewall.remove_network, self._table, old)
 
     def remember(self, rules: Iterable["Rule"]) -> None:
         """Ports that are published since before this daemon; `install` writes them."""

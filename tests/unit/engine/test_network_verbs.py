@@ -8,7 +8,7 @@ import pytest
 from proa.engine.networks import NetworkVerbs
 from proa.errors import Conflict, Forbidden, InvalidParameter, NotFound
 from proa.metadata import Metadata
-from proa.network import SCHEMA, Endpoint, Networking, Sandbox, firewall, hosts, link
+from proa.network import SCHEMA, Endpoint, Networking, Sandbox, docker_user, firewall, hosts, link
 from proa.schema.config import DaemonConfig
 from proa.schema.network import IPAM, IPAMConfig, NetworkCreateRequest
 from proa.schema.plan import PreparedNetwork
@@ -35,6 +35,8 @@ class Told:
 def networking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Networking:
     for name in ("raise_bridge", "raise_parent", "take_down"):
         monkeypatch.setattr(hosts, name, lambda *_: None)
+    for name in ("let_through", "withdraw"):
+        monkeypatch.setattr(docker_user, name, lambda bridges: None)
     for name in ("install", "add_network", "remove_network"):
         monkeypatch.setattr(firewall, name, lambda *_, **__: None)
     monkeypatch.setattr(link, "used_subnets", list)

@@ -1,12 +1,13 @@
 """Fixtures: the metadata store, and a host that nothing is changed on."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from fake_host import Host
 
 from proa.metadata import Metadata
-from proa.network import SCHEMA, firewall, hosts, link
+from proa.network import SCHEMA, docker_user, firewall, hosts, link
 
 
 @pytest.fixture
@@ -24,6 +25,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(link, "allow_hairpin", lambda interfaces: None)
     monkeypatch.setattr(firewall, "change", made.change)
     monkeypatch.setattr(firewall, "unpublish", made.unpublish)
+    for name in ("let_through", "withdraw"):
+        monkeypatch.setattr(docker_user, name, partial(made.pass_through, name))
     for name in ("install", "add_network", "remove_network"):
         monkeypatch.setattr(firewall, name, lambda *args, name=name, **_: made.call(name))
     return made

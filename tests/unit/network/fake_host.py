@@ -1,5 +1,7 @@
 """The host as the network room would change it, in memory."""
 
+from collections.abc import Iterable
+
 import msgspec
 from fake_keeper import FakeKeeper
 
@@ -18,6 +20,7 @@ class Host:
         self.calls: list[tuple[object, ...]] = []
         self.remembered: list[str] = []
         self.refusal: OSError | None = None
+        self.passing: set[str] = set()
 
     def call(self, *what: object) -> None:
         if self.refusal is not None:
@@ -36,6 +39,12 @@ class Host:
         for rule in remove:
             del self.rules[rule]
         self.rules.update(dict.fromkeys(add))
+
+    def pass_through(self, what: str, bridges: Iterable[str]) -> None:
+        """docker_user's calls; `passing` are the bridges that may."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.passing = self.passing | set(bridges) if what == "let_through" else self.passing - set(bridges)
 
     def unpublish(self, table: str, rules: tuple[firewall.Rule, ...]) -> None:
         for rule in rules:
