@@ -73,8 +73,7 @@ def starts(engine: Engine, bodies: dict[str, dict[str, object]], count: int) -> 
     connection = engine.connection()
     samples: Samples = {name: [] for name in bodies}
     with network(connection, "bench"):
-        for body in bodies.values():
-            start_seconds(connection, body)  # what the first use of a network makes
+        start_seconds(connection, list(bodies.values())[-1])  # what the first use of a network makes
         for _ in range(count):
             for name, body in bodies.items():
                 samples[name].append(start_seconds(connection, body))
@@ -82,11 +81,13 @@ def starts(engine: Engine, bodies: dict[str, dict[str, object]], count: int) -> 
 
 
 def three_ports(engine: Engine, count: int) -> Samples:
-    return starts(engine, {"": on_network("bench", 3), "plain": SLEEP}, count)
+    return starts(engine, {"plain": SLEEP, "": on_network("bench", 3)}, count)
 
 
 def many_ports(engine: Engine, count: int) -> Samples:
-    return starts(engine, {"": on_network("", 200), "one": on_network("", 1)}, max(2, count // 5))
+    """dockerd needs many seconds to start 200 ports, and as many to take them back: once a round is enough."""
+    bodies = {"": on_network("", 200), "one": on_network("", 1)}
+    return starts(engine, bodies, max(2, count // 5) if engine.name == "proa" else 1)
 
 
 def connect(engine: Engine, count: int) -> Samples:
