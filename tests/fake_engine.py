@@ -187,6 +187,7 @@ class FakeVolumes:
         del self.by_name[(await self.inspect(name)).name]
 
     async def prune(self, filters: Filters) -> VolumesPruneReport:
+        self.pruned_with = filters
         return VolumesPruneReport(volumes_deleted=[], space_reclaimed=0)
 
 
@@ -249,7 +250,7 @@ class FakeSystem:
         self.events_closed = asyncio.Event()
 
     async def version(self) -> SystemVersion:
-        return SystemVersion(version="28.0.0", api_version="1.51", min_api_version="1.40", os="linux")
+        return SystemVersion(version="28.0.0", api_version="1.51", min_api_version="1.24", os="linux")
 
     async def disk_usage(self, kinds: Sequence[str]) -> SystemDataUsage:
         self.calls.append(("df", tuple(kinds)))

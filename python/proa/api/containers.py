@@ -3,6 +3,8 @@
 Source: the Docker Engine API v1.51; moby daemon/server/router/container.
 """
 
+from msgspec.structs import replace
+
 from proa.api.bodies import Body
 from proa.api.hijack import Hijack
 from proa.api.ports import Engine
@@ -22,7 +24,7 @@ from proa.api.streams import JSONLines, WhenDone
 from proa.api.websocket import WebSocketHijack
 from proa.errors import Conflict, InvalidParameter, NotFound
 from proa.http._request import Request
-from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest
+from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest, HostConfig
 from proa.schema.stream import AttachOptions, LogsOptions
 
 WAIT_CONDITIONS = frozenset(("not-running", "next-exit", "removed"))
@@ -36,10 +38,20 @@ async def create(engine: Engine, request: Request) -> Response:
     body = _create_body.read(request)
     if not request.body:
         raise InvalidParameter("config cannot be empty in order to create a container")
+    if request.minor < 40:
+        body = _for_old_clients(body)
     query = Query(request.query)
     return created_reply(
         await engine.containers.create(query.optional("name"), body, query.optional("platform"))
     )
+
+
+def _for_old_clients(body: ContainerCreateRequest) -> ContainerCreateRequest:
+    """Before API 1.40 an IPC namespace could be joined unless the request said otherwise."""
+    host_config = body.host_config or HostConfig()
+    if host_config.ipc_mode:
+        return body
+    return replace(body, host_config=replace(host_config, ipc_mode="shareable"))
 
 
 async def start(engine: Engine, request: Request) -> Response:

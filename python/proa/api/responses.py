@@ -15,7 +15,7 @@ from proa import __version__, errors
 from proa.schema.system import ErrorResponse
 
 LATEST_MINOR = 51
-OLDEST_MINOR = 40
+OLDEST_MINOR = 24
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"

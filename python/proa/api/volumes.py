@@ -42,8 +42,11 @@ async def update(engine: Engine, request: Request) -> Response:
 
 
 async def prune(engine: Engine, request: Request) -> Response:
-    """POST /volumes/prune."""
-    return json_reply(await engine.volumes.prune(Query(request.query).filters()))
+    """POST /volumes/prune; before API 1.42 that meant the named ones, too."""
+    filters = Query(request.query).filters()
+    if request.minor < 42:
+        filters = {**filters, "all": ["true"]}
+    return json_reply(await engine.volumes.prune(filters))
 
 
 ROUTES = (

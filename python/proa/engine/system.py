@@ -31,7 +31,7 @@ from proa.schema.system import (
 )
 
 API_VERSION = "1.51"
-MIN_API_VERSION = "1.40"
+MIN_API_VERSION = "1.24"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 

@@ -33,7 +33,7 @@ async def test_ping(connect: Connect) -> None:
     assert answer.headers["ostype"] == "linux"
     answer = await client.request("HEAD", "/_ping")
     assert (answer.status, answer.headers["content-length"]) == (200, "0")
-    assert (await client.request("GET", "/v1.40/_ping")).status == 200
+    assert (await client.request("GET", "/v1.24/_ping")).status == 200
 
 
 async def test_life_of_a_container_over_one_connection(connect: Connect, engine: FakeEngine) -> None:
@@ -163,8 +163,8 @@ async def test_image_names_hold_slashes(connect: Connect, engine: FakeEngine) ->
     ("version", "message"),
     [
         (
-            "1.39",
-            "client version 1.39 is too old. Minimum supported API version is 1.40, "
+            "1.23",
+            "client version 1.23 is too old. Minimum supported API version is 1.24, "
             "please upgrade your client to a newer version",
         ),
         ("1.52", "client version 1.52 is too new. Maximum supported API version is 1.51"),
@@ -211,3 +211,21 @@ async def test_logs_are_typed_by_version_and_tty(connect: Connect) -> None:
     assert answer.body == b"one\ntwo\nthree\n"
     answer = await client.request("GET", "/containers/one/logs")
     assert answer.status == 400
+
+
+async def test_before_1_40_an_ipc_namespace_can_be_joined(connect: Connect, engine: FakeEngine) -> None:
+    client = connect()
+    for minor, body in ((39, b'{"Image":"x"}'), (39, b'{"HostConfig":{"IpcMode":"private"}}'), (40, b"{}")):
+        await client.request("POST", f"/v1.{minor}/containers/create", body)
+    asked = [call[2].host_config for call in engine.containers.calls if call[0] == "create"]
+    assert [host_config and host_config.ipc_mode for host_config in asked] == ["shareable", "private", None]
+
+
+async def test_before_1_42_a_prune_of_volumes_takes_the_named_ones(
+    connect: Connect, engine: FakeEngine
+) -> None:
+    client = connect()
+    assert (await client.request("POST", "/v1.41/volumes/prune")).status == 200
+    assert engine.volumes.pruned_with == {"all": ["true"]}
+    assert (await client.request("POST", "/v1.42/volumes/prune")).status == 200
+    assert engine.volumes.pruned_with == {}
