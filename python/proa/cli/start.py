@@ -49,7 +49,7 @@ def start(parsed: Parsed) -> int:
             continue
         posix.write(1, f"{name}\n".encode())
     if failed:
-        raise Failure(f"failed to start containers: {', '.join(failed)}")
+        raise Failure(f"Error: failed to start containers: {', '.join(failed)}")
     return 0
 
 
@@ -123,11 +123,11 @@ def _running(api: Client, name: str) -> "dict[str, Any]":
     found: dict[str, Any] = api.call("GET", f"/containers/{name}/json")
     state = found.get("State") or {}
     if not state.get("Running"):
-        raise Failure("cannot attach to a stopped container, start it first")
+        raise Failure("You cannot attach to a stopped container, start it first")
     if state.get("Paused"):
-        raise Failure("cannot attach to a paused container, unpause it first")
+        raise Failure("You cannot attach to a paused container, unpause it first")
     if state.get("Restarting"):
-        raise Failure("cannot attach to a restarting container, wait until it is running")
+        raise Failure("You cannot attach to a restarting container, wait until it is running")
     return found
 
 

@@ -12,7 +12,7 @@ from signal import SIGKILL
 from msgspec.structs import replace
 
 from proa import stdio
-from proa.engine import inspection, listing
+from proa.engine import inspection, links, listing
 from proa.engine import state as states
 from proa.engine import top as tops
 from proa.engine.cgroups import Cgroups
@@ -167,7 +167,10 @@ class Containers:
             old = container.record.name
             if name.removeprefix("/") == old:
                 raise InvalidParameter("Renaming a container with the same name as its current name")
-            self._registry.rename(container, name)
+            try:
+                self._registry.rename(container, name)
+            except (InvalidParameter, Conflict) as exc:
+                raise type(exc)(f"Error when allocating new name: {exc}") from exc
             await self._rename_on_networks(container)
         self._notices.tell(container, "rename", oldName=f"/{old}")
 
@@ -233,7 +236,8 @@ class Containers:
         networks = listing.settings_of(container) or self._networks.stopped_settings(
             container.record.resolved.network
         )
-        return inspection.inspect(container, self._directory, rootfs, networks, sizes)
+        linked = links.shown(container, self._registry)
+        return inspection.inspect(container, self._directory, rootfs, networks, linked, sizes)
 
     async def logs(self, ref: str, options: LogsOptions) -> LogStream:
         """Raises NotImplemented_ where there is no log to read."""

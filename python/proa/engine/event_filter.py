@@ -5,7 +5,6 @@ Values of one key are alternatives, keys must all hold. Source: moby daemon/even
 
 from collections.abc import Mapping, Sequence
 
-from proa.errors import InvalidParameter
 from proa.schema.system import EventMessage
 
 _BY_NAME = ("config", "container", "daemon", "network", "node", "plugin", "secret", "service", "volume")
@@ -18,11 +17,8 @@ class EventFilter:
     """A predicate over events."""
 
     def __init__(self, filters: Mapping[str, Sequence[str]]) -> None:
-        """Raises InvalidParameter for a key that events do not have."""
-        for key in filters:
-            if key not in _KEYS:
-                raise InvalidParameter(f"invalid filter '{key}'")
-        self._filters = {key: values for key, values in filters.items() if values}
+        """A key that events do not have is passed over, as Docker does: clients send what others know."""
+        self._filters = {key: values for key, values in filters.items() if values and key in _KEYS}
 
     def __call__(self, message: EventMessage) -> bool:
         return all(self._matches(key, values, message) for key, values in self._filters.items())

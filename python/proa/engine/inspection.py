@@ -5,6 +5,8 @@ Source: moby daemon/inspect.go.
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from proa.engine.container import Container
 from proa.engine.durations import rfc3339
 from proa.engine.state import State, Status
@@ -25,6 +27,7 @@ def inspect(
     directory: Path,
     rootfs: Overlay,
     networks: NetworkSettings,
+    links: list[str] | None,
     size: tuple[int, int] | None,
 ) -> ContainerInspectResponse:
     """Everything there is to say; `size` is (bytes written, bytes in all)."""
@@ -49,7 +52,7 @@ def inspect(
         driver=STORAGE_DRIVER,
         platform=record.platform,
         exec_ids=sorted(container.exec_ids) or None,
-        host_config=resolved.host_config,
+        host_config=replace(resolved.host_config, links=links),
         graph_driver=graph_driver(rootfs),
         size_rw=size[0] if size else None,
         size_root_fs=size[1] if size else None,

@@ -52,6 +52,22 @@ def linked(container: Container, registry: Registry) -> Linked:
     return Linked(hosts=tuple(hosts), env=tuple(env))
 
 
+def shown(container: Container, registry: Registry) -> list[str] | None:
+    """Links as inspect has them: `/child:/container/alias`; on networks with names they are aliases there."""
+    host_config = container.record.resolved.host_config
+    if not host_config.links or host_config.network_mode != "bridge":
+        return None
+    found = []
+    for link in host_config.links:
+        name, _, alias = link.partition(":")
+        try:
+            child = registry.lookup(name).record.name
+        except NotFound:
+            continue  # its link went with it
+        found.append(f"/{child}:/{container.record.name}/{alias or name.removeprefix('/')}")
+    return found or None
+
+
 def _address(child: Container) -> str:
     sandbox = child.state.sandbox
     for endpoint in sandbox.endpoints if sandbox is not None else ():

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from proa.engine.links import NOTHING, linked
+from proa.engine.links import NOTHING, linked, shown
 from proa.errors import Conflict, InvalidParameter, NotFound
 from proa.network import Endpoint, Sandbox
 from proa.schema.container import ContainerConfig, HostConfig
@@ -69,3 +69,9 @@ def test_without_links_there_is_nothing() -> None:
 def test_what_cannot_be_linked_to(child, error: type, text: str) -> None:
     with pytest.raises(error, match=text):
         linked(container("web", links=["pg:db"]), registry(child))
+
+
+def test_how_inspect_shows_them() -> None:
+    web = container("web", links=["pg:db", "pg", "gone:x"])
+    assert shown(web, registry(container("pg"))) == ["/pg:/web/db", "/pg:/web/pg"]
+    assert shown(container("web"), registry()) is None

@@ -37,7 +37,7 @@ def test_shares_are_bounded(shares: int, expected: int | None) -> None:
     assert resources(cpu_shares=shares).cpu_shares == expected
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(None, None), (0, None), (-1, -1), (33, 33)])
+@pytest.mark.parametrize(("limit", "expected"), [(None, None), (0, None), (-1, None), (33, 33)])
 def test_pids(limit: int | None, expected: int | None) -> None:
     assert resources(pids_limit=limit).pids_limit == expected
 
@@ -65,7 +65,7 @@ def test_pids(limit: int | None, expected: int | None) -> None:
         ({"cpu_quota": 999}, "CPU cfs quota can not be less than 1ms"),
         ({"cpuset_cpus": "0-5"}, "Requested CPUs are not available - requested 0-5, available: 0-1"),
         ({"cpuset_mems": "7"}, "Requested memory nodes are not available - requested 7, available: 0"),
-        ({"cpuset_cpus": "x"}, "Invalid value x for cpuset cpus"),
+        ({"cpuset_cpus": "x"}, "Invalid value x for cpuset cpus: invalid format: x"),
         ({"blkio_weight": 5}, "Range of blkio weight is from 10 to 1000"),
         ({"oom_score_adj": 1001}, r"Invalid value 1001, range for oom score adj is \[-1000, 1000\]"),
         ({"shm_size": -1}, "SHM size can not be less than 0"),
@@ -213,3 +213,21 @@ def numbers(value: object, name: str = "") -> Iterator[tuple[str, int]]:
             yield from numbers(member, name)
     elif isinstance(value, int) and not isinstance(value, bool):
         yield name, value
+
+
+def test_weights_that_the_kernel_has_not_are_taken_out_with_a_warning() -> None:
+    host = msgspec.structs.replace(HOST, blkio_weight=False)
+    asked = HostConfig(blkio_weight=100, blkio_weight_device=[{"Path": "/dev/odd", "Weight": 10}])
+    found = resolved(asked, within=context(host=host))
+    assert found.warnings == (
+        "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.",
+        "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. "
+        "Weight-device discarded.",
+    )
+    assert (found.host_config.blkio_weight, found.plan.cgroup.resources.blkio_weight) == (0, None)
+    assert with_host(blkio_weight=100).plan.cgroup.resources.blkio_weight == 100
+
+
+@pytest.mark.parametrize(("asked", "shown"), [(0, None), (-1, None), (None, None), (5, 5)])
+def test_no_limit_of_pids_is_shown_as_none(asked: int | None, shown: int | None) -> None:
+    assert with_host(pids_limit=asked).host_config.pids_limit == shown

@@ -200,7 +200,12 @@ def test_privileged_has_every_device_but_the_standard_ones(tmp_path: Path) -> No
         ({"cgroupns_mode": "odd"}, "invalid cgroup namespace mode: odd"),
         ({"runtime": "kata"}, "unknown or invalid runtime name: kata"),
         ({"isolation": "hyperv"}, "invalid isolation 'hyperv' on linux"),
-        ({"log_config": LogConfig(type="splunk")}, "logger: no log driver named 'splunk' is registered"),
+        ({"log_config": LogConfig(type="splunk")}, "splunk is not supported by proa"),
+        ({"log_config": LogConfig(type="journald")}, "journald is not enabled on this host"),
+        (
+            {"log_config": LogConfig(type="odd")},
+            'error looking up logging plugin odd: plugin "odd" not found',
+        ),
         ({"log_config": LogConfig(type="json-file", config={"x": "1"})}, "unknown log opt 'x' for json-file"),
         ({"log_config": LogConfig(config={"max-file": "0"})}, "max-file cannot be less than 1"),
         ({"log_config": LogConfig(config={"max-size": "x"})}, "invalid size: 'x'"),
@@ -311,6 +316,8 @@ def test_namespaces_of_another_container() -> None:
     spaces = found.plan.namespaces
     assert (spaces.pid, spaces.ipc, spaces.net) == (ContainerNamespace(PEER_ID),) * 3
     assert found.peers == (PEER_ID,)
+    shown = found.host_config
+    assert {shown.pid_mode, shown.ipc_mode, shown.network_mode} == {f"container:{PEER_ID}"}
     assert found.plan.hostname == "other"
     sources = {m.source for m in found.plan.mounts if getattr(m, "engine_file", False)}
     assert sources == {f"/containers/{ID}/{name}" for name in ("hostname", "hosts", "resolv.conf")}

@@ -104,6 +104,7 @@ def _resolve(request: ContainerCreateRequest, context: Context) -> Resolved:
     )
     config = _with_hostname(config, host_config, context, net_peer)
     spaces = namespaces.resolve_namespaces(host_config, context)
+    host_config = namespaces.with_ids(host_config, context)
     parts = _Parts(
         config=config,
         host_config=host_config,
@@ -208,6 +209,7 @@ def _fill(asked: HostConfig, request: ContainerCreateRequest, context: Context) 
         network_mode=networks.network_mode(request, asked),
         ipc_mode=asked.ipc_mode or config.default_ipc_mode,
         cgroupns_mode=asked.cgroupns_mode or config.default_cgroupns_mode,
+        pids_limit=asked.pids_limit if (asked.pids_limit or 0) > 0 else None,
         shm_size=asked.shm_size or parse_size(config.default_shm_size),
         restart_policy=_restart_policy(asked.restart_policy),
         ulimits=rlimits.merged(asked, config),

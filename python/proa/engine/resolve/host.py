@@ -32,6 +32,7 @@ def read_host() -> Host:
         cgroup_version=version,
         controllers=frozenset(proa_native.cgroup_controllers()),
         swap_accounting=_swap_accounting(version),
+        blkio_weight=version == "2" or any(_CGROUP.glob("blkio/*/blkio*.weight")),
         cpuset_cpus=_first("cpuset/cpuset.cpus", "cpuset.cpus.effective", "/sys/devices/system/cpu/online"),
         cpuset_mems=_first("cpuset/cpuset.mems", "cpuset.mems.effective", "/sys/devices/system/node/online"),
     )

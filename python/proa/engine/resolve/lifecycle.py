@@ -30,6 +30,7 @@ _LOG_OPTIONS = frozenset(
         "max-buffer-size",
     ]
 )
+_DRIVERS_OF_DOCKER = frozenset(("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "splunk", "syslog"))
 _MILLISECOND = 1_000_000
 
 
@@ -103,11 +104,20 @@ def resolve_log(host_config: HostConfig, config: DaemonConfig, path: str) -> tup
     if driver == "none":
         return shown, None
     if driver not in LOG_DRIVERS:
-        raise InvalidParameter(f"logger: no log driver named '{driver}' is registered")
+        raise InvalidParameter(_refusal_of_driver(driver))
     for option in options:
         if option not in _LOG_OPTIONS:
-            raise InvalidParameter(f"unknown log opt '{option}' for {driver} log driver")
+            whose = f"{driver} log driver" if driver == "json-file" else f"log driver {driver}"
+            raise InvalidParameter(f"unknown log opt '{option}' for {whose}")
     return shown, Log(path=path, max_size=_log_size(options), max_files=_log_files(options))
+
+
+def _refusal_of_driver(driver: str) -> str:
+    if driver == "journald":
+        return "failed to initialize logging driver: journald is not enabled on this host"
+    if driver in _DRIVERS_OF_DOCKER:
+        return f"failed to initialize logging driver: {driver} is not supported by proa"
+    return f'error looking up logging plugin {driver}: plugin "{driver}" not found'
 
 
 def check_timeout(nanoseconds: int) -> None:

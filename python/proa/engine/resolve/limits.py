@@ -26,6 +26,8 @@ _MOST = (1 << 63) - 1
 
 _NO_SUPPORT = "Your kernel does not support {} capabilities or the cgroup is not mounted. {}"
 
+_NO_BLKIO = "Your kernel does not support Block I/O {} or the cgroup is not mounted. {} discarded."
+
 
 def check_resources(
     host_config: HostConfig, host: Host, warnings: list[str], *, update: bool = False
@@ -35,7 +37,7 @@ def check_resources(
     adapted = _check_memory(host_config, host, warnings, update=update)
     adapted = _check_cpu(adapted, host, warnings)
     _check_cpuset(adapted, host)
-    _check_blkio(adapted)
+    adapted = _check_blkio(adapted, host, warnings)
     if adapted.pids_limit is not None and "pids" not in host.controllers and adapted.pids_limit > 0:
         warnings.append(_NO_SUPPORT.format("pids limit", "PIDs limit discarded."))
         adapted = msgspec.structs.replace(adapted, pids_limit=None)
@@ -200,16 +202,24 @@ def _check_cpuset(host_config: HostConfig, host: Host) -> None:
         try:
             wanted = parse_cpuset(asked)
         except ValueError:
-            raise InvalidParameter(f"Invalid value {asked} for cpuset {kind}") from None
+            text = f"Invalid value {asked} for cpuset {kind}: invalid format: {asked}"
+            raise InvalidParameter(text) from None
         if available and not wanted <= parse_cpuset(available):
             raise InvalidParameter(
                 f"Requested {noun} are not available - requested {asked}, available: {available}"
             )
 
 
-def _check_blkio(host_config: HostConfig) -> None:
+def _check_blkio(host_config: HostConfig, host: Host, warnings: list[str]) -> HostConfig:
     if host_config.blkio_weight and not 10 <= host_config.blkio_weight <= 1000:
         raise InvalidParameter("Range of blkio weight is from 10 to 1000")
+    if host.blkio_weight:
+        return host_config
+    if host_config.blkio_weight:
+        warnings.append(_NO_BLKIO.format("weight", "Weight"))
+    if host_config.blkio_weight_device:
+        warnings.append(_NO_BLKIO.format("weight_device", "Weight-device"))
+    return msgspec.structs.replace(host_config, blkio_weight=0, blkio_weight_device=[])
 
 
 def _shares(value: int) -> int | None:

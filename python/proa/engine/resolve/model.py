@@ -37,6 +37,8 @@ class Host(Struct, frozen=True, kw_only=True):
     controllers: frozenset[str]
     swap_accounting: bool
     """Memory plus swap can be limited."""
+    blkio_weight: bool = True
+    """Shares of block I/O can be weighed: by the BFQ scheduler on v1."""
     cpuset_cpus: str
     cpuset_mems: str
     devices_root: str = "/dev"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from proa.engine.resolve.model import Context, Peer
 from proa.errors import Conflict, InvalidParameter
@@ -113,6 +114,21 @@ def container_of(mode: str) -> str:
 _container = container_of
 
 
+def with_ids(host_config: HostConfig, context: Context) -> HostConfig:
+    """The containers that modes name, by id: they may be renamed, and their names given to others."""
+
+    def by_id(mode: str) -> str:
+        name = container_of(mode)
+        return f"container:{context.peer(name).id}" if name else mode
+
+    return replace(
+        host_config,
+        network_mode=by_id(host_config.network_mode),
+        pid_mode=by_id(host_config.pid_mode),
+        ipc_mode=by_id(host_config.ipc_mode),
+    )
+
+
 def _ipc(mode: str, context: Context, peers: list[Peer]) -> tuple[Namespace, str | None]:
     if mode == "host":
         return HostNamespace(), "/dev/shm"
@@ -122,7 +138,7 @@ def _ipc(mode: str, context: Context, peers: list[Peer]) -> tuple[Namespace, str
     peer = context.peer(name)
     if peer.host_config.ipc_mode not in ("shareable", "host"):
         raise Conflict(
-            f"can't join IPC of container {name}: non-shareable IPC "
+            f"can't join IPC of container {peer.id}: non-shareable IPC "
             "(hint: use IpcMode:shareable for the donor container)"
         )
     peers.append(peer)
