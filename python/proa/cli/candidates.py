@@ -8,7 +8,7 @@ Source: cobra, "Generating shell completions"; the observed output of docker 28.
 
 import sys
 
-from proa.cli.catalogue import ALIASES, GROUP_HELP, GROUPS, MODULES
+from proa.cli.catalogue import GROUP_HELP, GROUPS, MODULES, UNLISTED
 from proa.cli.completion_values import ARGUMENTS, Candidates, argument_values, flag_values
 from proa.cli.failure import Failure, HelpRequested
 from proa.cli.flags import Command, Flag, Globals
@@ -108,7 +108,7 @@ def _of_group(words: list[str], current: str) -> Candidates:
         return _of_group(words[1:], current) if words[1:] else _named(current, _commands())
     if words[1:] or words[0] not in GROUPS:
         return Candidates((), NO_FILES)
-    members = {name: full for name, full in GROUPS[words[0]].items() if name not in ALIASES}
+    members = {name: full for name, full in GROUPS[words[0]].items() if name not in UNLISTED}
     return _named(
         current, [(name, load(MODULES[full], full).short) for name, full in sorted(members.items())]
     )

@@ -62,6 +62,7 @@ MODULES = {
     "registry gc": "registry",
     "registry serve": "registry",
     "system df": "diskusage",
+    "system dial-stdio": "ssh",
     "system prune": "prune",
     "volume create": "volumes",
     "volume inspect": "inspect",
@@ -128,7 +129,13 @@ GROUPS = {
         "remove": "network rm",
     },
     "registry": {"gc": "registry gc", "serve": "registry serve"},
-    "system": {"df": "system df", "events": "events", "info": "info", "prune": "system prune"},
+    "system": {
+        "df": "system df",
+        "dial-stdio": "system dial-stdio",
+        "events": "events",
+        "info": "info",
+        "prune": "system prune",
+    },
     "volume": {
         **{name: f"volume {name}" for name in ("create", "inspect", "ls", "prune", "rm")},
         "list": "volume ls",
@@ -163,5 +170,5 @@ COMMON = (
     "info",
 )
 
-# Other names of a subcommand, which its group's help does not list.
-ALIASES = frozenset(("b", "list", "remove"))
+# Subcommands that their group's help does not list: other names, and what only programs call.
+UNLISTED = frozenset(("b", "dial-stdio", "list", "remove"))

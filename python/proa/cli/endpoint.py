@@ -1,4 +1,4 @@
-"""Where the daemon is when it is not the local one: -H, PROA_HOST, DOCKER_HOST, contexts, TLS.
+"""Where the daemon is when it is not the local one: -H, PROA_HOST, DOCKER_HOST, contexts, TLS, ssh.
 
 Source: the observed behaviour of docker 28.
 """
@@ -56,9 +56,15 @@ def _client(host: str, tls: TlsFiles | None) -> Client:
     if scheme == "unix":
         path = address or default_socket()
         return Client(f"unix://{path}", lambda: _unix(path))
+    if scheme == "ssh":
+        from proa.cli.ssh import command_for, connect
+
+        command_for(host)
+        return Client(host, lambda: connect(host))
     if scheme != "tcp":
-        reason = "ssh is not supported yet" if scheme == "ssh" else f"invalid bind address format: {host}"
-        raise Failure(f"Failed to initialize: unable to resolve docker endpoint: {reason}")
+        raise Failure(
+            f"Failed to initialize: unable to resolve docker endpoint: invalid bind address format: {host}"
+        )
     name, port = _split(address.partition("/")[0], TLS_PORT if tls else PORT)
     shown = f"tcp://{f'[{name}]' if ':' in name else name}:{port}"
     return Client(shown, lambda: _tcp(shown, name, port, tls))

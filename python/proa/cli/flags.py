@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "proa"
 
+_UNKNOWN = "unknown flag: "
+
 Flag = tuple[str, str, str, str, str]
 
 TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
@@ -115,7 +117,13 @@ def parse(command: Command, argv: list[str], options: Globals) -> Parsed:
     try:
         parsed.args = scan(command.flags, argv, parsed.values, command.interspersed)
     except BadFlag as exc:
-        raise usage_error(str(exc), command) from None
+        text = str(exc)
+        if text.startswith(_UNKNOWN):
+            from proa.cli.similar import similar
+
+            names = [f"--{flag[0]}" for flag in command.flags if flag[4][:1] != "!"]
+            text = f"{text}\n{similar(text.removeprefix(_UNKNOWN), names)}".removesuffix("\n")
+        raise usage_error(text, command) from None
     if parsed.values.pop("help", False):
         raise HelpRequested
     check_count(command, len(parsed.args))
@@ -181,7 +189,7 @@ def _long(longs: dict[str, Flag], arg: str, argv: list[str], index: int, values:
             if equals and value in FALSE:
                 return index
             raise HelpRequested
-        raise BadFlag(f"unknown flag: --{name}")
+        raise BadFlag(f"{_UNKNOWN}--{name}")
     if not equals:
         if flag[2] == "bool":
             value = "true"

@@ -5,10 +5,11 @@ Source: the observed output of docker 28 (cobra's and pflag's usage texts).
 
 import os
 
-from proa.cli.catalogue import ALIASES, COMMON, GROUP_HELP, GROUPS, MODULES
+from proa.cli.catalogue import COMMON, GROUP_HELP, GROUPS, MODULES, UNLISTED
 from proa.cli.failure import Failure
 from proa.cli.flags import PROGRAM, Command, Flag
 from proa.cli.main import load
+from proa.cli.similar import similar
 from proa.cli.table import show
 
 
@@ -108,14 +109,17 @@ def show_group(argv: list[str]) -> int:
 
         return answer(argv[1:], described=name == "__complete")
     if name not in GROUPS:
+        known = [command for command in (*MODULES, *GROUPS) if " " not in command]
         raise Failure(
-            f"{PROGRAM}: unknown command: {PROGRAM} {name}\n\nRun '{PROGRAM} --help' for more information"
+            f"{PROGRAM}: unknown command: {PROGRAM} {name}\n{similar(name, known)}\n"
+            f"Run '{PROGRAM} --help' for more information"
         )
     words = [word for word in argv[1:] if word[:1] != "-"]
     path = f"{PROGRAM} {name}"
     if words:
         raise Failure(
-            f"{PROGRAM}: unknown command: {path} {words[0]}\n\nUsage:  {path}\n\n"
+            f"{PROGRAM}: unknown command: {path} {words[0]}\n{similar(words[0], [*GROUPS[name]])}\n"
+            f"Usage:  {path}\n\n"
             f"Run '{path} --help' for more information"
         )
     unknown = [word for word in argv[1:] if word not in ("--help", "-h")]
@@ -127,7 +131,7 @@ def show_group(argv: list[str]) -> int:
     shown = {
         word: full
         for word, full in GROUPS[name].items()
-        if word not in ALIASES and not (word == "ps" and full == "ps")
+        if word not in UNLISTED and not (word == "ps" and full == "ps")
     }
     rows = [(word, load(MODULES[full], full).short) for word, full in sorted(shown.items())]
     show(

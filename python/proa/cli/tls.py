@@ -22,16 +22,24 @@ CHUNK = 65536
 def context_for(files: "TlsFiles") -> ssl.SSLContext:
     """The client's TLS settings. Raises ConnectionFailed for certificates that cannot be read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    start = "Failed to initialize: unable to resolve docker endpoint"
+    own = os.path.exists(files.cert) or os.path.exists(files.key)
+    # The ssl module does not say which file is missing.
+    for path in (files.ca,) * files.verify + (files.cert, files.key) * own:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as exc:
+            raise ConnectionFailed(f"{start}: open {path}: {(exc.strerror or '').lower()}") from exc
     try:
         if files.verify:
             context.load_verify_locations(files.ca)
         else:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if os.path.exists(files.cert) or os.path.exists(files.key):
+        if own:
             context.load_cert_chain(files.cert, files.key)
     except OSError as exc:
-        raise ConnectionFailed(f"unable to resolve docker endpoint: {exc}") from exc
+        raise ConnectionFailed(f"{start}: {files.ca}, {files.cert}, {files.key}: {exc}") from exc
     return context
 
 
