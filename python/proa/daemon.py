@@ -59,7 +59,7 @@ def _run(arguments: Sequence[str]) -> None:
         return
     if os.geteuid() != 0:
         raise InvalidParameter(
-            "dockerd needs to be started with root privileges; rootless mode is not there yet"
+            "proad needs to be started with root privileges; rootless mode is not there yet"
         )
     if called.detach and os.getsid(0) != os.getpid():
         _detach(arguments)

@@ -56,6 +56,7 @@ def clean(daemon: Instance) -> Iterator[Instance]:
         (("run", "--rm", "--security-opt", "seccomp=/missing.json", "busybox", "true"), 125, "/missing.json"),
         (("run", "--rm", "--network", "container:missing", "busybox", "true"), 125, "missing"),
         (("run", "--rm", "--rootfs", "/missing-directory", "true"), 125, "/missing-directory"),
+        (("run", "--rm", "--rootfs", "/", "true"), 125, "it holds the daemon's data root"),
         (("stop", "missing"), 1, "No such container: missing"),
         (("exec", "missing", "true"), 1, "No such container: missing"),
         (("rmi", "missing"), 1, "No such image: missing"),

@@ -117,7 +117,13 @@ class Creation:
         if rootfs:
             if not os.path.isdir(rootfs):
                 raise InvalidParameter(f"rootfs {rootfs}: no such directory")
-            return "", None, (os.path.realpath(rootfs),), "linux", ()
+            real, own = os.path.realpath(rootfs), os.path.realpath(self.config.data_root)
+            if os.path.commonpath((real, own)) == real:
+                # The kernel's own word for it is ELOOP.
+                raise InvalidParameter(
+                    f"rootfs {rootfs}: it holds the daemon's data root {own}, where its overlay would lie"
+                )
+            return "", None, (real,), "linux", ()
         image = self._images.resolve(request.image)
         foreign = check_platform(image, request.image, platform)
         return image.id, image.config, image.layers, image.os, (foreign,) if foreign else ()
