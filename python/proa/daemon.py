@@ -264,6 +264,7 @@ def _reload(called: Invocation, engine: Any) -> None:
     try:
         config = load(called.config_file, called.flags)
         engine.reload(config)
+        engine.images.reload(config)
     except ProaError as exc:
         log.error("configuration is not reloaded: %s", exc)
         return

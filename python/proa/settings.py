@@ -12,8 +12,18 @@ import msgspec
 
 from proa.errors import InvalidParameter
 from proa.schema.config import CONFIG_FILE, DaemonConfig
+from proa.schema.watermarks import Watermarks
 
-_LISTS = {"hosts", "dns", "dns-opts", "dns-search", "labels", "registry-mirrors", "insecure-registries"}
+_LISTS = {
+    "hosts",
+    "dns",
+    "dns-opts",
+    "dns-search",
+    "labels",
+    "registry-mirrors",
+    "insecure-registries",
+    "image-gc-keep",
+}
 _MAPS = {"log-opts", "default-ulimits"}
 _PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 _MERGED = _LISTS | _MAPS | {"default-address-pools"}
@@ -92,6 +102,7 @@ def _checked(path: str, told: dict[str, Any]) -> DaemonConfig:
     ):
         if value < 1:
             raise InvalidParameter(f"invalid {name}: {value}")
+    Watermarks.of(config)
     for root in (config.data_root, config.exec_root):
         if not root.startswith("/"):
             raise InvalidParameter(f"{root} is not an absolute path")
@@ -198,6 +209,9 @@ _TEXT_FLAGS = {
     "storage-driver": "storage driver; overlay2 is the one there is",
     "userns-remap": "user namespace remapping",
     "certs-dir": "directory of registries' certificates and hosts.toml, instead of those in /etc",
+    "image-gc-high": "size of images past which those used longest ago are removed; never without it",
+    "image-gc-low": "size of images that such a removal leaves; four fifths of the above by default",
+    "image-gc-min-age": "how long an image is kept after its last use, whatever the size (default 2m)",
     "http-proxy": "HTTP proxy URL for what the daemon fetches",
     "https-proxy": "HTTPS proxy URL for what the daemon fetches",
     "no-proxy": "comma-separated hosts that are reached without a proxy",
@@ -210,6 +224,7 @@ _LIST_FLAGS = {
     "log-opt": ("log-opts", "option of the default log driver"),
     "default-ulimit": ("default-ulimits", "default ulimit of containers, name=soft[:hard]"),
     "registry-mirror": ("registry-mirrors", "preferred registry mirror"),
+    "image-gc-keep": ("image-gc-keep", "pattern of names whose images are never removed for their size"),
     "insecure-registry": ("insecure-registries", "registry without verified TLS"),
 }
 _NUMBER_FLAGS = {

@@ -51,6 +51,13 @@ def test_registries(file) -> None:
     assert config.proxies == {"https-proxy": "http://p:2"}
 
 
+def test_marks_of_image_collection(file) -> None:
+    words = "--image-gc-high 20g --image-gc-low=15g --image-gc-keep base/* --image-gc-min-age 1h"
+    config = invocation([*words.split(), "--config-file", file({"image-gc-keep": ["a"]})], "0").config
+    assert (config.image_gc_high, config.image_gc_low, config.image_gc_min_age) == ("20g", "15g", "1h")
+    assert config.image_gc_keep == ("a", "base/*")
+
+
 def test_file_and_flags_are_merged(file) -> None:
     path = file({"debug": True, "dns": ["1.1.1.1"], "log-opts": {"max-file": "3"}, "bip": "10.9.0.1/24"})
     config = invocation(["--config-file", path, "--dns", "2.2.2.2", "--log-opt", "max-size=1m"], "0").config
@@ -78,6 +85,7 @@ def test_file_and_flags_are_merged(file) -> None:
         ("{", {}, "unable to configure the Docker daemon with file"),
         ({"mtu": "x"}, {}, "unable to configure the Docker daemon with file"),
         ({"log-level": "loud"}, {}, "invalid logging level: loud"),
+        ({"image-gc-high": "lots"}, {}, "invalid image-gc-high: invalid size: 'lots'"),
         ({"data-root": "relative"}, {}, "relative is not an absolute path"),
         ({"max-concurrent-downloads": -1}, {}, "invalid max concurrent downloads: -1"),
     ],

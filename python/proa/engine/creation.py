@@ -97,7 +97,8 @@ class Creation:
                 platform=image_platform,
                 resolved=resolved,
             )
-            await self._make(record, undo)
+            with self._images.lent({image_id, *(mount.id for mount in resolved.images)}):
+                await self._make(record, undo)
             container = Container(record, State())
             with self._database.transaction():
                 if image_id:

@@ -8,7 +8,7 @@ and takes a `Database`. proa.metadata brings every room's tables up to its newes
 All database calls are made in the loop thread; one costs tens of microseconds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -77,6 +77,10 @@ class ImageSource(Protocol):
 
     def made_from(self, image_id: str) -> AbstractSet[str]:
         """Ids of the images that are known to be made from it, in any number of steps."""
+        ...
+
+    def lent(self, image_ids: Iterable[str]) -> AbstractContextManager[None]:
+        """Somebody relies on these between two looks: they are not evicted meanwhile."""
         ...
 
     def hold(self, image_id: str, container_id: str) -> None:

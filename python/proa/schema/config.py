@@ -84,6 +84,14 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     """Layers of one push."""
     max_download_attempts: int = 5
     """How often in a row a layer's download may break without a byte."""
+    image_gc_high: str = ""
+    """proa's own: bytes of images (`20g`) past which the ones used longest ago go; empty for never."""
+    image_gc_low: str = ""
+    """proa's own: bytes of images that a collection leaves; empty for four fifths of image_gc_high."""
+    image_gc_min_age: str = "2m"
+    """proa's own: how long an image is left alone after its last use."""
+    image_gc_keep: tuple[str, ...] = ()
+    """proa's own: patterns of names, as `images --filter reference=` has them, whose images never go."""
     network_pool_size: int = 16
     """proa's own: network namespaces held ready for the default bridge."""
 

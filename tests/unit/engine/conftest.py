@@ -3,7 +3,8 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -218,6 +219,9 @@ class FakeImages:
 
     def made_from(self, image_id: str) -> set[str]:
         return set()
+
+    def lent(self, image_ids: Iterable[str]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def hold(self, image_id: str, container_id: str) -> None:
         self.holders[container_id] = image_id

@@ -27,9 +27,11 @@ class FakeEvents:
 class FakeContainers:
     def __init__(self) -> None:
         self.users: list[tuple[str, bool]] = []
+        """Of every image."""
+        self.by_image: dict[str, list[tuple[str, bool]]] = {}
 
     def using_image(self, image_id: str) -> Sequence[tuple[str, bool]]:
-        return self.users
+        return [*self.users, *self.by_image.get(image_id, ())]
 
 
 class Rig:

@@ -46,6 +46,7 @@ class BuildBases:
             record = self._images.resolve(reference)
         except NotFound:
             return None
+        self._images.store.usage.touch(record.id)
         there = suits(record, platform.os, platform.architecture, platform.variant)
         return record if there else None
 

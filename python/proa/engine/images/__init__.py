@@ -6,6 +6,7 @@ loading   archives in          intake   what loads and imports share
 importing plain tars in        changes  --change instructions
 saving    archives out
 removal   rmi and prune        filters  of list and prune
+eviction  image gc by size     usage    when each was used last
 """
 
 from proa.engine.images.store import SCHEMA, ImageRecord

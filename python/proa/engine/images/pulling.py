@@ -109,7 +109,9 @@ class Puller:
         architecture, variant, os = parse_platform(request.platform)
         if not suits(known, os, architecture, variant):
             return None
-        descriptor = await self._registry.head(reference, request.credentials)
+        self._store.usage.touch(known.id)
+        with self._store.usage.lent([known.id]):
+            descriptor = await self._registry.head(reference, request.credentials)
         if descriptor is None or not descriptor.digest:
             return None
         there = self._store.named(Reference(reference.domain, reference.path, "", descriptor.digest))

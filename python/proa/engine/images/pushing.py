@@ -122,7 +122,7 @@ class Pusher:
         self, name: Reference, record: ImageRecord, credentials: Credentials | None, progress: Progress
     ) -> tuple[Digest, int]:
         """(digest, size) of one image's manifest, which is under the name now, or under its own digest."""
-        with self._store.lease() as lease:
+        with self._store.usage.lent([record.id]), self._store.lease() as lease:
             lease.blobs.update(layer.digest for layer in record.content)
             upload = _Upload(
                 self._registry,

@@ -94,6 +94,10 @@ class Remover:
         self._events.emit("image", "prune", "", {"reclaimed": str(reclaimed)})
         return ImagesPruneReport(images_deleted=items or None, space_reclaimed=reclaimed)
 
+    def evict(self, record: ImageRecord) -> list[ImageDeleteResponseItem]:
+        """Delete an image with all its names, nothing it was made from; the caller knows that it may."""
+        return self._untag(record, self._store.references(record.id)) + self._delete(record, prune=False)
+
     def collect(self, garbage: Sequence[Path] = ()) -> list[str]:
         """Drop what nothing needs any more, and `garbage`; returns the chain ids that went, top first.
 

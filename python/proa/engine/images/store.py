@@ -11,7 +11,7 @@ long as the work that holds it, since no such work survives the process.
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from proa.content import Content
-from proa.engine.images import indexes, lineage
+from proa.engine.images import indexes, lineage, usage
 from proa.engine.images.syncing import Syncing
 from proa.engine.ports import Database
 from proa.errors import InvalidParameter, NotFound
@@ -67,6 +67,7 @@ SCHEMA: Final = (
     """,
     lineage.SCHEMA,
     indexes.SCHEMA,
+    usage.SCHEMA,
 )
 
 _image_file = msgspec.json.Decoder(ImageFile)
@@ -207,6 +208,10 @@ class ImageStore:
         self._keepers: list[Callable[[], Iterable[str]]] = []
         self.lineage = lineage.Lineage(database)
         self.indexes = indexes.Indexes(database)
+        self.usage = usage.Usage(database)
+        self.grown: Callable[[], None] = _nobody
+        """Told of every image that becomes known."""
+        self._when_idle: list[Callable[[], None]] = []
         self._read()
 
     # ---- reads ----------------------------------------------------------------------------------
@@ -314,6 +319,7 @@ class ImageStore:
                 "INSERT OR REPLACE INTO image_layers VALUES (?, ?, ?, ?, ?)",
                 (image_id, position, layer.digest, layer.diff_id, layer.chain_id),
             )
+        self.usage.touch(image_id)
         return self._record(image_id, config_blob, file, now, tuple(content))
 
     def keep_manifest(self, image_id: str, manifest: StoredManifest) -> None:
@@ -354,6 +360,7 @@ class ImageStore:
     def publish(self, record: ImageRecord) -> None:
         """Let reads see a record that is committed."""
         self._images[record.id] = record
+        self.grown()
 
     def tag(self, reference: Reference, image_id: str) -> str:
         """Point a name at an image; returns the id of the one that lost it, if any."""
@@ -366,6 +373,7 @@ class ImageStore:
             "INSERT OR REPLACE INTO image_names VALUES (?, ?, ?)",
             (reference.canonical, image_id, time.time_ns()),
         )
+        self.usage.touch(image_id)
         self.indexes.forget(reference)
 
     def publish_name(self, reference: Reference, image_id: str) -> str:
@@ -385,6 +393,7 @@ class ImageStore:
         self.database.execute("DELETE FROM images WHERE id = ?", (image_id,))
         self._images.pop(image_id, None)
         self.lineage.forget(image_id)
+        self.usage.forget(image_id)
         self._names = {name: image for name, image in self._names.items() if image != image_id}
 
     def hold(self, image_id: str, container_id: str) -> None:
@@ -395,6 +404,7 @@ class ImageStore:
         self.database.execute(
             "INSERT OR REPLACE INTO image_users VALUES (?, ?, ?)", (container_id, image_id, record.chain_id)
         )
+        self.usage.touch(image_id)
 
     def release(self, container_id: str) -> bool:
         """The container is gone; true where its image is gone, too, so that layers may be left behind."""
@@ -404,7 +414,10 @@ class ImageStore:
         if not rows:
             return False
         self.database.execute(f"DELETE FROM image_users {which}", (container_id, container_id))
-        return any(image not in self._images for (image,) in rows)
+        there = [image for (image,) in rows if image in self._images]
+        for image in there:
+            self.usage.touch(image)
+        return len(there) < len(rows)
 
     # ---- collection -----------------------------------------------------------------------------
 
@@ -416,6 +429,21 @@ class ImageStore:
             yield
         finally:
             self._busy -= 1
+            waiting, self._when_idle = self._when_idle, []
+            for call in waiting:
+                self.when_idle(call)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something relies on all that is here."""
+        return self._busy > 0
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call it now, or once nothing is busy; asked for twice meanwhile, once."""
+        if not self._busy:
+            call()
+        elif call not in self._when_idle:
+            self._when_idle.append(call)
 
     @contextmanager
     def lease(self) -> Iterator[Lease]:
@@ -426,6 +454,12 @@ class ImageStore:
             yield lease
         finally:
             self._leases.remove(lease)
+
+    def held_bytes(self) -> list[tuple[str, int]]:
+        """(chain id, bytes unpacked) of every layer and (digest, bytes) of every blob that is here."""
+        return self.database.query(
+            "SELECT chain_id, size FROM snapshots UNION ALL SELECT digest, size FROM blobs"
+        )
 
     def needed_by_images(self) -> set[str]:
         """Chain ids of layers that an image has."""
@@ -451,18 +485,22 @@ class ImageStore:
             self.content.forget(blobs)
         return chains, drafts, self.content.discard(blobs)
 
+    def kept(self) -> set[str]:
+        """Chain ids of layers that are kept whatever becomes of the images (the build cache's)."""
+        return _with_those_below(self._asked_to_keep(), self._parents())
+
+    def _asked_to_keep(self) -> set[str]:
+        return set[str]().union(*(keeper() for keeper in self._keepers))
+
+    def _parents(self) -> dict[str, str]:
+        return {snapshot.chain_id: snapshot.parent for snapshot in self.snapshots.all()}
+
     def _unneeded_chains(self) -> list[str]:
-        snapshots = {snapshot.chain_id: snapshot.parent for snapshot in self.snapshots.all()}
-        roots = set[str]().union(*(lease.chain_ids for lease in self._leases))
+        snapshots = self._parents()
+        roots = self._asked_to_keep().union(*(lease.chain_ids for lease in self._leases))
         for table in ("image_layers", "image_users"):
             roots.update(id_ for (id_,) in self.database.query(f"SELECT DISTINCT chain_id FROM {table}"))
-        for keeper in self._keepers:
-            roots.update(keeper())
-        needed = set()
-        for chain_id in roots:
-            while chain_id and chain_id not in needed:
-                needed.add(chain_id)
-                chain_id = snapshots.get(chain_id, "")
+        needed = _with_those_below(roots, snapshots)
         depth: dict[str, int] = {"": 0}
 
         def depth_of(chain_id: str) -> int:
@@ -512,6 +550,19 @@ class ImageStore:
             return None
         found = [record for key, record in self._images.items() if key.startswith(f"sha256:{digits}")]
         return found[0] if len(found) == 1 else None
+
+
+def _with_those_below(chain_ids: Iterable[str], parents: Mapping[str, str]) -> set[str]:
+    found: set[str] = set()
+    for chain_id in chain_ids:
+        while chain_id and chain_id not in found:
+            found.add(chain_id)
+            chain_id = parents.get(chain_id, "")
+    return found
+
+
+def _nobody() -> None:
+    pass
 
 
 def is_id_of(record: ImageRecord, ref: str) -> bool:

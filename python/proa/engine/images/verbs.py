@@ -4,8 +4,9 @@ Composes the store with loading, saving, importing, removal, pulling and pushing
 """
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from proa.engine.images import importing, pulling, pushing, transfer
 from proa.engine.images.builtin import install_hello
 from proa.engine.images.committing import Packing
 from proa.engine.images.disposal import Disposal
+from proa.engine.images.eviction import Evictor
 from proa.engine.images.importing import Import, Importer
 from proa.engine.images.lineage import places
 from proa.engine.images.loading import Loader
@@ -75,6 +77,8 @@ class Images:
         self._events = events
         self._containers = containers
         self._remover = Remover(self.store, events, containers, self.disposal)
+        self._evictor = Evictor(self.store, self._remover, containers, config)
+        self.store.grown = self._evictor.wake
         self._loader = Loader(self.store, events, executor)
         self._importer = Importer(self.store, events, executor, registry)
         self._saver = Saver(self.store, executor)
@@ -96,6 +100,7 @@ class Images:
 
     async def close(self) -> None:
         """Wait for nothing that the disk takes its time for: the next start goes on with it."""
+        self._evictor.close()
         self._puller.close()
         self.store.receiving.shutdown(wait=False, cancel_futures=True)
         self.disposal.close()
@@ -107,6 +112,15 @@ class Images:
         self.store.snapshots.sweep_committed()
         garbage += await self._restorer.restore()
         self._remover.collect(garbage)
+        self._evictor.wake()
+
+    def reload(self, config: DaemonConfig) -> None:
+        """Take over a configuration that was read again. Raises InvalidParameter."""
+        self._evictor.reload(config)
+
+    async def settle(self) -> None:
+        """Wait until images are below their marks, or as near as may be."""
+        await self._evictor.settle()
 
     def collect(self) -> None:
         """Remove what nothing needs any more, in the background."""
@@ -147,6 +161,11 @@ class Images:
         """
         if self.store.release(container_id):
             self.collect()
+        self._evictor.released()
+
+    def lent(self, image_ids: Iterable[str]) -> AbstractContextManager[None]:
+        """Somebody relies on these between two looks: they are not evicted meanwhile."""
+        return self.store.usage.lent(image_ids)
 
     def usage(self) -> tuple[int, list[ImageSummary]]:
         """(bytes of all layers, every image with what it shares and how many containers it has), for df."""
