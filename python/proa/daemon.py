@@ -113,11 +113,11 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
 
     base = _base(config, stack)
     registry_client = _registry_room(config, stack)
-    snapshots, images = await _image_rooms(config, base, registry_client)
+    snapshots, images = _image_rooms(config, base, registry_client)
     volumes = _volume_room(base, config, stack)
     networking = Networking(config, base.metadata, keeper, executor=base.executor)
     stack.push_async_callback(networking.close)
-    return Engine(
+    engine = Engine(
         Rooms(
             config=config,
             host=read_host(),
@@ -140,6 +140,9 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
             executor=base.executor,
         )
     )
+    # Not before the engine is there: what no image needs is removed, and builds say what they keep.
+    await images.start()
+    return engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ def _registry_room(config: DaemonConfig, stack: AsyncExitStack) -> "registry.Reg
     return room
 
 
-async def _image_rooms(
+def _image_rooms(
     config: DaemonConfig, base: _Base, registries: "registry.Registry"
 ) -> "tuple[Snapshots, Images]":
     from proa.content import Content
@@ -211,7 +214,6 @@ async def _image_rooms(
         config=config,
         executor=base.executor,
     )
-    await images.start()
     return snapshots, images
 
 

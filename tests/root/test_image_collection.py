@@ -79,3 +79,17 @@ def test_a_build_stands_on_its_base_and_its_image_counts(daemon: Instance) -> No
     assert daemon.run("run", "--rm", "built", "/bin/busybox", "test", "-s", "/file").returncode == 0
     assert eventually(lambda: "built" in names(daemon))
     assert "two" in names(daemon), "the cache keeps what was built and its base: they do not count"
+
+
+def test_the_build_cache_outlives_the_daemon(daemon: Instance) -> None:
+    context = daemon.root / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM busybox AS first\nRUN echo one > /one\nFROM busybox\nCOPY --from=first /one /two\n"
+    )
+    assert daemon.run("build", "-t", "built", str(context), cli="proa").returncode == 0
+    daemon.kill_daemon()
+    daemon.start()
+    (context / "Dockerfile").write_text("FROM busybox AS first\nRUN echo one > /one\nRUN cat /one\n")
+    further = daemon.run("build", str(context), cli="proa")
+    assert (further.returncode, further.stderr.count(" CACHED\n")) == (0, 1), further.stderr
