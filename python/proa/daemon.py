@@ -67,6 +67,11 @@ def _run(arguments: Sequence[str]) -> None:
     _set_up_log(called.config)
     with ExitStack() as stack:
         _take_roots(called.config, stack)
+        if called.tear_down:
+            from proa.teardown import tear_down
+
+            asyncio.run(tear_down(called.config))
+            return
         _write_pidfile(called.config, stack)
         _loop_runner()(_serve(called))
 

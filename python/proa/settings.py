@@ -40,13 +40,14 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line said: holds over the file when that is read again."""
     ready_fd: int
     detach: bool
+    tear_down: bool
     validate: bool
 
 
 def invocation(arguments: Sequence[str], version: str) -> Invocation:
     """Read the command line and the file. Raises InvalidParameter; --help and --version exit."""
     parsed = vars(_parser(version).parse_args(arguments))
-    ready_fd, detach = parsed.pop("ready_fd"), parsed.pop("detach")
+    ready_fd, detach, tear_down = parsed.pop("ready_fd"), parsed.pop("detach"), parsed.pop("tear_down")
     validate, file = parsed.pop("validate"), parsed.pop("config_file")
     flags = {key.replace("_", "-"): value for key, value in parsed.items() if value is not None}
     _gather_proxies(flags)
@@ -58,6 +59,7 @@ def invocation(arguments: Sequence[str], version: str) -> Invocation:
         flags=flags,
         ready_fd=ready_fd,
         detach=detach,
+        tear_down=tear_down,
         validate=validate,
     )
 
@@ -162,6 +164,11 @@ def _parser(version: str) -> argparse.ArgumentParser:
     add("--config-file", default="", help=f"daemon configuration file (default {CONFIG_FILE})")
     add("--ready-fd", type=int, default=-1, help="write a byte to this descriptor once the API is served")
     add("--detach", action="store_true", help="go on in the background, in a session of its own")
+    add(
+        "--tear-down",
+        action="store_true",
+        help="end every container, leave nothing on the host but the data root",
+    )
     add("--validate", action="store_true", help="validate the configuration and exit")
     add("-H", "--host", dest="hosts", action="append", metavar="URL", help="unix:///path or tcp://host:port")
     for name, text in _TEXT_FLAGS.items():

@@ -123,7 +123,8 @@ def test_an_upgraded_native_module_takes_over_without_a_container_noticing(
     module = next(library.rglob("*.so"))
     monkeypatch.setenv("PYTHONPATH", f"{library}:{os.environ.get('PYTHONPATH', '')}")
     with instance(Path(tempfile.mkdtemp(prefix="proa-upgrade-"))) as daemon:
-        daemon.run("run", "-d", "--name", "it", "busybox", "sh", "-c", "sleep 2; echo late; exit 6")
+        program = "mkfifo /go; read word < /go; echo late; exit 6"
+        daemon.run("run", "-d", "--name", "it", "busybox", "sh", "-c", program)
         keeper = daemon.keeper_pid()
         daemon.kill_daemon()
         shutil.copy(module, library / "new")
@@ -133,7 +134,7 @@ def test_an_upgraded_native_module_takes_over_without_a_container_noticing(
         mapped = Path(f"/proc/{keeper}/maps").read_text()
         assert f" {module.stat().st_ino} " in mapped
         assert "(deleted)" not in "".join(line for line in mapped.splitlines() if "proa_native" in line)
-        assert daemon.run("exec", "it", "echo", "hi").stdout == "hi\n"
+        assert daemon.run("exec", "it", "sh", "-c", "echo hi; echo > /go").stdout == "hi\n"
         assert daemon.run("wait", "it").stdout == "6\n"
         assert daemon.run("logs", "it").stdout == "late\n"
 
@@ -172,3 +173,37 @@ def _processes() -> list[tuple[int, str]]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def test_tear_down_leaves_the_data_root_alone(tmp_path: Path) -> None:
+    """Containers end, the host has nothing of the instance left, the next daemon starts what shall run."""
+    with instance(tmp_path) as daemon:
+        network = daemon.run("network", "create", "kept").stdout.strip()
+        started = daemon.run(
+            "run",
+            "-d",
+            "--name",
+            "always",
+            "--restart",
+            "always",
+            "--network",
+            "kept",
+            "busybox",
+            "sleep",
+            "inf",
+        )
+        assert started.returncode == 0, started.stderr
+        keeper = daemon.keeper_pid()
+        tear_down = [*command(tmp_path), "--tear-down"]
+        refused = subprocess.run(tear_down, capture_output=True, text=True, check=False, timeout=30)
+        assert (refused.returncode, "another proad is running" in refused.stderr) == (1, True)
+        daemon.kill_daemon()
+        done = subprocess.run(tear_down, capture_output=True, text=True, check=False, timeout=30)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert eventually(lambda: not Path(f"/proc/{keeper}").exists())
+        assert os.listdir(tmp_path / "run") == ["proad.lock"]
+        assert not proa_native.cgroup_list(daemon.config.cgroup_root)
+        for interface in (daemon.config.bridge_name, f"br-{network[:12]}"):
+            assert not Path("/sys/class/net", interface).exists()
+        daemon.start()
+        assert eventually(lambda: status(daemon, "always") == "running 0")

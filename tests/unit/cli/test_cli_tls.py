@@ -95,7 +95,7 @@ def test_without_verification_anyone_is_believed(certificates: Path, port: int) 
 
 def test_certificates_that_are_not_there(tmp_path: Path, port: int) -> None:
     with pytest.raises(
-        ConnectionFailed, match="unable to resolve docker endpoint: open .*/ca.pem: no such file"
+        ConnectionFailed, match=r"unable to resolve docker endpoint: open .*/ca.pem: no such file"
     ):
         connect(port, files(tmp_path))
     socket.create_connection(("127.0.0.1", port)).close()
