@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 import proa_native
 
 from proa.build.archives import is_archive, is_old_archive
+from proa.build.ports import Web
 from proa.build.words import is_bare_git, is_git
 from proa.errors import InvalidParameter, NotFound, System
 from proa.feeding import supply
@@ -49,8 +50,11 @@ class Context:
 class Contexts:
     """The contexts of one build; an async context manager around their scratch directory."""
 
-    def __init__(self, scratch: Path, executor: Executor | None, receiving: Executor | None) -> None:
+    def __init__(
+        self, scratch: Path, executor: Executor | None, receiving: Executor | None, web: Web
+    ) -> None:
         """A directory of its own is made below `scratch`; `receiving` is for calls that wait for clients."""
+        self.web = web
         self._scratch = scratch / secrets.token_hex(8)
         self._executor = executor
         self._receiving = receiving
@@ -119,13 +123,11 @@ class Contexts:
             raise InvalidParameter(f"unable to prepare context: unsupported URL {url!r}")
 
     async def _add_url(self, name: str, url: str) -> None:
-        from proa.build.fetching import open_url
-
-        async with open_url(url) as (_, body):
+        async with self.web.open_url(url) as remote:
             start = b""
-            while len(start) < _HEAD and (chunk := await anext(body, b"")):
+            while len(start) < _HEAD and (chunk := await anext(remote.chunks, b"")):
                 start += chunk
-            whole = _after(start, body)
+            whole = _after(start, remote.chunks)
             # What a server calls its type is of no use: most call a Dockerfile octets.
             if is_archive(start) or is_old_archive(start):
                 await self.add_tar(name, whole)
@@ -137,10 +139,8 @@ class Contexts:
 
     async def remote_dockerfile(self, url: str) -> tuple[str, str]:
         """(text, name) of a Dockerfile that lies elsewhere. Raises InvalidParameter, Unavailable."""
-        from proa.build.fetching import open_url
-
-        async with open_url(url) as (_, body):
-            text = b"".join([chunk async for chunk in _limited(body, _LIMIT)])
+        async with self.web.open_url(url) as remote:
+            text = b"".join([chunk async for chunk in _limited(remote.chunks, _LIMIT)])
         return text.decode("utf-8", "replace"), posixpath.basename(urlsplit(url).path) or "Dockerfile"
 
     def scratch(self) -> str:

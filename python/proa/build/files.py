@@ -22,7 +22,6 @@ import proa_native
 from proa.build import graph
 from proa.build.archives import is_archive, unpack
 from proa.build.contexts import Context, Contexts, fetch_git, resolve_git
-from proa.build.fetching import open_url
 from proa.build.owners import owner_of
 from proa.build.ports import Output
 from proa.errors import InvalidParameter, NotFound, System
@@ -201,7 +200,14 @@ class BuildFiles:
     async def make_directory(self, rootfs: Overlay, step: graph.Directory) -> None:
         """Make a directory."""
         owner = await self._owner(step.user, rootfs) or (0, 0)
-        await self._checked(lambda: proa_native.make_layer_directory(_layer(rootfs), step.path, owner))
+
+        def work() -> None:
+            try:
+                proa_native.make_layer_directory(_layer(rootfs), step.path, owner)
+            except NotADirectoryError:
+                raise InvalidParameter(f"mkdir {step.path}: not a directory") from None
+
+        await self._checked(work)
 
     async def fill(self, rootfs: Overlay, step: graph.ContextRoot) -> None:
         """Copy a whole context."""
@@ -300,16 +306,16 @@ class BuildFiles:
             name = "__unnamed__"
         path = Path(self._contexts.scratch()) / name
         hasher = sha256()
-        async with open_url(url) as (head, body):
+        async with self._contexts.web.open_url(url) as remote:
             with path.open("xb") as file:
                 os.fchmod(file.fileno(), _FETCHED_MODE)
-                async for chunk in body:
+                async for chunk in remote.chunks:
                     hasher.update(chunk)
                     await self._run(file.write, chunk)
         modified = 0
-        if head.last_modified:
+        if remote.last_modified:
             try:
-                modified = int(parsedate_to_datetime(head.last_modified).timestamp())
+                modified = int(parsedate_to_datetime(remote.last_modified).timestamp())
             except (TypeError, ValueError):
                 modified = 0
         return path, f"sha256:{hasher.hexdigest()}", modified
@@ -337,7 +343,7 @@ class BuildFiles:
             missing = str(exc).partition("lookup ")[2].partition(": ")[0]
             raise NotFound(f'"{missing}": not found' if missing else str(exc)) from exc
         except OSError as exc:
-            raise System(str(exc)) from exc
+            raise System(exc.strerror or str(exc)) from exc
 
     def _run(self, call: Callable[..., _T], *args: Any) -> "asyncio.Future[_T]":
         return asyncio.get_running_loop().run_in_executor(self._executor, call, *args)

@@ -15,32 +15,34 @@ _HIGHEST = (1 << 32) - 2
 def owner_of(text: str, lower: Sequence[str]) -> tuple[int, int]:
     """(uid, gid); without a group it is a named user's own, or the user's number. Raises InvalidParameter.
 
-    `root` is 0 wherever there are no such files.
+    `root` is 0 wherever there are no such files. Where there are, a user they do not have is root, and a group
+    they do not have is not looked at: builds rely on that of BuildKit's.
     """
-    user, colon, group = text.partition(":")
-    uid = gid = _number(user)
-    named = uid is None or (colon and group and _number(group) is None)
-    passwd, groups = _read(lower) if named else ("", "")
+    user, _, group = text.partition(":")
+    uid = gid = _number(user) if user else 0
+    named = uid is None or (group and _number(group) is None)
+    passwd, groups = _read(lower) if named else (None, None)
     if uid is None:
+        if passwd is None:
+            raise InvalidParameter(f"unable to find user {user}: no matching entries in passwd file")
         found = ((own, its) for name, own, its in _users(passwd) if name == user)
-        uid, gid = next(found, (None, None))
-    if uid is None:
-        raise InvalidParameter(f"unable to find user {user}: no matching entries in passwd file")
-    if colon and group:
-        gid = _number(group)
-        if gid is None:
-            gid = next((number for name, number in _groups(groups) if name == group), None)
-        if gid is None:
-            raise InvalidParameter(f"unable to find group {group}: no matching entries in group file")
+        uid, gid = next(found, (0, 0))
+    if group:
+        number = _number(group)
+        if number is None:
+            if groups is None:
+                raise InvalidParameter(f"unable to find group {group}: no matching entries in group file")
+            number = next((number for name, number in _groups(groups) if name == group), gid)
+        gid = number
     return uid, uid if gid is None else gid
 
 
-def _read(lower: Sequence[str]) -> tuple[str, str]:
+def _read(lower: Sequence[str]) -> tuple[str | None, str | None]:
     try:
         found = proa_native.read_in_layers(list(lower), ["/etc/passwd", "/etc/group"])
     except OSError as exc:
         raise InvalidParameter(f"cannot look up owners: {exc}") from exc
-    passwd, group = (data.decode("utf-8", "replace") if data else "" for data in found)
+    passwd, group = (None if data is None else data.decode("utf-8", "replace") for data in found)
     return passwd, group
 
 

@@ -1,14 +1,16 @@
 """What builds need of the rest of the engine: layers, commands, files, contexts, and who watches."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
 from msgspec import Struct
 
 from proa.build import graph
 from proa.build.dockerfile.source import Location
+from proa.build.words import go_quoted
 from proa.errors import ProaError
+from proa.registry import Remote
 from proa.schema.plan import Overlay
 
 
@@ -16,9 +18,20 @@ class StepFailed(ProaError):
     """A command ended with an exit code that is not 0."""
 
     def __init__(self, command: Sequence[str], code: int) -> None:
-        super().__init__(f'process "{" ".join(command)}" did not complete successfully: exit code: {code}')
+        super().__init__(f"{_process(command)} did not complete successfully: exit code: {code}")
         self.command = tuple(command)
         self.code = code
+
+
+class StepNotStarted(ProaError):
+    """A command could not be run at all: `__cause__` says why."""
+
+    def __init__(self, command: Sequence[str], why: ProaError) -> None:
+        super().__init__(f"{_process(command)} did not complete successfully: {why}")
+
+
+def _process(command: Sequence[str]) -> str:
+    return f"process {go_quoted(' '.join(command))}"
 
 
 class VertexFailed(ProaError):
@@ -105,7 +118,7 @@ class Work(Protocol):
         proxy: Sequence[str],
         output: Output,
     ) -> None:
-        """Run a command. Raises StepFailed, StartFailed."""
+        """Run a command. Raises StepFailed, StepNotStarted."""
         ...
 
     async def copy(
@@ -127,6 +140,14 @@ class Work(Protocol):
 
         Content and what of the metadata reaches the image, never times. Raises NotFound for a missing file.
         """
+        ...
+
+
+class Web(Protocol):
+    """What is fetched over HTTP: contexts, and the sources of ADD."""
+
+    def open_url(self, url: str) -> AbstractAsyncContextManager[Remote]:
+        """Raises classes of proa.errors, by the server's status."""
         ...
 
 

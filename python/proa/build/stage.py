@@ -265,7 +265,7 @@ class Stage:
     def _run(self, instruction: it.Run) -> None:
         command = instruction.command
         words, script, title = _heredocs(command, instruction.original)
-        if command.shell and script is None:
+        if command.shell:
             words = [*(self.config.shell or SHELL), *words]
         inputs: list[int] = []
         mounts = tuple(self._mount(text, inputs) for text in instruction.mounts)

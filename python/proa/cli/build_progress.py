@@ -63,6 +63,11 @@ class Step:
         self.status = ""
         self.unfinished: dict[int, str] = {}
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by a fault of its own."""
+        return self.error not in ("", "canceled")
+
     def lines(self, stream: int, text: str) -> list[str]:
         """The whole lines that `text` completes; the rest waits for its end."""
         *whole, self.unfinished[stream] = (self.unfinished.get(stream, "") + text).split("\n")
@@ -141,7 +146,7 @@ class Steps:
 
     def closing(self, failed: bool) -> str:
         """What follows the steps: the output of those that failed, the Dockerfile's lines, the warnings."""
-        text = "".join(_failed_log(step) for step in self.all.values() if step.error and step.log)
+        text = "".join(_failed_log(step) for step in self.all.values() if step.failed)
         if self.warnings:
             count = len(self.warnings)
             text += f"\n {count} warning{'s' if count != 1 else ''} found:\n"

@@ -23,6 +23,8 @@ class Remote(Struct, frozen=True):
     length: int | None
     """Bytes of `chunks`, where the server tells."""
     chunks: AsyncIterator[bytes]
+    last_modified: str = ""
+    """As the server has it."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""URLs that are no registry's: what a user names for an import. Fetched as nobody, with the daemon's proxies.
+"""URLs that are no registry's: what a user names for an import or a build. Fetched as nobody, with the daemon's proxies.
 
 User information in a URL is shown to the origin that it names, and to nobody along a redirect.
 
@@ -48,7 +48,8 @@ class Web:
         try:
             if answer.status != 200:
                 raise await _refused(target, answer)
-            yield Remote(answer.response.length, _body(target, answer.response))
+            modified = answer.response.headers.get("last-modified", "")
+            yield Remote(answer.response.length, _body(target, answer.response), modified)
         finally:
             answer.response.close()
 

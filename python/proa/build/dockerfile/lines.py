@@ -189,7 +189,7 @@ class _Reader:
             if (end.lstrip("\t") if named.chomp else end) == named.name:
                 return Heredoc(named.name, "".join(content), named.expand, named.chomp)
             content.append(line)
-        raise parse_error("unterminated heredoc", Location(start, self._at))
+        raise DockerfileError("unterminated heredoc", Location(start, self._at))
 
 
 def _with(node: Node, location: Location, heredocs: tuple[Heredoc, ...]) -> Node:

@@ -120,8 +120,8 @@ class StepMounts:
             scratch = _Scratch(self._scratch, self._remove_tree, stack)
             mounts: list[Mount] = []
             environment: list[str] = []
-            for number, each in enumerate(mounted):
-                await self._add(number, each, scratch, stack, mounts, environment)
+            for each in mounted:
+                await self._add(each, scratch, stack, mounts, environment)
             if step.script is not None:
                 name, text = step.script
                 path = scratch.file(name, text.encode(), 0o755, 0, 0)
@@ -130,7 +130,6 @@ class StepMounts:
 
     async def _add(
         self,
-        number: int,
         each: Mounted,
         scratch: "_Scratch",
         stack: AsyncExitStack,
@@ -150,7 +149,7 @@ class StepMounts:
             case MountType.SECRET:
                 self._secret(mount, scratch, mounts, environment)
             case MountType.SSH:
-                self._agent(number, mount, mounts, environment)
+                self._agent(mount, mounts, environment)
 
     async def _bind(self, each: Mounted, scratch: "_Scratch") -> Mount:
         mount = each.mount
@@ -182,17 +181,14 @@ class StepMounts:
         path = scratch.file(secrets.token_hex(8), value, mode, mount.uid or 0, mount.gid or 0)
         mounts.append(Bind(source=path, target=mount.target, readonly=True, recursive=False))
 
-    def _agent(
-        self, number: int, mount: graph.StepMount, mounts: list[Mount], environment: list[str]
-    ) -> None:
-        socket = self._agents.get(mount.id)
-        if socket is None:
-            if mount.required:
-                raise InvalidParameter(f"unset ssh forward key {mount.id}")
-            return
+    def _agent(self, mount: graph.StepMount, mounts: list[Mount], environment: list[str]) -> None:
+        number = sum(name.startswith("SSH_AUTH_SOCK=") for name in environment)
         target = mount.target or f"/run/buildkit/ssh_agent.{number}"
-        mounts.append(Bind(source=socket, target=target, recursive=False))
         environment.append(f"SSH_AUTH_SOCK={target}")
+        if socket := self._agents.get(mount.id):
+            mounts.append(Bind(source=socket, target=target, recursive=False))
+        elif mount.required:
+            raise InvalidParameter(f"unset ssh forward key {mount.id}")
 
 
 class _Scratch:

@@ -19,8 +19,18 @@ from proa.schema.config import DaemonConfig
 from proa.schema.keeper import Exited
 
 if TYPE_CHECKING:
+    from proa_native import FileDigests
+
+    from proa.build.cache import Cache
+    from proa.build.contexts import Contexts
+    from proa.build.solver import Solver
+    from proa.engine.builds.blobs import LayerBlobs
+    from proa.engine.builds.caching import Caches
     from proa.engine.builds.commands import Commands
+    from proa.engine.builds.mounts import CacheDirectories
+    from proa.engine.builds.pruning import Pruner
     from proa.engine.builds.verbs import Builds
+    from proa.engine.builds.work import Workshop
 
 
 class BuildRoom:
@@ -86,27 +96,51 @@ class BuildRoom:
         if self._commands is not None:
             self._commands.lost()
 
+    # ---- how they are put together ------------------------------------------------------------------
+
     def _make(self) -> "Builds":
         from proa.build.cache import Cache
-        from proa.build.contexts import Contexts
-        from proa.build.solver import Solver
         from proa.engine.builds.blobs import LayerBlobs
-        from proa.engine.builds.caching import Caches
-        from proa.engine.builds.commands import Commands
-        from proa.engine.builds.exporting import CacheExporter
         from proa.engine.builds.images import BuiltImages
-        from proa.engine.builds.layers import BuildLayers
         from proa.engine.builds.mounts import CacheDirectories
-        from proa.engine.builds.pruning import Pruner
         from proa.engine.builds.verbs import Builds
-        from proa.engine.builds.work import Workshop
 
-        store = self._images.store
-        cache = Cache(store.database)
-        caches = CacheDirectories(self._root / "caches")
-        blobs = LayerBlobs(store, self._executor)
         for directory in (self._root, self._runtime):
             directory.mkdir(mode=0o700, exist_ok=True)
+        store = self._images.store
+        cache = Cache(store.database)
+        blobs = LayerBlobs(store, self._executor)
+        directories = CacheDirectories(self._root / "caches")
+        digests = self._native.FileDigests(str(self._root / "digests"))
+        return Builds(
+            images=self._images,
+            built=BuiltImages(store, self._events, blobs),
+            solver=self._solver(cache),
+            cache=cache,
+            workshop=self._workshop(directories, digests),
+            pruner=self._pruner(cache, directories),
+            contexts=self._contexts,
+            caches=self._caches(cache, blobs),
+            digests=digests,
+            executor=self._executor,
+        )
+
+    def _solver(self, cache: "Cache") -> "Solver":
+        from proa.build.solver import Solver
+        from proa.engine.builds.layers import BuildLayers
+
+        store = self._images.store
+        return Solver(
+            layers=BuildLayers(store, self._executor),
+            cache=cache,
+            transactions=store.database,
+            spawn=self._background.spawn,
+        )
+
+    def _workshop(self, caches: "CacheDirectories", digests: "FileDigests") -> "Workshop":
+        from proa.engine.builds.commands import Commands
+        from proa.engine.builds.work import Workshop
+
         self._commands = Commands(
             config=self._config,
             host=self._host,
@@ -117,42 +151,38 @@ class BuildRoom:
             remove_tree=self._native.remove_tree,
             directory=self._root / "steps",
         )
-        digests = self._native.FileDigests(str(self._root / "digests"))
-        return Builds(
-            images=self._images,
-            built=BuiltImages(store, self._events, blobs),
-            solver=Solver(
-                layers=BuildLayers(store, self._executor),
-                cache=cache,
-                transactions=store.database,
-                spawn=self._background.spawn,
-            ),
-            cache=cache,
-            workshop=Workshop(
-                commands=self._commands,
-                caches=caches,
-                scratch=self._runtime,
-                digests=digests,
-                remove_tree=self._native.remove_tree,
-                executor=self._executor,
-            ),
-            pruner=Pruner(
-                store=store,
-                cache=cache,
-                caches=caches,
-                collect=self._images.collect,
-                executor=self._executor,
-            ),
-            contexts=lambda: Contexts(self._root / "contexts", self._executor, store.receiving),
-            caches=Caches(
-                images=self._images,
-                cache=cache,
-                exporter=CacheExporter(store, cache, blobs, self._executor),
-                executor=self._executor,
-            ),
+        return Workshop(
+            commands=self._commands,
+            caches=caches,
+            scratch=self._runtime,
             digests=digests,
+            remove_tree=self._native.remove_tree,
             executor=self._executor,
         )
+
+    def _pruner(self, cache: "Cache", caches: "CacheDirectories") -> "Pruner":
+        from proa.engine.builds.pruning import Pruner
+
+        return Pruner(
+            store=self._images.store,
+            cache=cache,
+            caches=caches,
+            collect=self._images.collect,
+            executor=self._executor,
+        )
+
+    def _contexts(self) -> "Contexts":
+        from proa.build.contexts import Contexts
+
+        receiving = self._images.store.receiving
+        return Contexts(self._root / "contexts", self._executor, receiving, self._images.registry)
+
+    def _caches(self, cache: "Cache", blobs: "LayerBlobs") -> "Caches":
+        from proa.engine.builds.caching import Caches
+        from proa.engine.builds.exporting import CacheExporter
+
+        exporter = CacheExporter(self._images.store, cache, blobs, self._executor)
+        return Caches(images=self._images, cache=cache, exporter=exporter, executor=self._executor)
 
 
 def _kept(database: Any) -> Sequence[str]:

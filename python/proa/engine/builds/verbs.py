@@ -22,7 +22,7 @@ from proa.build.dockerfile.parsing import Dockerfile, parse_dockerfile
 from proa.build.dockerfile.source import DockerfileError, Location, excerpt
 from proa.build.planning import Request, plan
 from proa.build.platforms import host_platform, parse_platform, shown
-from proa.build.ports import StepFailed, VertexFailed
+from proa.build.ports import StepFailed, StepNotStarted, VertexFailed
 from proa.build.solver import Solution, Solver, first_failure
 from proa.engine.builds.bases import BuildBases
 from proa.engine.builds.caching import INLINE_ARGUMENT, Caches, wants_inline
@@ -372,7 +372,7 @@ def _shown(
     if location is not None:
         reporter.failed(excerpt(name, text, location))
     cause: BaseException | None = error
-    while isinstance(cause, DockerfileError | VertexFailed):
+    while isinstance(cause, DockerfileError | VertexFailed | StepNotStarted):
         cause = cause.__cause__
     if classic and isinstance(cause, StepFailed):
         return StepFailedClassic(cause.command, cause.code)

@@ -12,12 +12,12 @@ import proa_native
 from proa.build import graph
 from proa.build.contexts import Contexts
 from proa.build.files import BuildFiles
-from proa.build.ports import Mounted, Output
+from proa.build.ports import Mounted, Output, StepFailed, StepNotStarted
 from proa.build.times import clamp_times
 from proa.engine.builds.commands import Commands, Limits
 from proa.engine.builds.mounts import CacheDirectories, StepMounts
 from proa.engine.builds.stubs import missing_targets, remove_stubs
-from proa.errors import Forbidden
+from proa.errors import Forbidden, ProaError
 from proa.schema.build import BuildOptions
 from proa.schema.plan import Overlay
 
@@ -55,12 +55,17 @@ class BuildWork:
         proxy: Sequence[str],
         output: Output,
     ) -> None:
-        """Run a command. Raises StepFailed, StartFailed, Forbidden without the entitlement it needs."""
+        """Run a command. Raises StepFailed, StepNotStarted, Forbidden without the entitlement it needs."""
         self._check_entitlements(step)
         async with self._mounts.of(step, mounts) as prepared:
             environment = (*proxy, *prepared.environment)
             targets = missing_targets(prepared.mounts, rootfs.lower)
-            await self._commands.run(rootfs, step, prepared.mounts, environment, self._limits, output)
+            try:
+                await self._commands.run(rootfs, step, prepared.mounts, environment, self._limits, output)
+            except StepFailed:
+                raise
+            except ProaError as exc:
+                raise StepNotStarted(step.arguments, exc) from exc
         remove_stubs(rootfs.upper, targets)
         await self._done(rootfs)
 
