@@ -53,6 +53,8 @@ def parse_duration(text: str) -> int:
         unit = next(
             (unit for unit in ("ns", "us", "µs", "ms", "s", "m", "h") if rest[digits:].startswith(unit)), ""
         )
+        if digits and not unit:
+            raise _unitless(text, rest[digits:])
         try:
             total += float(rest[:digits]) * _UNITS[unit]
         except (ValueError, KeyError):
@@ -61,6 +63,14 @@ def parse_duration(text: str) -> int:
     if text in ("", "-", "+") or total >= 1 << 63:
         raise bad
     return -round(total) if text.startswith("-") else round(total)
+
+
+def _unitless(text: str, rest: str) -> InvalidParameter:
+    """A number without a unit, or with one that Go does not know."""
+    end = next((at for at, letter in enumerate(rest) if letter in "0123456789."), len(rest))
+    if not (unit := rest[:end]):
+        return InvalidParameter(f'time: missing unit in duration "{text}"')
+    return InvalidParameter(f'time: unknown unit "{unit}" in duration "{text}"')
 
 
 def go_duration(ns: int) -> str:

@@ -1,6 +1,7 @@
 """Builds on a real daemon: steps, files, mounts, the cache, failures, and what they leave behind."""
 
 import contextlib
+import hashlib
 import http.client
 import http.server
 import io
@@ -384,7 +385,40 @@ def test_a_dockerfile_by_its_url(daemon: Instance, web: dict[str, tuple[str, byt
     assert done.returncode == 0, done.stderr
     assert run(daemon, "cat /here", "by-url") == "local"
     failed = daemon.run("build", "-f", f"{address}/none", str(context), cli="proa")
-    assert "invalid response status 404" in failed.stderr
+    assert "failed to GET" in failed.stderr
+    assert "status 404" in failed.stderr
+
+
+def test_add_of_urls(daemon: Instance, web: dict[str, tuple[str, bytes]], tmp_path: Path) -> None:
+    address = web["/"][1].decode()
+    web["/a/file.txt?x=1"] = web["/same"] = ("text/plain", b"fetched")
+    web["/x.tar"] = ("application/x-tar", tar_of({"inside": "unpacked"}))
+    digest = hashlib.sha256(b"fetched").hexdigest()
+    text = f"FROM busybox\nADD {address}/a/file.txt?x=1 /d/\nADD --unpack=true {address}/x.tar /u\n"
+    text += f"ADD --checksum=sha256:{digest} --chmod=644 --chown=5:6 {address}/same /same\n"
+    context = context_of(tmp_path, text)
+    assert build(daemon, context, "t=added").error == ""
+    found = run(daemon, "stat -c '%a %u %g' /d/file.txt /same; cat /d/file.txt /u/inside", "added")
+    assert found == "600 0 0\n644 5 6\nfetchedunpacked"
+    context = context_of(tmp_path, f"FROM busybox\nADD --checksum=sha256:{'0' * 64} {address}/same /\n")
+    assert f"digest mismatch sha256:{digest}: sha256:{'0' * 64}" in build(daemon, context).error
+    context = context_of(tmp_path, f"FROM busybox\nADD {address}/none /\n")
+    assert "status 404" in build(daemon, context).error
+
+
+def test_a_cache_that_begins_with_an_images_files(daemon: Instance, tmp_path: Path) -> None:
+    mount = "--mount=type=cache,target=/c,id=begun,from=first,source=/with"
+    text = "FROM busybox AS first\nRUN mkdir /with && echo begun > /with/file\nFROM busybox\n"
+    text += f"RUN {mount} cat /c/file > /seen && echo changed > /c/file\nRUN {mount} cat /c/file >> /seen\n"
+    text += "RUN --mount=type=cache,target=/c,id=begun ls /c >> /seen\n"
+    assert build(daemon, context_of(tmp_path, text), "t=seeded").error == ""
+    assert run(daemon, "cat /seen", "seeded") == "begun\nchanged\n"
+
+
+def test_what_a_build_may_not_do_it_does_not_get_from_the_cache(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM busybox\nRUN --network=host echo once\n")
+    assert build(daemon, context, Entitlements=["network.host"]).error == ""
+    assert "network.host is not allowed" in build(daemon, context).error
 
 
 def test_a_key_in_a_file_is_served_by_an_agent(daemon: Instance, tmp_path: Path) -> None:
@@ -475,9 +509,12 @@ def test_a_failed_command_is_shown_where_it_stands(daemon: Instance, tmp_path: P
     [
         ("FROM busybox\nFOO\n", "dockerfile parse error on line 2: unknown instruction: FOO"),
         ("FROM busybox\nCOPY nothing /\n", '"/nothing": not found'),
-        ("FROM busybox\nCOPY --chown=nobody-here a /\n", "unable to find user nobody-here"),
+        ("FROM scratch\nCOPY --chown=nobody-here a /\n", "unable to find user nobody-here"),
+        ("FROM busybox\nWORKDIR /bin/busybox\n", "mkdir /bin/busybox: not a directory"),
+        ('FROM busybox\nRUN ["none"]\n', 'process "none" did not complete successfully: '),
+        ("FROM busybox\nRUN <<E\nfalse\nE\n", 'process "/bin/sh -c false\\n" did not complete'),
         ("FROM busybox\nCOPY a a /target\n", "the destination must be a directory and end with a /"),
-        ("FROM busybox\nCOPY a /bin/busybox/x\n", "Not a directory"),
+        ("FROM busybox\nCOPY a /bin/busybox/x\n", "cannot copy to non-directory: /bin/busybox/x"),
         ('FROM busybox\nRUN ["/nothing"]\n', "no such file or directory"),
         ("FROM busybox\nUSER nobody-here\nRUN true\n", "unable to find user nobody-here"),
     ],

@@ -163,18 +163,26 @@ class BuildFiles:
         inline: Sequence[tuple[str, bytes, int, int]],
         owner: tuple[int, int] | None,
     ) -> None:
+        copy = partial(
+            proa_native.copy_files,
+            _layer(rootfs),
+            target,
+            sources,
+            inline=inline,
+            owner=owner,
+            mode=step.chmod,
+            parents=step.parents,
+            exclude=list(step.exclude),
+            epoch=self._epoch,
+        )
+
         def work() -> None:
-            proa_native.copy_files(
-                _layer(rootfs),
-                target,
-                sources,
-                inline=inline,
-                owner=owner,
-                mode=step.chmod,
-                parents=step.parents,
-                exclude=list(step.exclude),
-                epoch=self._epoch,
-            )
+            try:
+                copy()
+            except NotADirectoryError:
+                raise InvalidParameter(f"cannot copy to non-directory: {target}") from None
+            except IsADirectoryError:
+                raise InvalidParameter(f"cannot replace to directory {target} with file") from None
 
         await self._checked(work)
 
@@ -196,6 +204,15 @@ class BuildFiles:
         rootfs = Overlay(lower=(lower,), upper=upper, work=work)
         await self._copy(rootfs, step, "/", [(tree, [path])], (), (0, 0))
         return upper
+
+    async def seed(self, lower: Sequence[str], source: str, target: str) -> None:
+        """Fill a directory with what layers have at a path. Raises NotFound, System."""
+        below, work = self._contexts.scratch(), self._contexts.scratch()
+        rootfs = Overlay(lower=(below,), upper=target, work=work)
+        step = graph.Copy(sources=(), target="/")
+        await self._copy(
+            rootfs, step, "/", [(await self._layers(lower), [_literal(source or "/")])], (), None
+        )
 
     async def make_directory(self, rootfs: Overlay, step: graph.Directory) -> None:
         """Make a directory."""

@@ -15,8 +15,8 @@ _HIGHEST = (1 << 32) - 2
 def owner_of(text: str, lower: Sequence[str]) -> tuple[int, int]:
     """(uid, gid); without a group it is a named user's own, or the user's number. Raises InvalidParameter.
 
-    `root` is 0 wherever there are no such files. Where there are, a user they do not have is root, and a group
-    they do not have is not looked at: builds rely on that of BuildKit's.
+    `root` is 0 wherever there are no such files. Where there are, a user whom they do not have is root, and a
+    group that they do not have is not looked at: BuildKit does so, and builds rely on it.
     """
     user, _, group = text.partition(":")
     uid = gid = _number(user) if user else 0

@@ -20,6 +20,7 @@ from proa.build.dockerfile.mounts import parse_mount
 from proa.build.dockerfile.source import DockerfileError, Location
 from proa.build.platforms import parse_platform, platform_arguments, shown
 from proa.build.stage import DEFAULT_PATH, PROXY_ARGUMENTS, Stage
+from proa.build.words import go_quoted, meant
 from proa.errors import InvalidParameter, ProaError
 from proa.schema.image import ImageConfig
 from proa.schema.oci import ImageFile, Platform
@@ -48,6 +49,10 @@ class Bases(Protocol):
     async def resolve(self, reference: str, platform: Platform) -> Base:
         """Raises NotFound and what a pull raises."""
         ...
+
+
+class BaseUnresolved(DockerfileError):
+    """An image that a stage stands on, or takes files from, could not be had: `__cause__` says why."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -136,7 +141,8 @@ class _Planner:
         if number is None and wanted.isascii() and wanted.isdigit() and int(wanted) < len(stages):
             number = int(wanted)
         if number is None:
-            raise InvalidParameter(f'target stage "{wanted}" could not be found')
+            hint = meant(wanted, self._numbers)
+            raise InvalidParameter(f"target stage {go_quoted(wanted)} could not be found{hint}")
         return number
 
     def _needed(self, number: int) -> set[int]:
@@ -148,8 +154,11 @@ class _Planner:
                 continue
             needed.add(number)
             stage = self._file.stages[number]
-            names = [self._image_of(number), *_taken_from(stage.instructions)]
-            waiting += [found for name in names if (found := self._stage_number(name, number)) is not None]
+            names = [(self._image_of(number), stage.start.location), *_taken_from(stage.instructions)]
+            for name, location in names:
+                with _placed(location):
+                    found = self._stage_number(name, number)
+                waiting += [] if found is None else [found]
         return needed
 
     def _stage_number(self, name: str, before: int) -> int | None:
@@ -159,7 +168,9 @@ class _Planner:
         number = self._numbers.get(name.lower())
         if number is None and name.isascii() and name.isdigit():
             number = int(name)
-            if number >= before:
+            if number == before:
+                raise InvalidParameter(f"circular dependency detected on stage: {self._name_of(number)}")
+            if number > before:
                 raise InvalidParameter(f"invalid stage index {number}")
         return number if number is not None and number < before else None
 
@@ -196,7 +207,11 @@ class _Planner:
     async def _base(self, name: str, platform: Platform, location: Location) -> Base:
         with _placed(location):
             reference = parse_reference(name).with_default_tag().canonical
-        return await self._bases.resolve(reference, platform)
+        try:
+            return await self._bases.resolve(reference, platform)
+        except ProaError as exc:
+            text = f"{name}: failed to resolve source metadata for {reference}: {exc}"
+            raise BaseUnresolved(text, location) from exc
 
     def _context_image(self, name: str) -> str:
         """The image that a name stands for once named contexts are looked at; empty where it is files."""
@@ -241,7 +256,7 @@ class _Planner:
     async def _apply(
         self, stage: Stage, number: int, instruction: it.Instruction, *, triggered: bool = False
     ) -> None:
-        for name in _taken_from([instruction]):
+        for name, _ in _taken_from([instruction]):
             if "$" in name:
                 raise DockerfileError(_NO_EXPANSION, instruction.location)
             await self._prepare(name, number, instruction.location)
@@ -337,8 +352,10 @@ class _Planner:
         platform = shown(self._platform_of(number)) if self._request.one_of_several else ""
         if len(self._file.stages) == 1:
             return platform
-        name = self._file.stages[number].start.name or f"stage-{number}"
-        return f"{platform} {name}".lstrip()
+        return f"{platform} {self._name_of(number)}".lstrip()
+
+    def _name_of(self, number: int) -> str:
+        return self._file.stages[number].start.name or f"stage-{number}"
 
     def _add(self, vertex: graph.Vertex) -> int:
         self.vertices.append(vertex)
@@ -385,15 +402,15 @@ def _image_vertex(base: Base, title: str, stage: str, location: Location) -> gra
     return graph.Vertex(operation=operation, title=title, stage=stage, location=location)
 
 
-def _taken_from(instructions: Sequence[it.Instruction]) -> list[str]:
-    """Names of stages, images or contexts that instructions take files from."""
+def _taken_from(instructions: Sequence[it.Instruction]) -> list[tuple[str, Location]]:
+    """Names of stages, images or contexts that instructions take files from, and where."""
     names = []
     for instruction in instructions:
         if isinstance(instruction, it.Copy) and instruction.from_:
-            names.append(instruction.from_)
+            names.append((instruction.from_, instruction.location))
         elif isinstance(instruction, it.Run):
             mounts = (_mount_source(text) for text in instruction.mounts)
-            names += [name for name in mounts if name]
+            names += [(name, instruction.location) for name in mounts if name]
     return names
 
 

@@ -5,6 +5,7 @@ Source: containerd platforms; the Dockerfile reference, FROM.
 
 import platform as host
 
+from proa.build.words import go_quoted
 from proa.errors import InvalidParameter
 from proa.schema.oci import Platform
 
@@ -31,7 +32,10 @@ def parse_platform(text: str) -> Platform:
     """`linux/arm64`, `linux/arm/v7`, `amd64` or `linux`. Raises InvalidParameter."""
     parts = text.strip().lower().split("/")
     if not all(part and all(c.isalnum() or c in "._-" for c in part) for part in parts) or len(parts) > 3:
-        raise InvalidParameter(f'"{text}" is an invalid component of "{text}": platform specifier')
+        raise InvalidParameter(
+            f"failed to parse platform {text}: {go_quoted(text)}: cannot parse platform specifier: "
+            "invalid argument"
+        )
     if len(parts) == 1:
         here = host_platform()
         if parts[0] in _SYSTEMS:

@@ -415,7 +415,11 @@ class _Solving:
         except VertexFailed:
             raise
         except ProaError as exc:
-            raise VertexFailed(str(exc), number, self._vertices[number].location) from exc
+            self._watcher.started(number)
+            self._watcher.finished(number, str(exc))
+            raise VertexFailed(
+                f"failed to compute cache key: {exc}", number, self._vertices[number].location
+            ) from exc
 
 
 def first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:

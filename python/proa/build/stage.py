@@ -206,7 +206,7 @@ class Stage:
     def _stopsignal(self, instruction: it.StopSignal) -> None:
         name = self._expand(instruction.signal)
         if not is_signal(name):
-            raise InvalidParameter(f"Invalid signal: {name}")
+            raise InvalidParameter(f"invalid signal: {name}")
         self.config = replace(self.config, stop_signal=name)
         self._note(f"STOPSIGNAL {name}")
 
@@ -223,7 +223,7 @@ class Stage:
 
     def _with_shell(self, command: it.CommandLine) -> list[str]:
         words = list(command.words)
-        return [*(self.config.shell or SHELL), " ".join(words)] if command.shell and words else words
+        return [*(self.config.shell or SHELL), " ".join(words)] if command.shell else words
 
     # ---- what changes the file system ---------------------------------------------------------------
 

@@ -93,6 +93,29 @@ def _escaped(letter: str, mark: str) -> str:
     )
 
 
+def meant(word: str, known: Iterable[str]) -> str:
+    """` (did you mean x?)` where one of the known words is at most two letters away, in the case of `word`.
+
+    Source: BuildKit util/suggest.
+    """
+    low = word.lower()
+    near = [(_distance(low, name.lower()), name) for name in known]
+    distance, name = min(near, default=(3, ""))
+    if not 0 < distance < 3:
+        return ""
+    return f" (did you mean {name.upper() if word.isupper() else name}?)"
+
+
+def _distance(a: str, b: str) -> int:
+    """Of Levenshtein."""
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        above, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (letter != other))
+    return row[-1]
+
+
 def go_list(words: Sequence[str]) -> str:
     """Go's %q of a list: `["a" "b"]`."""
     return "[" + " ".join(map(go_quoted, words)) + "]"

@@ -1,4 +1,4 @@
-"""URLs that are no registry's: what a user names for an import or a build. Fetched as nobody, with the daemon's proxies.
+"""URLs that are no registry's: what users name for imports and builds. Fetched as nobody, with our proxies.
 
 User information in a URL is shown to the origin that it names, and to nobody along a redirect.
 

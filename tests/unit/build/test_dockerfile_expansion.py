@@ -3,6 +3,7 @@
 import pytest
 
 from proa.build.dockerfile.expansion import Expander, expand, expand_words
+from proa.build.words import go_quoted
 from proa.errors import InvalidParameter
 
 SET = {"PWD": "/home", "SHELL": "bash", "KOREAN": "한국어", "NULL": "", "p": "a/b/c.tar.gz"}
@@ -81,7 +82,7 @@ def test_the_escape_character_may_be_a_backtick() -> None:
         ("${", "syntax error: missing '}'"),
         ("${}", "syntax error: bad substitution"),
         ("${:x}", "syntax error: bad substitution"),
-        ("${x", "unsupported modifier () in substitution"),
+        ("${x", "unsupported modifier (\ufffd) in substitution"),
         ("${x:-y", "syntax error: missing '}'"),
         ("${x:#y}", "unsupported modifier (:#) in substitution"),
         ("${x*}", "unsupported modifier (*) in substitution"),
@@ -97,7 +98,7 @@ def test_the_escape_character_may_be_a_backtick() -> None:
 def test_what_cannot_be_read_is_named(text: str, complaint: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         expand(text, SET)
-    assert str(caught.value) == f'failed to process "{text}": {complaint}'
+    assert str(caught.value) == f"failed to process {go_quoted(text)}: {complaint}"
 
 
 def test_variables_are_counted_as_found_or_missing() -> None:

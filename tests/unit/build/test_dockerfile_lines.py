@@ -44,18 +44,16 @@ def test_directives_end_with_the_first_other_line() -> None:
         ("# escape=`\n# escape=`\nFROM a", "only one escape parser directive can be used"),
         ("", "file with no instructions"),
         ("# only a comment\n", "file with no instructions"),
-        ("FROM a\nENV x", "dockerfile parse error on line 2: ENV must have two arguments"),
+        ("FROM a\nENV x", "ENV must have two arguments"),
         (
             "FROM a\nENV a=b c",
-            'dockerfile parse error on line 2: Syntax error - can\'t find = in "c". '
-            "Must be of the form: name=value",
+            'Syntax error - can\'t find = in "c". Must be of the form: name=value',
         ),
         (
             'CMD ["a", 1]',
-            "dockerfile parse error on line 1: when using JSON array syntax, "
-            "arrays must be comprised of strings only",
+            "when using JSON array syntax, arrays must be comprised of strings only",
         ),
-        ("FROM a\nRUN <<EOF\nx\n", "dockerfile parse error on line 2: unterminated heredoc"),
+        ("FROM a\nRUN <<EOF\nx\n", "unterminated heredoc"),
         ("RUN " + "x" * 70000, "dockerfile line greater than max allowed size of 65535"),
     ],
 )
@@ -118,5 +116,22 @@ def test_an_error_shows_its_lines() -> None:
     text = "FROM x\n\nFOO y\nCMD z\n"
     assert excerpt("Dockerfile", text, Location(3, 3)) == (
         "Dockerfile:3\n--------------------\n"
-        "   1 |     FROM x\n   2 |\n   3 | >>> FOO y\n   4 |     CMD z\n--------------------\n"
+        "   1 |     FROM x\n   2 |     \n   3 | >>> FOO y\n   4 |     CMD z\n   5 |     \n"
+        "--------------------\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "shown"),
+    [
+        (1, 1, range(1, 4)),
+        (2, 2, range(1, 5)),
+        (5, 5, range(3, 8)),
+        (4, 5, range(3, 7)),
+        (9, 9, range(7, 11)),
+    ],
+)
+def test_as_much_is_shown_around_as_buildkit_shows(first: int, last: int, shown: range) -> None:
+    text = "".join(f"RUN {number}\n" for number in range(1, 10))
+    lines = excerpt("Dockerfile", text, Location(first, last)).splitlines()[2:-1]
+    assert [int(line.partition("|")[0]) for line in lines] == list(shown)

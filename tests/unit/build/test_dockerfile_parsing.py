@@ -71,7 +71,9 @@ def test_a_trigger_is_kept_as_text_and_read_again() -> None:
     [
         ("FORM x", "line 1: unknown instruction: FORM (did you mean FROM?)"),
         ("FROM x\nXYZZY", "line 2: unknown instruction: XYZZY"),
-        ("RUN x", "line 1: no build stage in current context"),
+        ("FROM x\nFOO y", "line 2: unknown instruction: FOO (did you mean FROM?)"),
+        ("FROM x\nHEALTHCHECK --interval=1 CMD x", 'line 2: time: missing unit in duration "1"'),
+        ("FROM x\nHEALTHCHECK --interval=1d CMD x", 'line 2: time: unknown unit "d" in duration "1d"'),
         ("FROM", "line 1: FROM requires either one or three arguments"),
         ("FROM a as 1b", 'line 1: invalid name for build stage: "1b", name can\'t start with a number'),
         ("FROM x\nCOPY a", "line 2: COPY requires at least two arguments, but only one was provided."),
@@ -82,7 +84,7 @@ def test_a_trigger_is_kept_as_text_and_read_again() -> None:
         ("FROM x\nCOPY a <<b\nb", "line 2: COPY cannot accept a heredoc as a destination"),
         ("FROM x\nWORKDIR", "line 2: WORKDIR requires exactly one argument"),
         ("FROM x\nEXPOSE", "line 2: EXPOSE requires at least one argument"),
-        ("FROM x\nSHELL sh", "line 2: SHELL requires the arguments to be in JSON form: SHELL sh"),
+        ("FROM x\nSHELL sh", "line 2: SHELL requires the arguments to be in JSON form"),
         ("FROM x\nONBUILD ONBUILD RUN x", "line 2: Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
         ("FROM x\nONBUILD FROM y", "line 2: FROM isn't allowed as an ONBUILD trigger"),
         ("FROM x\nHEALTHCHECK NONE x", "line 2: HEALTHCHECK NONE takes no arguments"),
@@ -100,6 +102,12 @@ def test_refusals(text: str, complaint: str) -> None:
     with pytest.raises(DockerfileError) as caught:
         parse_dockerfile(text)
     assert str(caught.value).startswith(f"dockerfile parse error on {complaint}")
+
+
+@pytest.mark.parametrize("text", ["RUN x", "RUN x\nFROM y"])
+def test_nothing_comes_before_a_stage(text: str) -> None:
+    with pytest.raises(DockerfileError, match=r"^no build stage in current context$"):
+        parse_dockerfile(text)
 
 
 def test_mounts() -> None:

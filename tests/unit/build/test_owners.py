@@ -27,6 +27,11 @@ def root(tmp_path: Path) -> str:
         ("12:34", (12, 34)),
         ("web:", (7, 8)),
         ("root", (0, 0)),
+        (":50", (0, 50)),
+        (":staff", (0, 50)),
+        ("nobody", (0, 0)),
+        ("web:nobody", (7, 8)),
+        ("nobody:staff", (0, 50)),
     ],
 )
 def test_who_it_is(root: str, text: str, owner: tuple[int, int]) -> None:
@@ -38,7 +43,7 @@ def test_root_and_numbers_need_no_files(tmp_path: Path, text: str) -> None:
     assert owner_of(text, [str(tmp_path)]) == (5 if text.startswith("5") else 0, 0)
 
 
-@pytest.mark.parametrize("text", ["nobody", "web:nobody", "4294967295"])
-def test_who_is_not_there(root: str, text: str) -> None:
+@pytest.mark.parametrize("text", ["web", "7:staff", "4294967295"])
+def test_without_files_nobody_can_say(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidParameter):
-        owner_of(text, [root])
+        owner_of(text, [str(tmp_path)])

@@ -247,7 +247,7 @@ async def test_commands_with_heredocs() -> None:
     )
     script, program, shell = operations(found, graph.Run)
     assert script.arguments == ("/bin/sh", "-c", "set -e\nx\n")
-    assert program.arguments == ("/dev/pipes/E",)
+    assert program.arguments == ("/bin/sh", "-c", "/dev/pipes/E")
     assert program.script == ("E", "#!/usr/bin/python\npass\n")
     assert shell.arguments == ("/bin/sh", "-c", "cat <<A >/f\nhi\nA")
     assert found.vertices[1].title == "[2/4] RUN <<EOF (set -e...)"
@@ -270,7 +270,7 @@ async def test_mounts_of_a_command() -> None:
 
 async def test_configuration() -> None:
     found = await planned(
-        'FROM scratch\nSHELL ["bash", "-c"]\nCMD x\nENTRYPOINT ["e"]\nENTRYPOINT\n'
+        'FROM scratch\nSHELL ["bash", "-c"]\nCMD x\nENTRYPOINT ["e"]\nENTRYPOINT []\n'
         "LABEL a=1 'b'=\"2 3\"\nVOLUME /a /b\nUSER 1\nSTOPSIGNAL SIGTERM\nEXPOSE 80-81/udp\n"
         "HEALTHCHECK --interval=90s CMD x\nMAINTAINER me"
     )
@@ -355,7 +355,7 @@ async def test_cache_may_be_ignored_for_some_stages() -> None:
         ("FROM --platform=$no a", 1, "empty platform value from expression $no"),
         ("FROM a\nCOPY --from=later / /\nFROM b AS later\nFROM 0", 2, "cannot copy from stage"),
         ("FROM a\nEXPOSE 99999", 2, "invalid containerPort: 99999"),
-        ("FROM a\nSTOPSIGNAL SIGNONE", 2, "Invalid signal: SIGNONE"),
+        ("FROM a\nSTOPSIGNAL SIGNONE", 2, "invalid signal: SIGNONE"),
         ("FROM a\nCOPY --chmod=888 a b", 2, "invalid chmod parameter: '888'"),
         ("FROM a\nCOPY https://x/y /z", 2, "source can't be a URL for COPY"),
         ("FROM a\nADD --checksum=sha256:1 x /z", 2, "checksum requires HTTP(S) or Git sources"),

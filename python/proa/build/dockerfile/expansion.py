@@ -13,9 +13,11 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+from proa.build.words import go_quoted
 from proa.errors import InvalidParameter
 
 _END = ""
+_END_SHOWN = "\ufffd"
 _SPECIAL = frozenset("@*#?-$!0")
 
 
@@ -86,7 +88,7 @@ class Expander:
         try:
             result, words = self._until(_END, self.raw_escapes)
         except InvalidParameter as exc:
-            raise InvalidParameter(f'failed to process "{self.text}": {exc}') from exc
+            raise InvalidParameter(f"failed to process {go_quoted(self.text)}: {exc}") from exc
         return result, words.end()
 
     def _peek(self) -> str:
@@ -224,7 +226,9 @@ class Expander:
         if colon:
             modifier = self._next()
         if modifier not in ("+", "-", "?", "#", "%") or (colon and modifier in "#%"):
-            raise InvalidParameter(f"unsupported modifier ({':' * colon}{modifier}) in substitution")
+            raise InvalidParameter(
+                f"unsupported modifier ({':' * colon}{modifier or _END_SHOWN}) in substitution"
+            )
         word = self._operand("}", raw=modifier in "#%")
         value = self._value(name)
         if value is None and self.skip_unset:

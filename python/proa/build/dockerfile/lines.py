@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from proa.build.dockerfile.expansion import Expander
-from proa.build.dockerfile.source import DockerfileError, Location, parse_error
+from proa.build.dockerfile.source import DockerfileError, Location
 from proa.build.dockerfile.splitting import assignments, split_command, split_words
 from proa.errors import InvalidParameter
 
@@ -171,7 +171,7 @@ class _Reader:
         except DockerfileError:
             raise
         except InvalidParameter as exc:
-            raise parse_error(str(exc), here) from exc
+            raise DockerfileError(str(exc), here) from exc
         return _with(node, Location(start, self._at), heredocs)
 
     def _heredocs(self, node: Node, line: str, start: int) -> tuple[Heredoc, ...]:

@@ -2,8 +2,8 @@
 
 import enum
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
+from proa.build.words import meant
 from proa.errors import InvalidParameter
 
 
@@ -46,9 +46,7 @@ def read_options(words: Sequence[str], known: Mapping[str, Kind]) -> Options:
         name = shown[2:]
         kind = known.get(name)
         if kind is None:
-            close = get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise InvalidParameter(f"unknown flag: {shown}{hint}")
+            raise InvalidParameter(f"unknown flag: {shown}{meant(name, known)}")
         if name in values and kind is not Kind.LIST:
             raise InvalidParameter(f"duplicate flag specified: {shown}")
         if kind is Kind.FLAG:

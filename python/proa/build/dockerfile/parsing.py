@@ -5,7 +5,6 @@ Source: the Dockerfile reference; error texts as BuildKit has them.
 
 import re
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from msgspec import Struct
@@ -15,6 +14,7 @@ from proa.build.dockerfile.lines import Lines, Node, heredoc_named, node_of, rea
 from proa.build.dockerfile.mounts import check_mount
 from proa.build.dockerfile.options import Kind, Options, read_options
 from proa.build.dockerfile.source import DockerfileError, Location, parse_error
+from proa.build.words import meant
 from proa.durations import parse_duration
 from proa.errors import InvalidParameter
 from proa.schema.container import HealthConfig
@@ -53,7 +53,7 @@ def parse_dockerfile(text: str) -> Dockerfile:
         elif isinstance(instruction, it.Arg):
             arguments.append(instruction)
         else:
-            raise parse_error("no build stage in current context", node.location)
+            raise DockerfileError("no build stage in current context", node.location)
     if not stages:
         raise DockerfileError("no build stage in current context", lines.nodes[-1].location)
     return Dockerfile(
@@ -69,7 +69,10 @@ def parse_trigger(expression: str, location: Location) -> it.Instruction:
     if len(nodes) != 1:
         raise parse_error(f"invalid ONBUILD trigger: {expression}", location)
     node = node_of(nodes[0].original, "\\", location)
-    return parse_node(_placed(node, nodes[0], location))
+    try:
+        return _parsed(_placed(node, nodes[0], location))
+    except InvalidParameter as exc:
+        raise DockerfileError(str(exc), location) from exc
 
 
 def _placed(node: Node, read: Node, location: Location) -> Node:
@@ -87,20 +90,19 @@ def _placed(node: Node, read: Node, location: Location) -> Node:
 
 def parse_node(node: Node) -> it.Instruction:
     """One instruction. Raises DockerfileError."""
-    parse = _PARSERS.get(node.keyword.lower())
-    if parse is None:
-        raise parse_error(_unknown(node.keyword), node.location)
     try:
-        return parse(node)
+        return _parsed(node)
     except DockerfileError:
         raise
     except InvalidParameter as exc:
         raise parse_error(str(exc), node.location) from exc
 
 
-def _unknown(keyword: str) -> str:
-    close = get_close_matches(keyword.upper(), [name.upper() for name in _PARSERS], n=1, cutoff=0.6)
-    return f"unknown instruction: {keyword}" + (f" (did you mean {close[0]}?)" if close else "")
+def _parsed(node: Node) -> it.Instruction:
+    parse = _PARSERS.get(node.keyword.lower())
+    if parse is None:
+        raise InvalidParameter(f"unknown instruction: {node.keyword}{meant(node.keyword, _PARSERS)}")
+    return parse(node)
 
 
 def _base(node: Node) -> dict[str, Any]:
@@ -281,7 +283,7 @@ def _shell(node: Node) -> it.Shell:
     _no_options(node)
     words = _some(node)
     if not node.is_json:
-        raise InvalidParameter(f"SHELL requires the arguments to be in JSON form: {node.original.strip()}")
+        raise InvalidParameter("SHELL requires the arguments to be in JSON form")
     return it.Shell(**_base(node), words=words)
 
 

@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
+import proa_native
 from msgspec import Struct
 
 from proa.build import graph
@@ -35,6 +36,10 @@ class Prepared(Struct, frozen=True):
     environment: tuple[str, ...]
 
 
+Seed = Callable[[Sequence[str], str, str], Awaitable[None]]
+"""Fills a directory with what layers (top first) have at a path."""
+
+
 class CacheDirectories:
     """The directories of cache mounts. One for the daemon."""
 
@@ -42,14 +47,18 @@ class CacheDirectories:
         self._root = root
         self._locks: dict[str, asyncio.Lock] = {}
         self._used: dict[str, int] = {}
+        self._seeding = asyncio.Lock()
 
     @asynccontextmanager
-    async def use(self, mount: graph.StepMount) -> AsyncIterator[str]:
-        """A directory for one step, as its sharing says."""
-        name = sha256(mount.id.encode()).hexdigest()[:32]
+    async def use(self, each: Mounted, seed: Seed) -> AsyncIterator[str]:
+        """A directory for one step, as its sharing says; a new one of an image begins with its files."""
+        mount = each.mount
+        # What begins with other files is another cache.
+        identity = "\0".join((mount.id, *each.lower[:1], mount.source if each.lower else ""))
+        name = sha256(identity.rstrip("\0").encode()).hexdigest()[:32]
         if mount.sharing == "locked":
             async with self._locks.setdefault(name, asyncio.Lock()), self._counted(name):
-                yield self._make(name, mount)
+                yield await self._ready(name, each, seed)
             return
         number = 0
         chosen = name
@@ -57,7 +66,7 @@ class CacheDirectories:
             number += 1
             chosen = f"{name}-{number}"
         async with self._counted(chosen):
-            yield self._make(chosen, mount)
+            yield await self._ready(chosen, each, seed)
 
     @asynccontextmanager
     async def _counted(self, name: str) -> AsyncIterator[None]:
@@ -69,17 +78,27 @@ class CacheDirectories:
             if not self._used[name]:
                 del self._used[name]
 
-    def _make(self, name: str, mount: graph.StepMount) -> str:
+    async def _ready(self, name: str, each: Mounted, seed: Seed) -> str:
         path = f"{self._root}/{name}"
-        try:
+        async with self._seeding:
             if not os.path.isdir(path):
-                os.makedirs(f"{path}.new", 0o700, exist_ok=True)
-                os.chmod(f"{path}.new", 0o755 if mount.mode is None else mount.mode)
-                os.chown(f"{path}.new", mount.uid or 0, mount.gid or 0)
-                os.rename(f"{path}.new", path)
+                await self._make(path, each, seed)
+        return path
+
+    async def _make(self, path: str, each: Mounted, seed: Seed) -> None:
+        mount, draft = each.mount, f"{path}.new"
+        try:
+            proa_native.remove_tree(draft)  # of a daemon that was killed
+            os.makedirs(draft, 0o700)
+            if each.lower:
+                await seed(each.lower, mount.source, draft)
+            os.chmod(draft, 0o755 if mount.mode is None else mount.mode)
+            os.chown(draft, mount.uid or 0, mount.gid or 0)
+            os.rename(draft, path)
         except OSError as exc:
             raise System(f"cache mount {mount.id}: {(exc.strerror or '').lower()}") from exc
-        return path
+        finally:
+            proa_native.remove_tree(draft)
 
     def all(self) -> list[tuple[str, bool]]:
         """(directory, in use) of every one."""
@@ -98,6 +117,7 @@ class StepMounts:
         *,
         caches: CacheDirectories,
         files: Callable[[str, str], Awaitable[str]],
+        seed: Seed,
         secrets: dict[str, bytes],
         agents: dict[str, str],
         scratch: Path,
@@ -108,6 +128,7 @@ class StepMounts:
         """
         self._caches = caches
         self._files = files
+        self._seed = seed
         self._secrets = secrets
         self._agents = agents
         self._scratch = scratch
@@ -141,7 +162,7 @@ class StepMounts:
             case MountType.BIND:
                 mounts.append(await self._bind(each, scratch))
             case MountType.CACHE:
-                directory = await stack.enter_async_context(self._caches.use(mount))
+                directory = await stack.enter_async_context(self._caches.use(each, self._seed))
                 mounts.append(Bind(source=directory, target=mount.target, readonly=mount.read_only))
             case MountType.TMPFS:
                 options = (f"size={mount.size}",) if mount.size else ()

@@ -20,7 +20,7 @@ from proa.build.cache import Cache
 from proa.build.contexts import Contexts
 from proa.build.dockerfile.parsing import Dockerfile, parse_dockerfile
 from proa.build.dockerfile.source import DockerfileError, Location, excerpt
-from proa.build.planning import Request, plan
+from proa.build.planning import BaseUnresolved, Request, plan
 from proa.build.platforms import host_platform, parse_platform, shown
 from proa.build.ports import StepFailed, StepNotStarted, VertexFailed
 from proa.build.solver import Solution, Solver, first_failure
@@ -138,6 +138,8 @@ class Builds:
                 imports = await self._caches.imports(options, plans, credentials, reporter)
                 await stack.enter_async_context(imports)
                 work = self._workshop.for_build(contexts, _limits(options), options, epoch, reporter.task)
+                for wanted in plans:
+                    work.check(wanted)
                 solutions = await self._solve(plans, work, reporter, imports, stack)
                 built = await self._images_of(solutions, names, epoch, wish, options, reporter)
                 await self._caches.export(targets, solutions, reporter)
@@ -376,7 +378,7 @@ def _shown(
         cause = cause.__cause__
     if classic and isinstance(cause, StepFailed):
         return StepFailedClassic(cause.command, cause.code)
-    if isinstance(error, VertexFailed) and isinstance(cause, ProaError) and classic:
+    if isinstance(error, VertexFailed | BaseUnresolved) and isinstance(cause, ProaError) and classic:
         return cause
     return error
 

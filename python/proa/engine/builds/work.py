@@ -73,8 +73,14 @@ class BuildWork:
         if self._clamp is not None:
             await self._clamp(rootfs)
 
+    def check(self, wanted: graph.Graph) -> None:
+        """What a build may not do, it may not have from the cache either. Raises Forbidden."""
+        for vertex in wanted.vertices:
+            if isinstance(vertex.operation, graph.Run):
+                self._check_entitlements(vertex.operation)
+
     def _check_entitlements(self, step: graph.Run) -> None:
-        """Where the process is spawned, and nowhere before (CVE-2024-23653)."""
+        """Again where the process is spawned (CVE-2024-23653)."""
         wanted = {"security.insecure"} if step.security == "insecure" else set()
         wanted |= {"network.host"} if step.network == "host" else set()
         for entitlement in sorted(wanted - self._entitlements):
@@ -138,6 +144,7 @@ class Workshop:
         mounts = StepMounts(
             caches=self._caches,
             files=files.counted,
+            seed=files.seed,
             secrets=local.secrets,
             agents=local.ssh,
             scratch=self._scratch,
