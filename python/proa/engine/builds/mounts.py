@@ -81,7 +81,7 @@ class CacheDirectories:
     async def _ready(self, name: str, each: Mounted, seed: Seed) -> str:
         path = f"{self._root}/{name}"
         async with self._seeding:
-            if not os.path.isdir(path):
+            if not _is_there(path):
                 await self._make(path, each, seed)
         return path
 
@@ -107,6 +107,10 @@ class CacheDirectories:
         except FileNotFoundError:
             return []
         return [(f"{self._root}/{name}", name in self._used) for name in names]
+
+
+def _is_there(path: str) -> bool:
+    return os.path.isdir(path)
 
 
 class StepMounts:
