@@ -77,7 +77,8 @@ class Router:
 def api_minor(version: str) -> int:
     """The minor number of an API version between the oldest and the latest; raises InvalidParameter."""
     major, _, minor = version.partition(".")
-    if not (major.isdigit() and minor.isdigit() and len(version) < 16):
+    # isdigit alone takes "²", of which int() makes nothing.
+    if not (version.isascii() and major.isdigit() and minor.isdigit() and len(version) < 16):
         raise InvalidParameter(f"invalid API version: {version}")
     number = (int(major), int(minor))
     if number < (1, OLDEST_MINOR):

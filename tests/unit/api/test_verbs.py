@@ -169,6 +169,8 @@ async def test_image_names_hold_slashes(connect: Connect, engine: FakeEngine) ->
         ),
         ("1.52", "client version 1.52 is too new. Maximum supported API version is 1.51"),
         ("2.0", "client version 2.0 is too new. Maximum supported API version is 1.51"),
+        ("².5", "invalid API version: ².5"),
+        ("1.²", "invalid API version: 1.²"),
     ],
 )
 async def test_versions_outside_the_range_are_refused(connect: Connect, version: str, message: str) -> None:
