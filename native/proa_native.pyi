@@ -181,6 +181,15 @@ class UnpackedLayer:
         """Whether its directory has a recipe beside it: `pack_layer`."""
 
 @final
+class Expression:
+    """A regular expression in Go's syntax, without \\p. A search takes time in proportion to its length and the text's."""
+
+    def __new__(cls, text: str) -> Self:
+        """Raises ValueError for a malformed one and for one that is large when compiled."""
+
+    def found_in(self, text: str) -> bool: ...
+
+@final
 class ByteFeed:
     """Bytes on their way from the loop to a native call in another thread, about a MiB of them at most.
 

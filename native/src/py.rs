@@ -18,6 +18,7 @@ use crate::plan::Resources;
 use crate::seccomp;
 
 mod copying;
+mod expressions;
 mod files;
 mod layers;
 mod volumes;
@@ -300,6 +301,9 @@ mod proa_native {
 
     #[pymodule_export]
     use super::copying::{copy_files, make_layer_directory, FileDigests, FileTree};
+    #[pymodule_export]
+    use super::expressions::Expression;
+
     #[pymodule_export]
     use super::files::{changes, ContainerFiles};
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+import proa_native
+
 from proa.engine.container import Container
 from proa.engine.state import Status
 from proa.errors import InvalidParameter, NotFound
@@ -36,6 +38,7 @@ _TRUE, _FALSE = (
     frozenset(("0", "false", "False", "FALSE", "f", "F")),
 )
 _HEALTH = frozenset(("starting", "healthy", "unhealthy", "none"))
+_LAST_PORT = 65535
 _GO_DURATION = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -79,13 +82,13 @@ class ListFilter:
         return newest_first[start:end]
 
     def _id(self, values: Sequence[str]) -> Predicate:
-        patterns = [_pattern(value) for value in values]
-        return lambda c: any(pattern.search(c.id) for pattern in patterns)
+        searches = [_search(value) for value in values]
+        return lambda c: any(found_in(c.id) for found_in in searches)
 
     def _name(self, values: Sequence[str]) -> Predicate:
-        patterns = [_pattern(value) for value in values]
+        searches = [_search(value) for value in values]
         return lambda c: any(
-            pattern.search(name) for pattern in patterns for name in (c.record.name, f"/{c.record.name}")
+            found_in(name) for found_in in searches for name in (c.record.name, f"/{c.record.name}")
         )
 
     def _label(self, values: Sequence[str]) -> Predicate:
@@ -192,11 +195,15 @@ def _found(lookup: Lookup, ref: str) -> Container:
         raise NotFound(f"No such container: {ref}") from exc
 
 
-def _pattern(value: str) -> re.Pattern[str]:
+def _search(value: str) -> Callable[[str], bool]:
+    """Whether a text has something that an expression fits, or the words themselves where it is none.
+
+    Not by `re`: over some expressions that takes for ever, and the daemon with it.
+    """
     try:
-        return re.compile(value)
-    except re.error:
-        return re.compile(re.escape(value))
+        return proa_native.Expression(value).found_in
+    except ValueError:
+        return lambda text: value in text
 
 
 def _boolean(key: str, values: Sequence[str]) -> bool:
@@ -214,21 +221,23 @@ def _port_set(values: Sequence[str]) -> set[str]:
         ports, _, protocol = value.partition("/")
         first, _, last = ports.partition("-")
         try:
-            numbers = range(int(first), int(last or first) + 1)
+            low, high = int(first), int(last or first)
         except ValueError:
             raise InvalidParameter(f"invalid port: {value}") from None
-        found.update(f"{number}/{protocol or 'tcp'}" for number in numbers)
+        if not 0 <= low <= high <= _LAST_PORT:
+            raise InvalidParameter(f"invalid port: {value}")
+        found.update(f"{number}/{protocol or 'tcp'}" for number in range(low, high + 1))
     return found
 
 
 def _timestamp(text: str, now_ns: int) -> int:
     """Unix seconds, a Go duration before now, or a date. Raises InvalidParameter."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return int(float(text) * 1e9)
-    parts = _GO_DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return now_ns - int(sum(float(number) * _UNITS[unit] for number, unit in parts) * 1e9)
     try:
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return int(float(text) * 1e9)
+        parts = _GO_DURATION.findall(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return now_ns - int(sum(float(number) * _UNITS[unit] for number, unit in parts) * 1e9)
         return int(datetime.fromisoformat(text).timestamp() * 1e9)
-    except ValueError:
+    except (ValueError, OverflowError):  # OverflowError: farther away than numbers of 64 bits
         raise InvalidParameter(f"invalid value for until filter: {text}") from None

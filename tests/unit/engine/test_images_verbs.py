@@ -91,6 +91,8 @@ async def test_the_list_is_newest_first(rig: Rig) -> None:
         ({"reference": ["one"]}, ["one:1", "one:2"]),
         ({"reference": ["o*:2", "*/two"]}, ["example.com/two:latest", "one:2"]),
         ({"reference": ["two"]}, []),
+        ({"reference": ["*" * 40 + "x", "*e*e*e*" * 9]}, []),
+        ({"reference": ["o*e*?2", "*?n*:[^1]"]}, ["one:2"]),
         ({"until": ["2024-01-01T12:00:00Z"]}, ["example.com/two:latest"]),
         ({"until": ["1704110400"]}, ["example.com/two:latest"]),
         ({"until": ["1h"]}, ["example.com/two:latest", "one:1", "one:2"]),

@@ -4,6 +4,7 @@ import pytest
 
 from proa.engine import listing
 from proa.engine.durations import human, rfc3339
+from proa.engine.list_filter import PruneFilter
 from proa.engine.state import State, Status
 from proa.errors import InvalidParameter, NotFound
 from proa.schema.container import ContainerConfig
@@ -85,12 +86,29 @@ async def test_asking_for_a_status_asks_for_all(three) -> None:
         ({"health": ["x"]}, InvalidParameter, "invalid filter 'health=x'"),
         ({"is_task": ["x"]}, InvalidParameter, "invalid filter 'is-task=x'"),
         ({"publish": ["x"]}, InvalidParameter, "invalid port: x"),
+        ({"publish": ["1-99999999999/tcp"]}, InvalidParameter, "invalid port: 1-99999999999/tcp"),
+        ({"expose": ["-5"]}, InvalidParameter, "invalid port: -5"),
         ({"before": ["nosuch"]}, NotFound, "No such container: nosuch"),
     ],
 )
 async def test_wrong_filters(world, filters, error, text: str) -> None:
     with pytest.raises(error, match=text):
         await names(world, **filters)
+
+
+async def test_no_expression_holds_up_the_daemon(world) -> None:
+    name = "a" * 60
+    await world.create(f"{name}b")
+    assert await names(world, name=["(a+)+$"]) == []
+    assert await names(world, name=["^/(a+)+b$"]) == [f"/{name}b"]
+    assert await names(world, name=["((a{1,900}){1,900}){1,900}"]) == []
+    assert await names(world, name=["aab("]) == []
+
+
+@pytest.mark.parametrize("until", ["9" * 400, "9" * 400 + "h", "1.1.1.1.h", "0001-01-01T00:00:00"])
+def test_a_time_that_is_none_or_too_far_away(until: str) -> None:
+    with pytest.raises(InvalidParameter, match="invalid value for until filter"):
+        PruneFilter({"until": [until]}, 0)
 
 
 async def test_a_summary(three) -> None:

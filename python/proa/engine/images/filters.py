@@ -84,7 +84,7 @@ def has_label(image: ImageRecord, wanted: str) -> bool:
 def parse_until(text: str) -> int:
     """A point in time in nanoseconds: Unix seconds, a date, or a duration ago."""
     number, dot, fraction = text.partition(".")
-    if number.isascii() and number.isdigit() and (not dot or fraction.isdigit()):
+    if number.isascii() and number.isdigit() and (not dot or (fraction.isascii() and fraction.isdigit())):
         return int(number) * 10**9 + int(fraction[:9].ljust(9, "0") or 0)
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}.*", text):
         moment = parse_time(text)
@@ -107,12 +107,20 @@ def matches_reference(reference: Reference, patterns: Sequence[str]) -> bool:
 
 
 def glob_pattern(pattern: str) -> re.Pattern[str]:
-    """Go's path.Match as a regular expression: `*` and `?` do not match a slash. Raises InvalidParameter."""
+    """Go's path.Match as a regular expression: `*` and `?` do not match a slash. Raises InvalidParameter.
+
+    What stands between two stars is found where it is first, and not looked for again: so the time is the
+    product of the lengths, whatever the pattern.
+    """
     parts: list[str] = []
+    star = -1
     rest = pattern
     while rest:
         character, rest = rest[0], rest[1:]
         if character == "*":
+            if star >= 0:
+                parts[star:] = ["(?>", "[^/]*?", *parts[star + 1 :], ")"]
+            star = len(parts)
             parts.append("[^/]*")
         elif character == "?":
             parts.append("[^/]")
