@@ -86,8 +86,27 @@ impl Pattern {
     }
 
     pub fn matches(&self, path: &[u8]) -> bool {
+        // Most paths are told by a pattern's first or last characters.
+        if differs(self.tokens.iter().zip(path)) || differs(self.tokens.iter().rev().zip(path.iter().rev())) {
+            return false;
+        }
+        if self.plain {
+            return self.tokens.len() == path.len();
+        }
         fits(&self.tokens, path)
     }
+}
+
+/// Whether a literal token differs from its byte before anything else comes.
+fn differs<'a>(pairs: impl Iterator<Item = (&'a Token, &'a u8)>) -> bool {
+    for (token, found) in pairs {
+        match token {
+            Token::Byte(byte) if byte == found => {}
+            Token::Byte(_) => return true,
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn set(text: &str) -> Option<(Token, &str)> {
@@ -122,25 +141,32 @@ fn member(text: &str) -> Option<(char, &str)> {
     }
 }
 
+/// Whether the tokens are the whole path. From the last token to the first, each at every place of the path:
+/// the time is their product, whatever the pattern, and nothing is as deep as it.
 fn fits(tokens: &[Token], path: &[u8]) -> bool {
-    let Some((token, rest)) = tokens.split_first() else { return path.is_empty() };
-    match token {
-        Token::Byte(byte) => path.first() == Some(byte) && fits(rest, &path[1..]),
-        Token::One => character(path).is_some_and(|(_, length)| fits(rest, &path[length..])),
-        Token::Set { negated, ranges } => character(path).is_some_and(|(found, length)| {
-            ranges.iter().any(|(low, high)| (*low..=*high).contains(&found)) != *negated
-                && fits(rest, &path[length..])
-        }),
-        Token::Some => {
-            let end = path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
-            (0..=end).any(|at| fits(rest, &path[at..]))
+    let (mut here, mut after) = (vec![false; path.len() + 1], vec![false; path.len() + 1]);
+    after[path.len()] = true;
+    for token in tokens.iter().rev() {
+        // What stands to the right of a place is known already.
+        let mut deeper = false;
+        for at in (0..=path.len()).rev() {
+            let rest = &path[at..];
+            deeper = deeper || rest.first() == Some(&b'/') && after[at + 1];
+            here[at] = match token {
+                Token::Byte(byte) => rest.first() == Some(byte) && after[at + 1],
+                Token::One => character(rest).is_some_and(|(_, length)| after[at + length]),
+                Token::Set { negated, ranges } => character(rest).is_some_and(|(found, length)| {
+                    ranges.iter().any(|(low, high)| (*low..=*high).contains(&found)) != *negated
+                        && after[at + length]
+                }),
+                Token::Some => after[at] || rest.first().is_some_and(|byte| *byte != b'/') && here[at + 1],
+                Token::Directories => after[at] || deeper,
+                Token::Rest => true,
+            };
         }
-        Token::Directories => {
-            fits(rest, path)
-                || path.iter().enumerate().any(|(at, byte)| *byte == b'/' && fits(rest, &path[at + 1..]))
-        }
-        Token::Rest => true,
+        std::mem::swap(&mut here, &mut after);
     }
+    after[0]
 }
 
 /// The first character, which is no slash; a byte that is no UTF-8 counts as one.

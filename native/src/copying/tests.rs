@@ -63,6 +63,24 @@ fn the_last_fitting_pattern_decides() -> Outcome {
     Ok(())
 }
 
+/// Nothing in a context may keep a thread busy or take its whole stack.
+#[test]
+fn patterns_are_cheap_and_shallow_whatever_they_are() -> Outcome {
+    let stars = format!("{}b", "*a".repeat(200));
+    let levels = format!("{}x", "**/".repeat(200_000));
+    let mixed = "***".repeat(2000) + "b";
+    for (pattern, path, wanted) in [
+        (&stars, "a".repeat(255), false),
+        (&stars, "a".repeat(254) + "b", true),
+        (&levels, "a/".repeat(20) + "y", false),
+        (&levels, "a/".repeat(20) + "x", true),
+        (&mixed, "a/".repeat(100) + "b", true),
+    ] {
+        assert_eq!(left_out(&patterns(&[pattern])?, path.as_bytes()), wanted, "{path}");
+    }
+    Ok(())
+}
+
 fn context() -> std::io::Result<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
     let root = directory.path();
