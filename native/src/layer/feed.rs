@@ -125,10 +125,13 @@ impl Feed {
     fn read_lent(&self, mut body: Body) -> Option<Vec<u8>> {
         let bytes = body.next();
         let mut state = self.lock();
-        if bytes.is_some() && !state.closed {
-            state.lent = Lent::Here(body);
-        } else {
-            state.lent = Lent::Done(body);
+        state.lent = match (&bytes, state.closed) {
+            (Some(_), false) => Lent::Here(body),
+            (None, false) => Lent::Done(body),
+            // Whoever closed found it being read and lets the connection go: this is the last that holds it.
+            (_, true) => Lent::Nothing,
+        };
+        if !matches!(state.lent, Lent::Here(_)) {
             self.signal();
         }
         bytes

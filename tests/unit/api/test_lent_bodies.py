@@ -1,9 +1,11 @@
 """Large bodies whose socket is lent to the native core: the same bytes, answers and endings."""
 
 import asyncio
+import contextlib
 import io
 import os
 import random
+import re
 import tarfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +31,7 @@ class Unpacking(FakeImages):
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self._directory = directory
+        self.lends = True
         self.lent = 0
         self.ended = threading.Event()
 
@@ -53,12 +56,18 @@ class Unpacking(FakeImages):
         async def run(call: Callable[..., Any], *arguments: Any) -> Any:
             return call(*arguments)
 
-        await supply(Counting(body, self), unpack, start, run)
+        await supply(Counting(body, self) if self.lends else unlent(body), unpack, start, run)
         yield b'{"stream":"Loaded"}\r\n'
 
     @property
     def copy(self) -> bytes:
         return (self._directory / "copy").read_bytes()
+
+
+async def unlent(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A body that has nothing to lend."""
+    async for chunk in body:
+        yield chunk
 
 
 class Counting(AsyncIterator[bytes]):
@@ -131,6 +140,65 @@ async def test_every_byte_arrives_and_the_next_request_is_answered(
         assert (await client.answer()).body == b"OK"
         assert images.copy == data
     assert images.lent or len(data) < 1_000_000
+
+
+def spoilt(wire: bytes, chance: random.Random) -> bytes:
+    """The same with one byte of its framing, or any byte, changed, gone or doubled."""
+    places = [at for at, byte in enumerate(wire) if byte in b"\r\n"] or [0]
+    at = chance.choice([*places, chance.randrange(len(wire))])
+    at = min(max(0, at + chance.randrange(-2, 3)), len(wire) - 1)
+    instead = chance.choice([b"", wire[at : at + 1] * 2, b"\n", b"\r", b"0", b";", b"\xff"])
+    return wire[:at] + instead + wire[at + 1 :]
+
+
+async def conversation(client: RawClient, head: bytes, wire: bytes, chance: random.Random) -> list[bytes]:
+    """The statuses that a client is answered with that sends so; a `wire` cut short ends by half a close."""
+
+    async def send(rest: bytes) -> None:
+        await client.send(head)
+        if b"Expect" in head:
+            await client.read_until(b"Continue\r\n\r\n")
+        while rest:
+            size = chance.choice([1, 2, 5, 100, 3000, 20_000]) if len(rest) < 100_000 else 100_000
+            await client.send(rest[:size])
+            rest = rest[size:]
+            await asyncio.sleep(0)
+        if not wire.endswith(b"\r\n\r\n"):
+            client.half_close()
+
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await send(wire)
+    return re.findall(rb"^HTTP/1.1 (\d+)", await client.read_all(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_a_body_that_is_lent_is_judged_as_one_that_is_not(
+    connect: Connect, images: Unpacking, seed: int
+) -> None:
+    chance = random.Random(seed)
+    data = archive(chance.randrange(40_000))
+    heads = {
+        "fixed": f"HTTP/1.1\r\nHost: p\r\nContent-Length: {len(data)}",
+        "old": f"HTTP/1.0\r\nContent-Length: {len(data)}",
+        "chunked": f"HTTP/1.1\r\nHost: p\r\n{CHUNKED}",
+        "asked": f"HTTP/1.1\r\nHost: p\r\n{CHUNKED}\r\nExpect: 100-continue",
+    }
+    kind = chance.choice([*heads, "chunked", "chunked"])
+    head = f"POST /images/load {heads[kind]}\r\n\r\n".encode()
+    wire = data if kind in ("fixed", "old") else chunked(data, chance)
+    match chance.choice(["whole", "spoilt", "spoilt", "cut"]):
+        case "whole":
+            wire += b"GET /_ping HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n"
+        case "spoilt":  # what follows ends any chunk, and is no request
+            wire = spoilt(wire, chance) + b"\r\n0\r\n\r\n" * 200_000
+        case "cut":
+            wire = wire[: chance.randrange(len(wire))].rstrip(b"\r\n")
+    found = []
+    for images.lends in (True, False):
+        statuses = await conversation(connect(), head, wire, random.Random(seed))
+        # Of two faults, one in the archive and one in the framing, either may be met first.
+        found.append((statuses, images.copy) if statuses[:1] == [b"200"] else statuses[:1])
+    assert found[0] == found[1]
 
 
 async def test_a_client_that_leaves_ends_the_reader(connect: Connect, images: Unpacking) -> None:

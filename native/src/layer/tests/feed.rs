@@ -162,3 +162,25 @@ fn every_way_out_leaves_no_thread() {
         leaves_nobody(start, drop);
     }
 }
+
+/// Whoever closes a feed gives up the connection: its client must see that it ends.
+#[test]
+fn a_socket_that_is_read_while_the_feed_is_closed_is_held_no_longer() {
+    use std::io::{Read, Write};
+
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("socket pair");
+    let feed = Feed::new().expect("feed");
+    feed.lend(super::super::Body::new(ours.into(), super::super::Phase::Fixed, 1 << 20, Vec::new()));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| while let Ok(Some(_)) = feed.take() {});
+        theirs.write_all(b"some").expect("send");
+        while feed.reclaim().is_some_and(|body| {
+            feed.lend(body);
+            true
+        }) {}
+        feed.close();
+        reader.join().expect("reader");
+    });
+    assert!(feed.reclaim().is_none());
+    assert_eq!(theirs.read(&mut [0; 1]).expect("end"), 0);
+}
