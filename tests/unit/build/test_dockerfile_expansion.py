@@ -1,5 +1,8 @@
 """Words of a Dockerfile: quotes, escapes, variables and their modifiers."""
 
+import random
+from fnmatch import fnmatchcase
+
 import pytest
 
 from proa.build.dockerfile.expansion import Expander, expand, expand_words
@@ -55,6 +58,29 @@ SET = {"PWD": "/home", "SHELL": "bash", "KOREAN": "한국어", "NULL": "", "p": 
 )
 def test_texts(text: str, wanted: str) -> None:
     assert expand(text, SET) == wanted
+
+
+@pytest.mark.parametrize("modifier", ["#", "##", "%", "%%", "/"])
+def test_a_pattern_takes_no_time_out_of_proportion(modifier: str) -> None:
+    stars = "*a" * 30
+    value = "a" * 200
+    end = "/x" if modifier == "/" else ""
+    assert expand(f"${{v{modifier}b{stars}b{end}}}", {"v": value}) == value
+    assert expand(f"${{v{modifier}{stars}*b*{stars}{end}}}", {"v": value}) == value
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_cut_off_is_the_shortest_or_longest_that_fits(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(100):
+        pattern = "".join(chance.choice("ab*?") for _ in range(chance.randrange(1, 7)))
+        value = "".join(chance.choice("ab") for _ in range(chance.randrange(12)))
+        starts = [n for n in range(len(value) + 1) if fnmatchcase(value[:n], pattern)] or [0]
+        ends = [n for n in range(len(value) + 1) if fnmatchcase(value[n:], pattern)] or [len(value)]
+        wanted = {"#": value[starts[0] :], "%": value[: ends[-1]]}
+        wanted |= {"##": value[starts[-1] :], "%%": value[: ends[0]]}
+        for modifier, text in wanted.items():
+            assert expand(f"${{v{modifier}{pattern}}}", {"v": value}) == text, (value, modifier, pattern)
 
 
 @pytest.mark.parametrize(

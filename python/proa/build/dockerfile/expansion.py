@@ -254,7 +254,7 @@ class Expander:
         value = self._value(name)
         if value is None and self.skip_unset:
             return f"${{{name}/{pattern}/{text}}}"
-        matcher = _pattern(pattern, greedy=True)
+        matcher = _pattern(pattern)
         return matcher.sub(lambda match: text, value or "", count=0 if every else 1)
 
 
@@ -272,28 +272,43 @@ def _chosen(name: str, value: str | None, modifier: str, word: str, colon: bool)
 
 def _trimmed(value: str, modifier: str, word: str) -> str:
     greedy = word.startswith(modifier)
-    matcher = _pattern(word[greedy:], greedy=greedy)
     if modifier == "#":
-        match = matcher.match(value)
+        match = _pattern(word[greedy:], greedy=greedy).match(value)
         return value[match.end() :] if match else value
-    # The last place to begin for the shortest end, the first for the longest.
-    places = range(len(value) + 1) if greedy else range(len(value), -1, -1)
-    for place in places:
-        if matcher.fullmatch(value, place):
-            return value[:place]
-    return value
+    # An end is the beginning of the reverse.
+    match = _pattern(word[greedy:], greedy=greedy, reverse=True).match(value[::-1])
+    return value[: len(value) - match.end()] if match else value
 
 
 @lru_cache(256)
-def _pattern(pattern: str, *, greedy: bool) -> re.Pattern[str]:
-    """A shell pattern of `*`, `?` and escapes (no brackets) as a regular expression."""
+def _pattern(pattern: str, *, greedy: bool = True, reverse: bool = False) -> re.Pattern[str]:
+    """A shell pattern of `*`, `?` and escapes (no brackets) as a regular expression.
+
+    What stands between two stars is found where it is first, and not looked for again: so the time is the
+    product of the lengths, whatever the pattern.
+    """
+    parts = [""]
+    for piece in _pieces(pattern)[:: -1 if reverse else 1]:
+        if piece:
+            parts[-1] += piece
+        else:
+            parts.append("")
+    if len(parts) == 1:
+        return re.compile(parts[0])
+    first, *middle, last = parts
+    between = "".join(f"(?>.*?{part})" for part in middle)
+    return re.compile(f"{first}{between}{'.*' if greedy else '.*?'}{last}")
+
+
+def _pieces(pattern: str) -> list[str]:
+    """One regular expression for each character that is to be there; empty for any number."""
     out: list[str] = []
     characters = iter(range(len(pattern)))
     for index in characters:
         character = pattern[index]
         following = pattern[index + 1 : index + 2]
         if character == "*":
-            out.append(".*" if greedy else ".*?")
+            out.append("")
         elif character == "?":
             out.append(".")
         elif character == "\\":
@@ -307,7 +322,7 @@ def _pattern(pattern: str, *, greedy: bool) -> re.Pattern[str]:
             next(characters)
         else:
             out.append(re.escape(character))
-    return re.compile("".join(out))
+    return out
 
 
 def expand(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
