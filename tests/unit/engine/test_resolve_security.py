@@ -170,6 +170,17 @@ def test_device_rules() -> None:
     assert (rules[-1].major, rules[-1].minor, rules[-1].access) == (42, None, "rm")
 
 
+def test_a_directory_of_devices_that_is_too_large_is_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proa.engine.resolve.devices._MOST_ENTRIES", 3)
+    for number in range(2):
+        (tmp_path / f"d{number}").mkdir()
+        (tmp_path / f"d{number}/f").write_text("")
+    with pytest.raises(InvalidParameter, match="too many entries"):
+        with_host(devices=[DeviceMapping(path_on_host=str(tmp_path))])
+
+
 def test_privileged_has_every_device_but_the_standard_ones(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "plain").write_text("")

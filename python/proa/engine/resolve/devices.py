@@ -16,6 +16,8 @@ from proa.schema.plan import Device, DeviceRule
 
 _RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})")
 _PERMISSIONS = re.compile(r"[rwm]{1,3}")
+_MOST_ENTRIES = 16384
+"""Of a directory of devices: the whole daemon waits while it is looked through."""
 _MAX_NUMBER = (1 << 32) - 1
 
 STANDARD_NODES = frozenset(["null", "zero", "full", "random", "urandom", "tty", "ptmx", "console"])
@@ -93,7 +95,8 @@ def _mapped(mapping: DeviceMapping) -> Iterator[tuple[Device, str]]:
     try:
         status = os.stat(host_path)
         if stat.S_ISDIR(status.st_mode):
-            found = list(_host_devices(os.path.realpath(host_path), inside, standard=True))
+            entries = iter(range(_MOST_ENTRIES))
+            found = list(_host_devices(os.path.realpath(host_path), inside, standard=True, entries=entries))
             if not found:
                 raise _device_error(host_path, "not a device node")
             yield from ((node, access) for node in found)
@@ -114,22 +117,27 @@ def _device_error(path: str, reason: str) -> InvalidParameter:
     )
 
 
-def _host_devices(directory: str, inside: str, *, standard: bool = False) -> Iterator[Device]:
+def _host_devices(
+    directory: str, inside: str, *, standard: bool = False, entries: Iterator[int] | None = None
+) -> Iterator[Device]:
     """Every device node below `directory`, at the same place below `inside`.
 
-    `standard`: the standard nodes as well. What goes away meanwhile is left out: /dev lives.
+    `standard`: the standard nodes as well. What goes away meanwhile is left out: /dev lives. `entries` has
+    an item for each that may be looked at: past them, InvalidParameter.
     """
     try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        found = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except OSError:
         return
-    for entry in entries:
+    for entry in found:
+        if entries is not None and next(entries, None) is None:
+            raise _device_error(directory, "the directory has too many entries")
         if entry.name in _SKIPPED or (not standard and inside == "/dev" and entry.name in STANDARD_NODES):
             continue
         path = f"{inside.rstrip('/')}/{entry.name}"
         try:
             if entry.is_dir(follow_symlinks=False):
-                yield from _host_devices(entry.path, path, standard=standard)
+                yield from _host_devices(entry.path, path, standard=standard, entries=entries)
                 continue
             node = _node(entry.stat(follow_symlinks=False), path)
         except OSError:
