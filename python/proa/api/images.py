@@ -5,6 +5,7 @@ Source: the Docker Engine API v1.51; moby daemon/server/router/image.
 
 import msgspec
 
+from proa.api import older
 from proa.api.credentials import credentials_of
 from proa.api.ports import Engine
 from proa.api.query import Query
@@ -21,19 +22,18 @@ _platform = msgspec.json.Decoder(Platform)
 async def list_(engine: Engine, request: Request) -> Response:
     """GET /images/json."""
     query = Query(request.query)
-    return json_reply(
-        await engine.images.list(
-            all=query.flag("all"),
-            filters=query.filters(),
-            digests=query.flag("digests"),
-            shared_size=request.minor >= 42 and query.flag("shared-size"),
-        )
+    found = await engine.images.list(
+        all=query.flag("all"),
+        filters=query.filters(),
+        digests=query.flag("digests"),
+        shared_size=request.minor >= 42 and query.flag("shared-size"),
     )
+    return json_reply(older.images(found, request.minor))
 
 
 async def inspect(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/json."""
-    return json_reply(await engine.images.inspect(request.name))
+    return json_reply(older.image(await engine.images.inspect(request.name), request.minor))
 
 
 async def history(engine: Engine, request: Request) -> Response:

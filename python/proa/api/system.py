@@ -5,6 +5,7 @@ Source: the Docker Engine API v1.51; moby daemon/server/router/system, swarm.
 
 from msgspec import Struct, field
 
+from proa.api import older
 from proa.api.ports import Engine
 from proa.api.query import Query
 from proa.api.responses import TEXT, Reply, Response, Stream, json_reply, response_head
@@ -46,7 +47,8 @@ async def info(engine: Engine, request: Request) -> Response:
 
 async def disk_usage(engine: Engine, request: Request) -> Response:
     """GET /system/df."""
-    return json_reply(await engine.system.disk_usage(Query(request.query).texts("type")))
+    found = await engine.system.disk_usage(Query(request.query).texts("type"))
+    return json_reply(older.disk_usage(found, request.minor))
 
 
 class LegacyEvent(Struct, omit_defaults=True):

@@ -146,7 +146,11 @@ def _of_host(host: Host) -> SystemInfo:
     controllers = host.controllers
     return SystemInfo(
         driver="overlay2",
-        plugins=PluginsInfo(volume=["local"], network=["bridge", "host", "null"], log=["json-file", "none"]),
+        plugins=PluginsInfo(
+            volume=["local"],
+            network=["bridge", "host", "ipvlan", "macvlan", "null"],
+            log=["json-file", "local", "none"],
+        ),
         memory_limit="memory" in controllers,
         swap_limit=host.swap_accounting,
         cpu_cfs_period="cpu" in controllers,

@@ -231,3 +231,19 @@ async def test_before_1_42_a_prune_of_volumes_takes_the_named_ones(
     assert engine.volumes.pruned_with == {"all": ["true"]}
     assert (await client.request("POST", "/v1.42/volumes/prune")).status == 200
     assert engine.volumes.pruned_with == {}
+
+
+async def test_what_older_versions_showed_of_images(connect: Connect) -> None:
+    client = connect()
+
+    async def member(target: str) -> dict[str, object]:
+        found = json.loads((await client.request("GET", target)).body)
+        return found[0] if isinstance(found, list) else found
+
+    assert (await member("/v1.43/images/json"))["VirtualSize"] == 5
+    assert "VirtualSize" not in await member("/v1.44/images/json")
+    name = "library/busybox:latest"
+    config = (await member(f"/v1.49/images/{name}/json"))["Config"]
+    assert (config["Entrypoint"], config["Tty"], config["User"]) == (None, False, "")
+    assert "VirtualSize" in await member(f"/v1.43/images/{name}/json")
+    assert not (await member(f"/v1.50/images/{name}/json"))["Config"]
