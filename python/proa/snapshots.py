@@ -6,6 +6,7 @@ Owns <data_root>/snapshots:
     l<random>/tar         beside it, where it came uncompressed: what makes its tar again (layer::recipe)
     <key>/{fs,work}       active: upper and work directory of one container, by its id
     base/fs               the lowest layer of every stack: what is mounted over, where an image lacks it
+    base/container        the same for containers, with what programs look for in one (Docker's init layer)
     removed-<random>      on its way out
 
 Directories are leased by the database: a committed one that it does not know is garbage, a known one is
@@ -67,6 +68,8 @@ _BASE: Final = "base"
 _RECIPE: Final = "tar"
 _BASE_DIRECTORIES: Final = ("dev", "etc", "proc", "sys")
 _BASE_FILES: Final = ("etc/hostname", "etc/hosts", "etc/resolv.conf")
+_IN_CONTAINERS: Final = ".dockerenv"
+_MOUNT_TABLE: Final = "etc/mtab"
 
 
 class Database(Protocol):
@@ -119,7 +122,8 @@ class Snapshots:
         self._boot = boot or boot_id()
         with _translated(f"snapshots {root}"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._base = self._make_base()
+            self._base = self._make_base("fs")
+            self._base_of_containers = self._make_base("container", containers=True)
         self._umask = os.umask(0o022)
         os.umask(self._umask)
 
@@ -274,7 +278,7 @@ class Snapshots:
         """
         directory = f"{self._root}/{key}"
         upper, work = f"{directory}/fs", f"{directory}/work"
-        stack = (*lower, self._base)
+        stack = (*lower, self._base_of_containers)
         with _translated(f"snapshot {key}"):
             if tmpfs:
                 _mount_memory(directory, size)
@@ -337,15 +341,20 @@ class Snapshots:
 
     # ---- inside ---------------------------------------------------------------------------------
 
-    def _make_base(self) -> str:
+    def _make_base(self, kind: str, *, containers: bool = False) -> str:
         """The lowest directory: without it each start would copy /etc up to have something to mount over."""
-        base = self._root / _BASE / "fs"
+        base = self._root / _BASE / kind
         if not base.is_dir():
-            fresh = self._root / _BASE / "fs.new"
+            fresh = self._root / _BASE / f"{kind}.new"
             for name in _BASE_DIRECTORIES:
                 (fresh / name).mkdir(parents=True, exist_ok=True)
             for name in _BASE_FILES:
                 (fresh / name).touch()
+            if containers:
+                (fresh / _IN_CONTAINERS).touch()
+                (fresh / _IN_CONTAINERS).chmod(0o755)
+                with suppress(FileExistsError):
+                    (fresh / _MOUNT_TABLE).symlink_to("/proc/mounts")
             fresh.rename(base)
         return str(base)
 

@@ -57,7 +57,7 @@ def test_an_active_snapshot_is_made_over_its_layers(snapshots: Snapshots, root: 
     lower = commit(snapshots, "a")
     os.chmod(lower, 0o1777)
     overlay = snapshots.prepare("key", [lower], volatile=True)
-    assert overlay.lower == (lower, str(root / "base/fs"))
+    assert overlay.lower == (lower, str(root / "base/container"))
     assert overlay.volatile
     assert (overlay.upper, overlay.work) == (str(root / "key/fs"), str(root / "key/work"))
     assert os.path.isdir(overlay.work)
@@ -68,10 +68,15 @@ def test_an_active_snapshot_is_made_over_its_layers(snapshots: Snapshots, root: 
 
 
 def test_lowest_is_what_the_engine_mounts_over(snapshots: Snapshots, root: Path) -> None:
-    (lower,) = snapshots.prepare("key", []).lower
-    found = {str(path.relative_to(lower)) for path in Path(lower).rglob("*")}
-    assert found == {"dev", "proc", "sys", "etc", "etc/hosts", "etc/hostname", "etc/resolv.conf"}
-    assert all(not path.stat().st_size for path in Path(lower).rglob("*") if path.is_file())
+    for overlay, more in (
+        (snapshots.begin([]), set()),
+        (snapshots.prepare("key", []), {".dockerenv", "etc/mtab"}),
+    ):
+        (lower,) = overlay.lower
+        found = {str(path.relative_to(lower)): path for path in Path(lower).rglob("*")}
+        mounted = {"dev", "proc", "sys", "etc", "etc/hosts", "etc/hostname", "etc/resolv.conf"}
+        assert set(found) == mounted | more
+        assert not any(path.stat().st_size for path in found.values() if path.is_file())
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777, 0o700, 0o2755])
