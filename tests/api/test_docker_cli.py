@@ -222,9 +222,10 @@ def test_wait_kill_restart_rename(daemon: Instance, name: str) -> None:
         "busybox",
         "sh",
         "-c",
-        "trap 'exit 6' TERM; while :; do sleep 0.1; done",
+        "trap 'exit 6' TERM; echo ready; while :; do sleep 0.1; done",
     )
     docker(daemon, "restart", name)
+    assert eventually(lambda: docker(daemon, "logs", name).count("ready") == 2)
     docker(daemon, "kill", "-s", "TERM", name)
     assert docker(daemon, "wait", name).strip() == "6"
     docker(daemon, "rename", name, f"{name}-new")
@@ -421,3 +422,17 @@ def test_system_df_counts_layers_containers_and_volumes(daemon: Instance, name: 
     assert docker(daemon, "ps", "-as", "-f", f"name={name}", "--format", "{{.Size}}").startswith(
         "5B (virtual"
     )
+
+
+def test_programs_find_what_tells_them_that_they_are_contained(daemon: Instance) -> None:
+    script = "test -f /.dockerenv && readlink /etc/mtab"
+    assert docker(daemon, "run", "--rm", "busybox", "sh", "-c", script) == "/proc/mounts\n"
+    name = docker(daemon, "create", "busybox", "true").strip()
+    assert docker(daemon, "diff", name) == ""
+    docker(daemon, "rm", name)
+
+
+def test_a_wait_for_one_that_rm_has_removed_already(daemon: Instance) -> None:
+    name = docker(daemon, "run", "-d", "--rm", "busybox", "sh", "-c", "exit 3").strip()
+    assert eventually(lambda: name not in docker(daemon, "ps", "-aq", "--no-trunc"))
+    assert docker(daemon, "wait", name) == "3\n"

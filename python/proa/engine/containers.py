@@ -28,7 +28,7 @@ from proa.engine.starting import Starting
 from proa.engine.state import Status
 from proa.engine.stats import Stats
 from proa.engine.stopping import Stopping
-from proa.engine.wait import Waiter, condition_of
+from proa.engine.wait import Waiter, condition_of, settled
 from proa.errors import (
     Conflict,
     InvalidParameter,
@@ -177,7 +177,13 @@ class Containers:
     async def wait(self, ref: str, condition: str) -> Waiter:
         """Registered when this returns."""
         wanted = condition_of(condition)
-        container = self._registry.lookup(ref)
+        try:
+            container = self._registry.lookup(ref)
+        except NotFound:
+            told = None if wanted == "next-exit" else self._registry.departed.find(ref)
+            if told is None:
+                raise
+            return settled(told)
         return container.waiters.register(wanted, container.state)
 
     async def remove(self, ref: str, *, volumes: bool, force: bool, link: bool) -> None:

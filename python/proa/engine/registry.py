@@ -12,6 +12,7 @@ from proa.engine.container import Container
 from proa.engine.names import generate
 from proa.engine.record import ContainerTable, Record
 from proa.engine.state import State
+from proa.engine.wait import Departed
 from proa.errors import Conflict, InvalidParameter, NotFound
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -25,6 +26,7 @@ class Registry:
         self._table = table
         self._by_id: dict[str, Container] = {}
         self._id_by_name: dict[str, str] = {}
+        self.departed = Departed()
 
     def load(self) -> None:
         """Read every row; once, at daemon start."""

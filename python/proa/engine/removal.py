@@ -88,7 +88,9 @@ class Removal:
 
     async def remove_with_volumes(self, container: Container) -> None:
         """As --rm wants it; the caller holds its lock."""
+        exit_ = container.state
         await self.remove_stopped(container, volumes=True)
+        self._registry.departed.add(container.id, container.record.name, exit_)
 
     async def resume(self, container: Container) -> None:
         """Go on with a removal that a crash or a failure interrupted; the caller holds its lock."""

@@ -5,6 +5,8 @@
 """
 
 import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
@@ -13,6 +15,10 @@ from proa.errors import InvalidParameter
 from proa.schema.container_state import ContainerWaitExitError, ContainerWaitResponse
 
 Condition = Literal["not-running", "next-exit", "removed"]
+DEPARTED_KEPT = 1000
+DEPARTED_SECONDS = 60
+"""How many exits of removed containers are told, and how long after."""
+
 Waiter = asyncio.Future[ContainerWaitResponse]
 
 
@@ -72,10 +78,45 @@ class Waiters:
         waiters.clear()
 
 
+class Departed:
+    """Exits of containers that `--rm` has removed, for those who ask a moment too late.
+
+    What starts one detached and waits for it in its next request would often find it gone: here a short
+    one is removed within milliseconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._exits: OrderedDict[str, tuple[float, str, ContainerWaitResponse]] = OrderedDict()
+
+    def add(self, id_: str, name: str, state: State) -> None:
+        """It is gone now."""
+        self._exits[id_] = (self._clock(), name, answer(state))
+        if len(self._exits) > DEPARTED_KEPT:
+            self._exits.popitem(last=False)
+
+    def find(self, ref: str) -> ContainerWaitResponse | None:
+        """By id, name or prefix of an id; the last one that bore it."""
+        bare = ref.removeprefix("/")
+        for id_, (when, name, told) in reversed(self._exits.items()):
+            if self._clock() - when > DEPARTED_SECONDS:
+                return None
+            if bare and (bare == name or id_.startswith(bare)):
+                return told
+        return None
+
+
 def answer(state: State, error: str = "") -> ContainerWaitResponse:
     """What a wait tells."""
     failed = ContainerWaitExitError(message=error) if error else None
     return ContainerWaitResponse(status_code=state.exit_code, error=failed)
+
+
+def settled(told: ContainerWaitResponse) -> Waiter:
+    """A wait that is over already."""
+    waiter: Waiter = asyncio.get_running_loop().create_future()
+    waiter.set_result(told)
+    return waiter
 
 
 def _leaving(waiters: list[Waiter]) -> Callable[[Waiter], None]:

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from proa.engine.state import State
+from proa.engine.wait import Departed
 from proa.errors import Conflict, InvalidParameter, NotFound, NotModified, StartFailed, System
 from proa.schema.container import RestartPolicy
 
@@ -330,3 +332,29 @@ async def test_a_forced_removal_and_rm_do_not_get_in_each_other_s_way(world) -> 
         await world.engine.containers.remove(id_, volumes=False, force=True, link=False)
     await world.settle()
     assert world.actions().count("destroy") == 5
+
+
+async def test_who_waits_a_moment_too_late_still_learns_the_exit_of_one_that_rm_removed(world) -> None:
+    id_ = await world.run("brief", auto_remove=True)
+    world.keeper.end(id_, 7)
+    await world.settle()
+    assert world.registry.get(id_) is None
+    for ref in (id_, id_[:12], "brief"):
+        for condition in ("not-running", "removed", ""):
+            assert (await (await world.engine.containers.wait(ref, condition))).status_code == 7
+    with pytest.raises(NotFound):
+        await world.engine.containers.wait(id_, "next-exit")
+    kept = await world.run("kept")
+    await world.engine.containers.remove(kept, volumes=False, force=True, link=False)
+    with pytest.raises(NotFound):
+        await world.engine.containers.wait(kept, "")
+
+
+async def test_exits_of_removed_containers_are_told_for_a_minute(world) -> None:
+    now = 0.0
+    departed = Departed(lambda: now)
+    departed.add("a" * 64, "one", State())
+    assert departed.find("one") == departed.find("/one") == departed.find("aaaa")
+    assert departed.find("") is None
+    now = 61.0
+    assert departed.find("one") is None
