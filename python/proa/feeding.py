@@ -59,6 +59,8 @@ async def supply(
         # Also wakes a reader that waits for bytes that will never come.
         source.close()
         await asyncio.shield(settled(both))
+        # A failure has this frame: with them in it, that is a cycle, and what `consume` has open stays open.
+        del job, pouring, both
 
 
 async def _pour(body: AsyncIterator[bytes], source: proa_native.ByteFeed, run: Run) -> None:
@@ -138,6 +140,8 @@ async def feed(body: AsyncIterator[bytes], executor: Executor | None, read: Call
             with suppress(OSError):
                 ours.shutdown(socket.SHUT_RDWR)
             await asyncio.shield(settled(both))
+            # A failure has this frame: with them in it, that is a cycle, and what `read` has open stays open.
+            del job, sending, both
 
 
 async def settled(tasks: "set[asyncio.Future[Any]]") -> None:

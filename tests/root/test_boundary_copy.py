@@ -271,6 +271,9 @@ def test_nothing_is_left_mounted(daemon: Instance, name: str, tmp_path: Path) ->
     proa(daemon, "wait", name)
     assert request(daemon, "GET", name, "/")[0] == 200
     assert request(daemon, "PUT", name, "/tmp", archive(("x", F, b"x", "")))[0] == 200
+    # Nor by a request that fails: its traceback has the files, and no collection can be waited for.
+    assert request(daemon, "GET", name, "/missing")[0] == 404
+    assert request(daemon, "PUT", name, "/tmp", b"no archive" * 100)[0] == 400
     assert daemon.process is not None
     descriptors = Path(f"/proc/{daemon.process.pid}/fd")
 

@@ -33,7 +33,12 @@ class Transfers:
     async def run(self, call: Callable[[], T]) -> T:
         """One blocking call; it is waited for even where its caller is cancelled."""
         job = asyncio.get_running_loop().run_in_executor(self._executor, call)
-        return await asyncio.shield(job)
+        try:
+            return await asyncio.shield(job)
+        finally:
+            # Its exception has this frame and those that called it, with the view of a container's files:
+            # in a cycle they would stay, and so would what that has mounted, until the next collection.
+            del job
 
     def send(self, write: Callable[[int], object]) -> "Outgoing":
         """What `write(fd)` writes, from now on."""
@@ -59,16 +64,19 @@ class Outgoing(AsyncIterator[bytes]):
             with theirs:
                 write(theirs.fileno())
 
-        self._job = self._loop.run_in_executor(executor, run)
+        self._job: asyncio.Future[None] | None = self._loop.run_in_executor(executor, run)
 
     async def __anext__(self) -> bytes:
         chunk = await self._loop.sock_recv(self._ours, _STEP)
         if not chunk:
-            await asyncio.shield(self._job)
+            if self._job is not None:
+                await asyncio.shield(self._job)
             raise StopAsyncIteration
         return chunk
 
     async def aclose(self) -> None:
         """The client has gone, or has everything: the call ends at its next write."""
         self._ours.close()
-        await asyncio.shield(settled({self._job}))
+        if self._job is not None:
+            await asyncio.shield(settled({self._job}))
+            self._job = None  # its failure has us: no cycle
