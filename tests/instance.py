@@ -5,7 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import peers
@@ -14,9 +14,6 @@ import pytest
 from peers import Engine, UnixConnection
 
 from proa.schema.config import DaemonConfig
-
-MOST_CONNECTIONS = 1000
-"""A daemon lets one client have about 4000."""
 
 
 def require_root() -> None:
@@ -27,6 +24,13 @@ def require_root() -> None:
         pytest.skip("needs Debian's busybox-static")
 
 
+class PassingConnection(UnixConnection):
+    """One that is closed when nobody has it any more: a test run makes thousands."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 @dataclass
 class Instance:
     """One daemon: `engine` says how to reach it."""
@@ -35,7 +39,6 @@ class Instance:
     arguments: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
     engine: Engine | None = None
-    connections: list[UnixConnection] = field(default_factory=list)
 
     def start(self) -> Engine:
         self.process, self.engine, _ = peers.start_proad(self.root, *self.arguments)
@@ -47,12 +50,9 @@ class Instance:
 
     @property
     def api(self) -> UnixConnection:
-        """A new connection, closed with the daemon, or before it where there are very many."""
+        """A new connection."""
         assert self.engine is not None
-        if len(self.connections) >= MOST_CONNECTIONS:
-            self.connections.pop(0).close()
-        self.connections.append(self.engine.connection())
-        return self.connections[-1]
+        return PassingConnection(self.engine.socket)
 
     def kill_daemon(self) -> None:
         """SIGKILL proad alone; the keeper and its containers stay."""
@@ -88,8 +88,6 @@ class Instance:
             peers.end(self.process)
         if self.engine is not None:
             peers.remove_traces(self.engine)
-        for connection in self.connections:
-            connection.close()
 
     def leftovers(self) -> list[str]:
         """What a container may leave on the host and must not: cgroups, mounts, snapshots, directories."""
