@@ -85,7 +85,7 @@ def three_ports(engine: Engine, count: int) -> Samples:
 
 
 def many_ports(engine: Engine, count: int) -> Samples:
-    """dockerd needs many seconds to start 200 ports, and as many to take them back: once a round is enough."""
+    """dockerd needs many seconds to start 200 ports and more to take them back: once a round is enough."""
     bodies = {"": on_network("", 200), "one": on_network("", 1)}
     return starts(engine, bodies, max(2, count // 5) if engine.name == "proa" else 1)
 

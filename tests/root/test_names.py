@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from proa.schema import keeper as protocol
 from proa.schema import plan as plans
 
 ADDRESS = socket.inet_aton("192.0.2.7")
+BURST = 1000
+SO_RCVBUFFORCE = 33
+"""socket(7); the socket module does not name it."""
 
 
 class Containers:
@@ -411,6 +415,20 @@ def test_what_is_no_question_is_told_so_or_ignored(containers: Containers) -> No
     for message in (b"", b"\0" * 11, good[:2] + b"\x81\x80" + good[4:], os.urandom(3)):
         client.udp.send(message)
     assert client.ask("web").id == 1, "nothing came for the others"
+
+
+def test_a_burst_of_questions_waits_for_its_turn(containers: Containers) -> None:
+    """Programs that all ask at once, on a busy host: a question that is dropped costs five seconds."""
+    _, client = containers.run(on("shop", "web", addresses=("10.5.0.2",)))
+    client.udp.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
+    keeper = containers.rig.wire.hello().pid
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        for number in range(BURST):
+            client.udp.send(dns.query(number, "web"))
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    assert {client.answer().id for _ in range(BURST)} == set(range(BURST))
 
 
 @pytest.mark.cgroup

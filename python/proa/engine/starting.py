@@ -5,7 +5,6 @@ Whoever calls holds the container's lock.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -23,7 +22,7 @@ from proa.engine.state import Status
 from proa.errors import Conflict, InvalidParameter, ProaError, StartFailed
 from proa.network import Sandbox
 from proa.schema.keeper import Started
-from proa.schema.plan import ContainerNamespace, Overlay, Plan
+from proa.schema.plan import ContainerNamespace, Plan
 
 StartMonitor = Callable[[Container], Monitor | None]
 """Starts the container's healthcheck, if it has one."""
@@ -106,8 +105,6 @@ class Starting:
             size=storage.size,
             tmpfs=storage.tmpfs,
         )
-        if rootfs.volatile and container.state.finished_ns:
-            _allow_mount_again(rootfs)
         plan = record.resolved.plan
         return ready(plan, rootfs=rootfs, net=sandbox.plan_network)
 
@@ -144,13 +141,6 @@ class Starting:
             except OSError as exc:
                 text = f"error while creating mount source path '{directory}': mkdir {exc.filename}: "
                 raise InvalidParameter(text + (exc.strerror or "").lower()) from exc
-
-
-def _allow_mount_again(rootfs: Overlay) -> None:
-    """A volatile overlay leaves a mark that refuses the next mount, which here is no danger: no crash of
-    the host lies between. Source: Documentation/filesystems/overlayfs.rst, volatile mount.
-    """
-    shutil.rmtree(f"{rootfs.work}/work/incompat", ignore_errors=True)
 
 
 def _shared_namespace(container: Container, peer_id: str) -> str:

@@ -88,8 +88,7 @@ def raise_bridge(config: DaemonConfig, record: NetworkRecord, shards: Sequence[s
     for shard in shards:
         link.ensure_bridge(shard, (), options.mtu, mark_of(config))
         link.join_bridges(options.name, shard, isolated=not options.icc, mtu=options.mtu)
-    if shards:
-        _make_room()
+    _make_room()
     forward(config, ipv6=record.ipv6)
 
 
@@ -97,7 +96,7 @@ def _make_room() -> None:
     try:
         link.make_room()
     except OSError as exc:
-        _log.warning("the host's limits stay as they are, large networks will suffer: %s", exc)
+        _log.info("the host's limits stay as they are, large networks will suffer: %s", exc)
 
 
 def forward(config: DaemonConfig, *, ipv6: bool) -> None:

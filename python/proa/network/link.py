@@ -272,11 +272,11 @@ def enable_forwarding(*, ipv6: bool = False) -> None:
 
 
 def make_room() -> None:
-    """Make the host's limits fit a large network. Never lowered. Raises OSError.
+    """Make the host's limits fit many containers. Never lowered. Raises OSError.
 
-    Neighbours: beyond the default of 1,024, which is one limit for all namespaces, whoever is on such a
-    network loses sight of others. Backlog: a broadcast is a frame for each port, all of them queued on one
-    processor at once, and beyond 1,000 they are dropped.
+    Neighbours: beyond the default of 1,024, which is one limit for all namespaces, containers lose sight of
+    others and of their gateways; each has one or more of them. Backlog: a broadcast is a frame for each port,
+    all of them queued on one processor at once, and beyond 1,000, of whatever networks, they are dropped.
     """
     backlog = Path("/proc/sys/net/core/netdev_max_backlog")
     if backlog.exists() and int(backlog.read_text(encoding="ascii")) < _BACKLOG:
