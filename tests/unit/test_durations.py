@@ -32,5 +32,5 @@ def test_signs(text: str, ns: int) -> None:
     "text", ["", "-", "+", "1", "h", "1x", "--1s", "1..5s", "9" * 400 + "h", "300000000h"]
 )
 def test_what_is_none(text: str) -> None:
-    with pytest.raises(InvalidParameter, match="invalid duration|missing unit|unknown unit"):
+    with pytest.raises(InvalidParameter, match=r"invalid duration|missing unit|unknown unit"):
         parse_duration(text)
