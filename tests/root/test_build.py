@@ -313,23 +313,6 @@ def test_archives_are_unpacked_by_add_alone(daemon: Instance, tmp_path: Path) ->
     )
 
 
-def test_the_lines_of_the_classic_builder(daemon: Instance) -> None:
-    """As docker-py, Compose and scripts read them."""
-    text = 'FROM busybox\nENV a=b\nRUN echo out\nLABEL c=d\nCOPY file /lines\nCMD ["sh"]\n'
-    body = tar_of({"Dockerfile": text, "file": "lines"})
-    told = "".join(line.get("stream", "") for line in posted(daemon, body, "t=lines&nocache=1"))
-    base = json.loads(daemon.run("image", "inspect", "busybox").stdout)[0]["Id"][7:19]
-    built = json.loads(daemon.run("image", "inspect", "lines").stdout)[0]["Id"][7:19]
-    assert re.sub(r"(Running in|container) [0-9a-f]{12}\n", r"\1 ID\n", told) == (
-        f"Step 1/6 : FROM busybox:latest\n ---> {base}\nStep 2/6 : ENV a=b\n"
-        "Step 3/6 : RUN echo out\n ---> Running in ID\nout\n ---> Removed intermediate container ID\n"
-        'Step 4/6 : LABEL c=d\nStep 5/6 : COPY file /lines\nStep 6/6 : CMD ["sh"]\n'
-        f"Successfully built {built}\nSuccessfully tagged lines:latest\n"
-    )
-    again = "".join(line.get("stream", "") for line in posted(daemon, body, "t=lines"))
-    assert "Step 3/6 : RUN echo out\n ---> Using cache\nStep 4/6 : LABEL c=d\n" in again
-
-
 @pytest.mark.parametrize("mode", ["w:bz2", "w:xz", "w:gz"])
 def test_a_context_in_any_compression(daemon: Instance, mode: str) -> None:
     body = tar_of({"Dockerfile": "FROM busybox\nCOPY file /file\n", "file": mode}, mode)

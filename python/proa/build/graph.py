@@ -9,6 +9,7 @@ A vertex's operation and the identity of its inputs say everything that decides 
 """
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from proa.build.dockerfile.mounts import MountType
 from proa.build.dockerfile.source import Location
@@ -166,6 +167,22 @@ class Step(Struct, frozen=True, kw_only=True):
     vertex: int | None = None
 
 
+class Written(Struct, frozen=True, kw_only=True):
+    """An instruction as the Dockerfile has it, and how far the image is after it.
+
+    `vertex` has the file system; `layer` is whether that is its own; `steps` are those of the history so far.
+    """
+
+    text: str
+    vertex: int
+    layer: bool
+    steps: int
+    config: ImageConfig
+    author: str
+    triggered: bool = False
+    """A base image's ONBUILD has it, not the Dockerfile."""
+
+
 class Outcome(Struct, frozen=True, kw_only=True):
     """An image: the file system of a vertex, and its configuration.
 
@@ -178,6 +195,19 @@ class Outcome(Struct, frozen=True, kw_only=True):
     author: str
     platform: Platform
     steps: tuple[Step, ...]
+    written: tuple[Written, ...] = ()
+    """Every instruction of its stage, and before them those of the stages that it stands on."""
+
+    def after(self, written: Written) -> "Outcome":
+        """The image as it was after one of its instructions."""
+        return replace(
+            self,
+            vertex=written.vertex,
+            config=written.config,
+            author=written.author,
+            steps=self.steps[: written.steps],
+            written=(),
+        )
 
     @property
     def base_history(self) -> list[History]:
@@ -185,10 +215,26 @@ class Outcome(Struct, frozen=True, kw_only=True):
         return list(self.base.history or ()) if self.base else []
 
 
+class StageText(Struct, frozen=True, kw_only=True):
+    """A stage as the Dockerfile has it: its FROM, on which other stage of the graph it stands, and the rest.
+
+    Its own instructions are those of `outcome.written` from the place `first` on; it begins with `vertex`.
+    """
+
+    text: str
+    below: int | None
+    first: int
+    vertex: int
+    outcome: Outcome
+
+
 class Graph(Struct, frozen=True, kw_only=True):
     """A planned build: only what the target needs."""
 
     vertices: tuple[Vertex, ...]
     outcome: Outcome
+    arguments: tuple[str, ...] = ()
+    """The ARGs before the first FROM, as they were written."""
+    stages: tuple[StageText, ...] = ()
     unused_arguments: tuple[str, ...] = ()
     """Build arguments that no ARG asked for."""

@@ -80,6 +80,8 @@ async def plan(file: parsing.Dockerfile, request: Request, bases: Bases) -> grap
     return graph.Graph(
         vertices=tuple(planner.vertices),
         outcome=stage.outcome(),
+        arguments=tuple(each.original for each in file.arguments),
+        stages=planner.texts(),
         unused_arguments=tuple(sorted(request.arguments.keys() - used)),
     )
 
@@ -100,6 +102,7 @@ class _Planner:
         }
         self._images: dict[tuple[str, str], Base] = {}
         self._copied: dict[str, int] = {}
+        self._begun: dict[int, tuple[int | None, int, int]] = {}
 
     def _global_arguments(self) -> dict[str, str]:
         request = self._request
@@ -131,6 +134,23 @@ class _Planner:
             self._stages[each] = await self._stage(each)
             self.used |= self._stages[each].used
         return self._stages[number]
+
+    def texts(self) -> tuple[graph.StageText, ...]:
+        """The stages that were needed, in their order."""
+        places = {number: place for place, number in enumerate(sorted(self._stages))}
+        found = []
+        for number in places:
+            below, first, vertex = self._begun[number]
+            found.append(
+                graph.StageText(
+                    text=self._file.stages[number].start.original,
+                    below=None if below is None else places[below],
+                    first=first,
+                    vertex=vertex,
+                    outcome=self._stages[number].outcome(),
+                )
+            )
+        return tuple(found)
 
     def _target_number(self) -> int:
         wanted = self._request.target
@@ -239,6 +259,7 @@ class _Planner:
             base = await self._start(number, name)
             triggers = ((base.file.config and base.file.config.on_build) or ()) if base else ()
             stage = self._on_image(number, base, name, len(triggers))
+        self._begun[number] = (below, len(stage.written), stage.vertex)
         stage.config = replace(stage.config, on_build=None)
         location = source.start.location
         for text in triggers:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -12,6 +12,9 @@ from proa.build.words import go_quoted
 from proa.errors import ProaError
 from proa.registry import Remote
 from proa.schema.plan import Overlay
+
+if TYPE_CHECKING:
+    from proa.build.solver import Layer
 
 
 class StepFailed(ProaError):
@@ -159,3 +162,7 @@ class Watcher(Protocol):
     def missed(self, vertex: int, why: str) -> None: ...
     def output(self, vertex: int, stream: int, data: bytes) -> None: ...
     def finished(self, vertex: int, error: str | None) -> None: ...
+
+    async def had(self, vertex: int, top: "Layer | None") -> None:
+        """A step's files are there, done or found; what stands on them waits for this."""
+        ...

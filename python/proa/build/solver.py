@@ -68,6 +68,16 @@ class Layer:
             layer = layer.parent
         return tuple(found)
 
+    async def stack(self) -> "list[Layer]":
+        """It and those below, base first, all settled."""
+        found = []
+        layer: Layer | None = self
+        while layer is not None:
+            await layer.settled()
+            found.append(layer)
+            layer = layer.parent
+        return found[::-1]
+
     async def settled(self) -> None:
         """Wait until chain id and diff_id are known. Raises what prevented it."""
         if self.settling is not None:
@@ -239,13 +249,8 @@ class Solution:
 
     async def layers(self) -> list[Layer]:
         """The outcome's layers, base first, all settled."""
-        found = []
-        layer = self.result(self.graph.outcome.vertex)
-        while layer is not None:
-            await layer.settled()
-            found.append(layer)
-            layer = layer.parent
-        return found[::-1]
+        top = self.result(self.graph.outcome.vertex)
+        return await top.stack() if top else []
 
 
 class _Solving:
@@ -320,6 +325,11 @@ class _Solving:
         return identify(vertex.operation, [each.key for each in inputs], reads)
 
     async def _solve(self, number: int) -> Result:
+        top = await self._made(number)
+        await self._watcher.had(number, top)
+        return top
+
+    async def _made(self, number: int) -> Result:
         vertex = self._vertices[number]
         match vertex.operation:
             case graph.Scratch():

@@ -78,6 +78,7 @@ class Stage:
         self.config = config
         self.author = base.author if base else ""
         self.steps: list[graph.Step] = []
+        self.written: list[graph.Written] = []
         self.used: set[str] = set()
         self._sources = sources
         self._given = arguments
@@ -93,6 +94,7 @@ class Stage:
         """Begin where another stage ended."""
         self.author = below.author
         self.steps = list(below.steps)
+        self.written = list(below.written)
         self._environment = dict(below._environment)
         self._declared = dict(below._declared)
 
@@ -105,12 +107,25 @@ class Stage:
             author=self.author,
             platform=self.platform,
             steps=tuple(self.steps),
+            written=tuple(self.written),
         )
 
     def apply(self, instruction: it.Instruction, *, triggered: bool = False) -> None:
         """Take one more instruction. Raises InvalidParameter."""
         self._onbuild_mark = "ONBUILD " if triggered else ""
+        before = self.vertex
         _APPLY[type(instruction)](self, instruction)
+        self.written.append(
+            graph.Written(
+                text=instruction.original,
+                vertex=self.vertex,
+                layer=self.vertex != before,
+                steps=len(self.steps),
+                config=self.config,
+                author=self.author,
+                triggered=triggered,
+            )
+        )
 
     # ---- words ----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from proa.build import cache, graph, tables
 from proa.build.cache import Cache
 from proa.build.dockerfile.source import Location
 from proa.build.ports import Measured, Mounted, Output, StepFailed, VertexFailed
-from proa.build.solver import Solution, Solver, chain
+from proa.build.solver import Result, Solution, Solver, chain
 from proa.errors import NotFound
 from proa.metadata import Metadata
 from proa.schema.image import ImageConfig
@@ -129,6 +129,7 @@ class Events:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.had_them: list[int] = []
         self.stepping = asyncio.Event()
 
     def started(self, vertex: int) -> None:
@@ -147,6 +148,9 @@ class Events:
 
     def finished(self, vertex: int, error: str | None) -> None:
         self.told.append(("finished", vertex, error))
+
+    async def had(self, vertex: int, top: Result) -> None:
+        self.had_them.append(vertex)
 
 
 class World:

@@ -15,8 +15,8 @@ from proa.engine.builds.blobs import Compression
 from proa.engine.builds.exporting import CacheExporter, CacheTarget
 from proa.engine.builds.history import claims
 from proa.engine.builds.importing import CacheImports, offers_of_image, read_offers
+from proa.engine.builds.lines import Reporter
 from proa.engine.builds.places import Directory, Place, Repository
-from proa.engine.builds.reporting import Events, Lines
 from proa.engine.images import Images
 from proa.errors import InvalidParameter, ProaError
 from proa.schema.build import BuildOptions
@@ -28,7 +28,6 @@ INLINE_ARGUMENT: Final = "BUILDKIT_INLINE_CACHE"
 _COMPRESSIONS: Final = ("gzip", "zstd", "uncompressed")
 
 Fields = Mapping[str, str]
-Reporter = Lines | Events
 
 
 class Caches:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from proa.build.dockerfile.parsing import Dockerfile
 from proa.build.dockerfile.source import excerpt
 from proa.build.lint import Environment, lint, settings_of
-from proa.engine.builds.reporting import Events, Lines
+from proa.engine.builds.lines import Reporter
 from proa.errors import InvalidParameter
 from proa.ignore import Patterns
 
@@ -20,7 +20,7 @@ def check(
     *,
     ignore: Sequence[str],
     argument: str,
-    reporter: Lines | Events,
+    reporter: Reporter,
     fatal: bool,
     environment: Environment,
 ) -> None:

@@ -150,12 +150,41 @@ class BuiltImages:
         manifest = self._store.manifest(record.id)
         return digest_of(manifest.data) if manifest else ""
 
-    def record_base(self, record: ImageRecord, solution: Solution) -> None:
-        """Let the image that the target's stage began with be the parent, as the classic builder has it."""
-        base = solution.graph.outcome.base
-        parent = next((image for image in self._store.all() if image.file == base), None)
-        if parent is not None:
-            self._store.lineage.record(record.id, parent.id)
+    async def id_of(self, outcome: graph.Outcome, top: BuildLayer | None, created_ns: int | None) -> str:
+        """What an image would be called that nobody has made yet."""
+        built = await top.stack() if top else []
+        times = [layer.created_ns for layer in built]
+        return digest_of(msgspec.json.encode(document(outcome, self._layers(built), {}, created_ns, times)))
+
+    async def keep_steps(self, record: ImageRecord, solution: Solution, created_ns: int | None) -> None:
+        """Let there be an image of every instruction, each the parent of the next: the classic builder's way.
+
+        The first's is the image that the target's stage began with; all go with the last one.
+        """
+        outcome = solution.graph.outcome
+        built = await solution.layers()
+        layers, times = self._layers(built), [layer.created_ns for layer in built]
+        below = len(layers) - sum(step.vertex is not None for step in outcome.steps)
+        base = next((image for image in self._store.all() if image.file == outcome.base), None)
+        parent = base.id if base else ""
+        made = []
+        with self._store.database.transaction():
+            for written in outcome.written[:-1]:
+                so_far = outcome.after(written)
+                count = below + sum(step.vertex is not None for step in so_far.steps)
+                blob = msgspec.json.encode(document(so_far, layers[:count], {}, created_ns, times[:count]))
+                if digest_of(blob) not in (record.id, parent):
+                    made.append(self._store.add(blob, decode_image_file(blob), layers[:count]))
+                    parent = self._descend(made[-1].id, parent)
+            self._descend(record.id, parent)
+        for each in made:
+            self._store.publish(each)
+
+    def _descend(self, image_id: str, parent: str) -> str:
+        """Record a parent, where there is one; returns the image."""
+        if parent:
+            self._store.lineage.record(image_id, parent)
+        return image_id
 
     def _layers(self, built: Sequence[BuildLayer]) -> list[Layer]:
         """Base first; those of images have the blobs that they have there."""

@@ -1,15 +1,13 @@
-"""How a build tells its client: Docker's lines, or vertices as events for whoever shows steps in parallel.
+"""How a build tells its client: vertices as events, for whoever shows steps in parallel; or lines.py's.
 
-    {"vertex": {"number": 1, "title": "[2/5] RUN x"}}                 it has begun
-    {"vertex": {"number": 1, "cached": true}}                         it was done before
-    {"output": {"number": 1, "stream": 1, "text": "..."}}
-    {"vertex": {"number": 1, "done": true, "seconds": 1.5}}           or "error": "..."
-    {"status": {"number": "export", "text": "writing image sha256:..."}}   of the builder's own work
-    {"warning": "...", "rule": ...}                                   see Events.found for more
-    {"failure": {"excerpt": "..."}}                                   the lines at fault, before the error
-    {"aux": {"ID": "sha256:..."}}                                     the image
-
-Source of the lines: moby builder/dockerfile/dispatchers.go, pkg/streamformatter.
+{"vertex": {"number": 1, "title": "[2/5] RUN x"}}                 it has begun
+{"vertex": {"number": 1, "cached": true}}                         it was done before
+{"output": {"number": 1, "stream": 1, "text": "..."}}
+{"vertex": {"number": 1, "done": true, "seconds": 1.5}}           or "error": "..."
+{"status": {"number": "export", "text": "writing image sha256:..."}}   of the builder's own work
+{"warning": "...", "rule": ...}                                   see Events.found for more
+{"failure": {"excerpt": "..."}}                                   the lines at fault, before the error
+{"aux": {"ID": "sha256:..."}}                                     the image
 """
 
 import codecs
@@ -20,8 +18,9 @@ from typing import Any
 
 from proa.build import graph
 from proa.build.lint import Finding
+from proa.build.ports import Watcher
+from proa.build.solver import Result
 from proa.errors import ProaError
-from proa.schema.reference import parse_reference
 
 Send = Callable[[dict[str, Any]], None]
 Tell = Callable[[str], None]
@@ -30,7 +29,7 @@ OUTPUT_LIMIT = 2 << 20
 """Bytes of output of one step that a client is told."""
 
 
-class _Clipped:
+class Clipped:
     """Text of a step's output, up to the limit."""
 
     def __init__(self) -> None:
@@ -49,124 +48,6 @@ class _Clipped:
         return decoder.decode(data)
 
 
-class Lines:
-    """Docker's lines, for the classic API."""
-
-    def __init__(self, send: Send, *, quiet: bool, explain: bool = False) -> None:
-        self._send = send
-        self._explain = explain
-        self._quiet = quiet
-        self._vertices: Sequence[graph.Vertex] = ()
-        self._numbers: dict[int, int] = {}
-        self._notes: dict[int, list[tuple[int, str]]] = {}
-        self._total = 0
-        self._running: dict[int, str] = {}
-        self._outputs: dict[int, _Clipped] = {}
-
-    def planned(self, plans: Sequence[graph.Graph]) -> None:
-        """The steps are known. Those that only change the configuration are told after what they follow."""
-        (wanted, *_) = plans
-        self._vertices = wanted.vertices
-        after: dict[int, list[str]] = {}
-        last = _first(wanted)
-        for step in wanted.outcome.steps:
-            last = last if step.vertex is None else step.vertex
-            if step.vertex is None:
-                after.setdefault(last, []).append(step.created_by)
-        for number, vertex in enumerate(wanted.vertices):
-            if vertex.title:
-                self._total += 1
-                self._numbers[number] = self._total
-            for text in after.get(number, ()):
-                self._total += 1
-                self._notes.setdefault(number, []).append((self._total, text))
-
-    def started(self, vertex: int) -> None:
-        """A step begins."""
-        if vertex in self._numbers:
-            operation = self._vertices[vertex].operation
-            title = self._vertices[vertex].title.partition("] ")[2]
-            if isinstance(operation, graph.Image):
-                title = f"FROM {parse_reference(operation.reference).familiar}"
-            self._stream(f"Step {self._numbers[vertex]}/{self._total} : {title}\n")
-
-    def cached(self, vertex: int) -> None:
-        """A step was done before."""
-        self.started(vertex)
-        self._stream(" ---> Using cache\n")
-        self._noted(vertex)
-
-    def output(self, vertex: int, stream: int, data: bytes) -> None:
-        """Output of a step."""
-        if stream == 0:
-            self._running[vertex] = data.decode()[:12]
-            self._stream(f" ---> Running in {self._running[vertex]}\n")
-            return
-        clipped = self._outputs.setdefault(vertex, _Clipped())
-        text = clipped.text(stream, data)
-        if text:
-            self._stream(text)
-
-    def finished(self, vertex: int, error: str | None) -> None:
-        """A step has ended."""
-        self._outputs.pop(vertex, None)
-        container = self._running.pop(vertex, "")
-        if error is not None:
-            return
-        if container:
-            self._stream(f" ---> Removed intermediate container {container}\n")
-        operation = self._vertices[vertex].operation
-        if isinstance(operation, graph.Image) and vertex in self._numbers:
-            self._stream(f" ---> {operation.id.partition(':')[2][:12]}\n")
-        self._noted(vertex)
-
-    def _noted(self, vertex: int) -> None:
-        """The instructions after a step that have nothing to do."""
-        for number, text in self._notes.pop(vertex, ()):
-            self._stream(f"Step {number}/{self._total} : {text}\n")
-
-    def pulling(self, reference: str, line: dict[str, Any]) -> None:
-        """Progress of a base image's pull."""
-        if not self._quiet:
-            self._send(line)
-
-    def missed(self, vertex: int, why: str) -> None:
-        """Why a step is not in the cache; told where it was asked for."""
-        if not self._explain:
-            return
-        self._stream(f" ---> not cached: {why}\n")
-
-    def warned(self, text: str) -> None:
-        """Something that the user should know."""
-        self._stream(f"[Warning] {text}\n")
-
-    def found(self, finding: Finding, excerpt: str) -> None:
-        """A build check's violation."""
-        self.warned(str(finding))
-
-    def failed(self, excerpt: str) -> None:
-        """The lines at fault; the error follows."""
-
-    @contextmanager
-    def task(self, name: str, title: str) -> Iterator[Tell]:
-        """Work of the builder's own; Docker's lines do not speak of it."""
-        yield lambda text: None
-
-    def built(self, image_id: str, names: list[str], **more: Any) -> None:
-        """The image is there."""
-        self._send({"aux": {"ID": image_id}})
-        if self._quiet:
-            self._send({"stream": f"{image_id}\n"})
-            return
-        self._stream(f"Successfully built {image_id[7:19]}\n")
-        for name in names:
-            self._stream(f"Successfully tagged {name}\n")
-
-    def _stream(self, text: str) -> None:
-        if not self._quiet:
-            self._send({"stream": text})
-
-
 class Events:
     """Vertices as events."""
 
@@ -175,7 +56,7 @@ class Events:
         self._explain = explain
         self._vertices: Sequence[graph.Vertex] = ()
         self._begun: dict[int, float] = {}
-        self._outputs: dict[int, _Clipped] = {}
+        self._outputs: dict[int, Clipped] = {}
 
     def planned(self, plans: Sequence[graph.Graph]) -> None:
         """The steps are known."""
@@ -196,7 +77,7 @@ class Events:
         """Output of a step."""
         if stream == 0:
             return  # Which container it is does not matter to anybody.
-        clipped = self._outputs.setdefault(vertex, _Clipped())
+        clipped = self._outputs.setdefault(vertex, Clipped())
         text = clipped.text(stream, data)
         if text:
             self._send({"output": {"number": vertex, "stream": stream, "text": text}})
@@ -208,6 +89,9 @@ class Events:
         ended: dict[str, Any] = {"number": vertex, "seconds": round(seconds, 3)}
         ended |= {"done": True} if error is None else {"error": error}
         self._send({"vertex": ended})
+
+    async def had(self, vertex: int, top: Result) -> None:
+        """A step's files are there."""
 
     def pulling(self, reference: str, line: dict[str, Any]) -> None:
         """Progress of a base image's pull."""
@@ -251,18 +135,10 @@ class Events:
         self._send({"aux": {"ID": image_id, "Names": names, **more}})
 
 
-def _first(wanted: graph.Graph) -> int:
-    """The vertex that the outcome's first step stands on."""
-    first = wanted.outcome.vertex
-    while wanted.vertices[first].inputs:
-        first = wanted.vertices[first].inputs[0]
-    return first
-
-
 class Shifted:
     """One of several graphs of a build; its vertices are told by their places among all."""
 
-    def __init__(self, reporter: Lines | Events, first: int) -> None:
+    def __init__(self, reporter: Watcher, first: int) -> None:
         self._reporter = reporter
         self._first = first
 
@@ -285,3 +161,7 @@ class Shifted:
     def finished(self, vertex: int, error: str | None) -> None:
         """A step has ended."""
         self._reporter.finished(self._first + vertex, error)
+
+    async def had(self, vertex: int, top: Result) -> None:
+        """A step's files are there."""
+        await self._reporter.had(self._first + vertex, top)

@@ -30,9 +30,10 @@ from proa.engine.builds.checking import ARGUMENT, check
 from proa.engine.builds.commands import Limits
 from proa.engine.builds.images import BuiltImages, main_of
 from proa.engine.builds.importing import CacheImports
+from proa.engine.builds.lines import Lines, Reporter
 from proa.engine.builds.outputs import ImageWish, wish_of
 from proa.engine.builds.pruning import Pruner
-from proa.engine.builds.reporting import Events, Lines, Send, Shifted
+from proa.engine.builds.reporting import Events, Send, Shifted
 from proa.engine.builds.work import BuildWork, Workshop
 from proa.engine.images import Images
 from proa.engine.images.progress import streamed_lines
@@ -41,8 +42,6 @@ from proa.schema.build import BuildCacheRecord, BuildOptions, BuildPruneReport
 from proa.schema.oci import Platform
 from proa.schema.reference import Reference, parse_reference
 from proa.schema.registry import Credentials
-
-Reporter = Lines | Events
 
 _OWN_ARGUMENTS = frozenset((ARGUMENT, INLINE_ARGUMENT, "SOURCE_DATE_EPOCH"))
 """Build arguments that speak to the builder, not to the Dockerfile."""
@@ -96,7 +95,7 @@ class Builds:
             reporter = (
                 Events(send, explain=options.local.explain_cache)
                 if options.events
-                else Lines(send, quiet=options.quiet)
+                else Lines(send, partial(self._built.id_of, created_ns=epoch), quiet=options.quiet)
             )
             await self._build(options, body, credentials, names, epoch, reporter)
 
@@ -200,7 +199,7 @@ class Builds:
                 tell("exporting layers done")
                 tell(f"writing image {record.id} done")
                 if not options.events:
-                    self._built.record_base(record, solution)
+                    await self._built.keep_steps(record, solution, epoch)
             for name in names:
                 tell(f"naming to {name.canonical} done")
         if not several:
