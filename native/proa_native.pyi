@@ -182,7 +182,7 @@ class UnpackedLayer:
 
 @final
 class Expression:
-    """A regular expression in Go's syntax, without \\p. A search takes time in proportion to its length and the text's."""
+    """A regular expression in Go's syntax, without \\p; a search takes time in proportion to the lengths."""
 
     def __new__(cls, text: str) -> Self:
         """Raises ValueError for a malformed one and for one that is large when compiled."""
