@@ -99,7 +99,7 @@ class Query:
             return {}
         try:
             return {key: _filter_values(values) for key, values in _decode_filters(value).items()}
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise InvalidParameter("invalid filter") from None
 
 

@@ -40,6 +40,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO
 _IFLA_IFALIAS, _IFLA_AF_SPEC = 20, 26
 _IFLA_PROTINFO, _BRPORT_MODE, _BRPORT_ISOLATED = 12, 4, 33
 _INFO_KIND, _INFO_DATA = 1, 2
+_LAST_VLAN = 4094
 _VETH_PEER, _VLAN_ID = 1, 1
 _ADDR_GEN_MODE, _GEN_NONE = 8, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
@@ -163,6 +164,8 @@ def ensure_parent(name: str, mark: str) -> None:
         if index is None:
             link, dot, vlan = name.rpartition(".")
             if dot:
+                if not (vlan.isascii() and vlan.isdigit() and 1 <= int(vlan) <= _LAST_VLAN):
+                    raise OSError(errno.EINVAL, f"vlan id must be between 1-{_LAST_VLAN}, received: {vlan}")
                 info = nested(_INFO_DATA, attribute(_VLAN_ID, struct.pack("=H", int(vlan))))
                 info = nested(_IFLA_LINKINFO, string(_INFO_KIND, "vlan"), info)
                 info = u32(_IFLA_LINK, socket.if_nametoindex(link)) + info
