@@ -7,10 +7,14 @@ import os
 
 from proa.cli.catalogue import COMMON, GROUP_HELP, GROUPS, MODULES, UNLISTED
 from proa.cli.failure import Failure
-from proa.cli.flags import PROGRAM, Command, Flag
+from proa.cli.flags import PROGRAM, Command, Flag, Globals
 from proa.cli.main import load
 from proa.cli.similar import similar
 from proa.cli.table import show
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def show_command(command: Command, shorthand: bool) -> int:
@@ -99,21 +103,17 @@ def _listing(rows: list[tuple[str, str]], minimum: int = 0) -> str:
     return "".join(f"  {name:<{width}} {short}\n" for name, short in rows)
 
 
-def show_group(argv: list[str]) -> int:
-    """A group without a command, or a name that is none. Raises Failure."""
+def show_group(argv: list[str], options: Globals) -> int:
+    """A group without a command, a plugin, or a name that is none. Raises Failure."""
     name = argv[0] if argv else ""
     if name == "help":
-        return _help(argv[1:])
+        return _help(argv[1:], options)
     if name in ("__complete", "__completeNoDesc"):
         from proa.cli.candidates import answer
 
         return answer(argv[1:], described=name == "__complete")
     if name not in GROUPS:
-        known = [command for command in (*MODULES, *GROUPS) if " " not in command]
-        raise Failure(
-            f"{PROGRAM}: unknown command: {PROGRAM} {name}\n{similar(name, known)}\n"
-            f"Run '{PROGRAM} --help' for more information"
-        )
+        _other(argv, options)
     words = [word for word in argv[1:] if word[:1] != "-"]
     path = f"{PROGRAM} {name}"
     if words:
@@ -141,13 +141,29 @@ def show_group(argv: list[str]) -> int:
     return 0
 
 
-def _help(argv: list[str]) -> int:
+def _other(argv: list[str], options: Globals) -> "NoReturn":
+    """A plugin takes over, or the name is none. Raises Failure."""
+    from proa.cli import plugins
+
+    name = argv[0]
+    found = plugins.find(name, options)
+    if found:
+        plugins.run(found, argv, options)
+    known = [command for command in (*MODULES, *GROUPS) if " " not in command]
+    why = plugins.ABSENT.get(name)
+    hint = f"{why}\n" if why else similar(name, known)
+    raise Failure(
+        f"{PROGRAM}: unknown command: {PROGRAM} {name}\n{hint}\nRun '{PROGRAM} --help' for more information"
+    )
+
+
+def _help(argv: list[str], options: Globals) -> int:
     from proa.cli.main import find
 
     if not argv:
         return show_root()
     command, _ = find(argv)
-    return show_command(command, False) if command is not None else show_group(argv)
+    return show_command(command, False) if command is not None else show_group(argv, options)
 
 
 def show_root() -> int:

@@ -103,7 +103,7 @@ def dispatch(argv: list[str], options: "Globals") -> int:
     if command is None:
         from proa.cli.helptext import show_group
 
-        return show_group(argv)
+        return show_group(argv, options)
     try:
         parsed = parse(command, rest, options)
     except HelpRequested as exc:
