@@ -247,6 +247,26 @@ def test_a_flood_of_attached_clients_is_let_go(daemon: Instance) -> None:
         assert eventually(lambda: len(os.listdir(f"/proc/{keeper}/fd")) < many - 250)
 
 
+@pytest.mark.parametrize(
+    "request_line",
+    ["POST /images/load", "POST /build", "PUT /containers/{name}/archive?path=/tmp"],
+    ids=["load", "build", "copy"],
+)
+def test_uploads_that_are_cut_leave_no_descriptor(daemon: Instance, request_line: str) -> None:
+    assert daemon.engine is not None and daemon.process is not None
+    descriptors = Path(f"/proc/{daemon.process.pid}/fd")
+    with running(daemon) as name:
+        before = len(list(descriptors.iterdir()))
+        head = f"{request_line.format(name=name)} HTTP/1.1\r\nHost: p\r\nContent-Type: application/x-tar\r\n"
+        for _ in range(20):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(daemon.engine.socket)
+                client.sendall(head.encode() + b"Content-Length: 100000\r\n\r\n" + bytes(1000))
+                client.shutdown(socket.SHUT_WR)
+                client.recv(1000)
+        assert eventually(lambda: len(list(descriptors.iterdir())) <= before + 5)
+
+
 def test_the_root_of_a_user_namespace_is_nobody_outside(daemon: Instance, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("of the host's root")
     (tmp_path / "secret").chmod(0o600)

@@ -12,6 +12,7 @@ Source: RFC 9112, sections 2 to 6.
 """
 
 from collections import deque
+from copy import copy
 
 from libc.string cimport memchr
 
@@ -183,7 +184,9 @@ cdef class BodyStream:
     async def __anext__(self):
         while not self._chunks:
             if self._error is not None:
-                raise self._error
+                # Another one: its traceback leads here, and with it everything on the way would wait for
+                # the garbage collector.
+                raise copy(self._error)
             if self._ended:
                 raise StopAsyncIteration
             self._flow.want_body()

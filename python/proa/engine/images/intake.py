@@ -209,5 +209,7 @@ class Intake:
         for job in self._jobs:
             if not job.cancelled():
                 job.exception()
+        # Their failures have frames that lead here: a cycle, with a feed's descriptor in it.
+        self._jobs.clear()
         for draft in self._drafts:
             await self.store.snapshots.discard(draft)
