@@ -4,13 +4,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from resolving import HOST, ID, PEER_ID, context, peer_of, resolved, with_host
+from resolving import HOST, ID, IMAGE, PEER_ID, context, peer_of, resolved, with_host
 
 from proa.engine.resolve import Storage, capabilities
 from proa.engine.resolve.namespaces import subordinate_ids
 from proa.errors import Conflict, InvalidParameter, NotImplemented_
 from proa.schema.config import DaemonConfig
 from proa.schema.container import DeviceMapping, DeviceRequest, HostConfig, LogConfig, RestartPolicy
+from proa.schema.image import ImageConfig
 from proa.schema.network import EndpointIPAMConfig, EndpointSettings, NetworkingConfig
 from proa.schema.plan import ContainerNamespace, Dev, Device, HostNamespace, NewNamespace, NoNetwork
 
@@ -427,3 +428,34 @@ def test_the_cgroup_has_its_place() -> None:
 
 def test_a_device_is_a_struct() -> None:
     assert Device(path="/dev/x", kind="char", major=1, minor=3, mode=0o666).uid == 0
+
+
+def test_labels_of_an_image_change_nothing_but_labels() -> None:
+    """CVE-2026-53488: what an engine keeps in labels an image can write; here nothing is kept there."""
+    labels = {
+        "containerd.io/restart.loguri": "binary:///bin/sh?-c=id",
+        "containerd.io/restart.status": "running",
+        "io.containerd.image.config.stop-signal": "SIGKILL",
+        "io.kubernetes.cri.container-type": "sandbox",
+        "com.docker.volume.anonymous": "",
+        "com.docker.network.bridge.name": "eth0",
+        "com.docker.compose.project": "other",
+        "io.proa.plan": '{"privileged":true}',
+        "proa.privileged": "true",
+        "desktop.docker.io/binds/0/Source": "/",
+    }
+    plain = resolved(within=context(image=IMAGE))
+    found = resolved(within=context(image=msgspec.structs.replace(IMAGE, labels=labels)))
+    assert (found.config.labels or {}) == labels
+    same = msgspec.structs.replace(found.config, labels=plain.config.labels)
+    assert msgspec.structs.replace(found, config=same) == plain
+
+
+def test_an_image_has_no_word_in_what_is_the_host_s() -> None:
+    """CVE-2026-53488: keys that a request may have and an image may not are passed over."""
+    written = b"""{"Cmd": ["sh"], "Env": ["PATH=/bin", "LANG=C"], "Privileged": true, "Runtime": "/bin/sh",
+        "Annotations": {"a": "b"}, "ProaRootfs": "/", "MacAddress": "02:00:00:00:00:01",
+        "HostConfig": {"Privileged": true, "Binds": ["/:/host"], "PidMode": "host", "CapAdd": ["ALL"],
+            "LogConfig": {"Type": "syslog"}, "Init": true, "Runtime": "/bin/sh"}}"""
+    image = msgspec.json.decode(written, type=ImageConfig)
+    assert resolved(within=context(image=image)) == resolved(within=context(image=IMAGE))
