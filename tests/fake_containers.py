@@ -325,7 +325,7 @@ class FakeFiles:
         self._containers.get(ref)
         return [FilesystemChange(path="/etc", kind=0), FilesystemChange(path="/etc/new", kind=1)]
 
-    async def export(self, ref: str) -> AsyncIterator[bytes]:
+    async def export(self, ref: str, *, image: bool = False) -> AsyncIterator[bytes]:
         self._containers.get(ref)
         return self._archive()
 

@@ -84,7 +84,9 @@ def asked(daemon: FakeDaemon) -> tuple[Request, dict[str, list[str]]]:
 def test_a_local_directory_is_named_and_not_sent(daemon: FakeDaemon, context: Path) -> None:
     done = proa(daemon, "build", "-t", "x", "-t", "y:1", ".", cwd=context, SOURCE_DATE_EPOCH="0")
     assert (done.returncode, done.stdout) == (0, b"")
-    assert done.stderr == b"#1 [1/1] FROM busybox\n#1 CACHED\n"
+    assert done.stderr == (
+        b'#0 building with "default" instance using docker driver\n\n#1 [1/1] FROM busybox\n#1 CACHED\n'
+    )
     request, query = asked(daemon)
     assert request.headers["content-type"] == PROA_BUILD
     assert request.json == {"Context": str(context), "SourceDateEpoch": 0}

@@ -58,6 +58,7 @@ def test_steps_have_buildkits_names(daemon: Instance, context: Path) -> None:
     assert [text for text in dict.fromkeys(shown) if not text.startswith(("[first", "[stage-1"))] == [
         "[internal] load build definition from Dockerfile",
         "[internal] load metadata for docker.io/library/busybox:latest",
+        "[internal] load .dockerignore",
         "[internal] load build context",
         "exporting to image",
         f"writing image {image} done",

@@ -188,3 +188,48 @@ def test_a_command_of_another_platform_says_what_is_wrong(daemon: Instance, tmp_
     done = daemon.run("build", "--platform", "linux/s390x", str(context), cli="proa")
     assert done.returncode == 1
     assert "exec /tool: exec format error" in done.stderr
+
+
+def test_files_are_the_images_alone(daemon: Instance, tmp_path: Path) -> None:
+    """Nothing of what an engine puts into containers, nor directories of volumes."""
+    context = context_of(tmp_path, "FROM scratch\nCOPY file /bin/\nVOLUME /data\nWORKDIR /w\n", file="x")
+    built(daemon, context, "-o", str(tmp_path / "out"))
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*"))
+    assert found == ["bin", "bin/file", "w"]
+    built(daemon, context, "-o", f"type=tar,dest={tmp_path}/out.tar")
+    with tarfile.open(tmp_path / "out.tar") as archive:
+        assert sorted(archive.getnames()) == ["bin", "bin/file", "w"]
+    assert daemon.run("ps", "-aq").stdout == ""
+
+
+def test_an_archive_as_a_directory(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM scratch\nCOPY file /\n", file="x")
+    built(daemon, context, "-o", f"type=oci,dest={tmp_path}/layout,tar=false")
+    index = json.loads((tmp_path / "layout/index.json").read_text())
+    digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+    assert json.loads((tmp_path / "layout/blobs/sha256" / digest).read_text())["layers"]
+
+
+def test_a_directory_for_the_platform_where_it_is_asked_for(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(tmp_path, "FROM scratch\nCOPY file /\n", file="x")
+    words = ("--platform", "linux/arm64", "-o", f"type=local,dest={tmp_path}/out,platform-split=true")
+    built(daemon, context, *words)
+    assert (tmp_path / "out/linux_arm64/file").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        (
+            "type=image,push=maybe",
+            'non-bool value specified for push: strconv.ParseBool: parsing "maybe": invalid syntax',
+        ),
+        ("type=foo", 'exporter "foo" could not be found'),
+        ("type=image,push-by-digest=true", "push-by-digest=true is not supported"),
+        ("type=oci,tar=false", "dest is required for oci exporter"),
+    ],
+)
+def test_outputs_that_cannot_be(daemon: Instance, context: Path, output: str, error: str) -> None:
+    done = daemon.run("build", "-o", output, str(context), cli="proa")
+    assert done.returncode == 1
+    assert error in done.stderr

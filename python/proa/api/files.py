@@ -36,8 +36,9 @@ async def changes(engine: Engine, request: Request) -> Response:
 
 
 async def export(engine: Engine, request: Request) -> Response:
-    """GET /containers/{id}/export."""
-    return Stream(await engine.files.export(request.name), "application/octet-stream")
+    """GET /containers/{id}/export; with our own `image`, of what its image has."""
+    image = Query(request.query).flag("image")
+    return Stream(await engine.files.export(request.name, image=image), "application/octet-stream")
 
 
 async def stat(engine: Engine, request: Request) -> Response:

@@ -42,9 +42,11 @@ _LIMIT: Final = 1 << 20
 class Context:
     """One directory, and the patterns of what is ignored of it."""
 
-    def __init__(self, root: str, ignore: Sequence[str]) -> None:
+    def __init__(self, root: str, ignore: Sequence[str], size: int = 0) -> None:
+        """`size` is that of the file that says what is ignored, in bytes."""
         self.root = root
         self.ignore = tuple(ignore)
+        self.size = size
 
 
 class Contexts:
@@ -101,10 +103,11 @@ class Contexts:
         """A directory as it lies; without `ignore`, its .dockerignore says. Raises InvalidParameter."""
         if not os.path.isdir(path):
             raise InvalidParameter(f"unable to prepare context: path {path!r} not found")
+        text = None
         if ignore is None:
             text = _read_beneath(path, ".dockerignore")
             ignore = read_ignore_file(text) if text is not None else ()
-        self._contexts[name] = Context(path, ignore)
+        self._contexts[name] = Context(path, ignore, len((text or "").encode()))
 
     async def add_tar(self, name: str, body: AsyncIterator[bytes]) -> None:
         """A tar, compressed or not. Raises InvalidParameter for a malformed one."""
@@ -155,6 +158,12 @@ class Contexts:
         """The directory of a context. Raises NotFound."""
         return self.find(name).root
 
+    @property
+    def ignored_bytes(self) -> int:
+        """Of the main context's ignore file."""
+        main = self._contexts.get("")
+        return main.size if main else 0
+
     def find(self, name: str) -> Context:
         """Raises NotFound."""
         context = self._contexts.get(name)
@@ -182,7 +191,7 @@ class Contexts:
         ignore = _read_beneath(root, f"{relative}.dockerignore")
         main = self._contexts.get("")
         if ignore is not None and main is not None:
-            self._contexts[""] = Context(main.root, read_ignore_file(ignore))
+            self._contexts[""] = Context(main.root, read_ignore_file(ignore), len(ignore.encode()))
         return text, os.path.basename(path)
 
     # ---- inside -----------------------------------------------------------------------------------

@@ -28,6 +28,20 @@ _FIELDS = (
     "oci-mediatypes",
     "rewrite-timestamp",
 )
+_BOOLS = (
+    "force-compression",
+    "insecure",
+    "name-canonical",
+    "oci-mediatypes",
+    "platform-split",
+    "push",
+    "push-by-digest",
+    "rewrite-timestamp",
+    "store",
+    "tar",
+    "unpack",
+)
+_TRUE, _FALSE = ("", "1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 _ANNOTATED = ("manifest", "index", "manifest-descriptor")
 _KINDS = ("docker", "image", "local", "oci", "registry", "tar")
 
@@ -51,7 +65,7 @@ class Built:
 class Output:
     """One --output: `target` is a path, `-` for stdout, or nothing for the store."""
 
-    __slots__ = ("fields", "kind", "names", "push", "target")
+    __slots__ = ("fields", "kind", "names", "options", "push", "target")
 
     def __init__(
         self,
@@ -60,13 +74,20 @@ class Output:
         push: bool,
         names: list[str],
         fields: "dict[str, str] | None" = None,
+        options: "dict[str, bool] | None" = None,
     ) -> None:
-        """`fields` are for the daemon: what the image is to be like."""
+        """`fields` are for the daemon: what the image is to be like; `options` are for us."""
         self.kind = kind
         self.target = target
         self.push = push
         self.names = names
         self.fields = fields or {}
+        self.options = options or {}
+
+    @property
+    def unpacked(self) -> bool:
+        """Whether an archive is wanted as a directory."""
+        return not self.options.get("tar", True)
 
 
 def outputs_of(parsed: Parsed) -> list[Output]:
@@ -98,7 +119,13 @@ def _output(text: str) -> Output:
     if not kind:
         raise Failure("ERROR: type is required for output")
     if kind not in _KINDS:
-        raise Failure(f"ERROR: exporter {kind!r} could not be found")
+        raise Failure(f'ERROR: failed to solve: exporter "{kind}" could not be found')
+    options = {name: _truth(name, values[name]) for name in _BOOLS if name in values}
+    values.update({name: "true" if value else "false" for name, value in options.items()})
+    if options.get("push-by-digest"):
+        raise Failure("ERROR: push-by-digest=true is not supported")
+    if not options.get("tar", True) and target in ("", "-"):
+        raise Failure(f"ERROR: dest is required for {kind} exporter with tar=false")
     if kind == "local" and target in ("", "-"):
         raise Failure("ERROR: dest is required for local exporter")
     if kind in ("oci", "tar") and not target:
@@ -106,11 +133,18 @@ def _output(text: str) -> Output:
     if values.get("compression") == "estargz":
         raise Failure("ERROR: compression=estargz is not supported: gzip, zstd and uncompressed are")
     names = [name for name in values.get("name", "").split(",") if name]
-    push = kind == "registry" or (kind == "image" and values.get("push", "") in ("true", "1"))
+    push = kind == "registry" or (kind == "image" and options.get("push", False))
     wanted = {
         name: value for name, value in values.items() if name in _FIELDS or name.startswith("annotation")
     }
-    return Output(kind, "" if kind in ("image", "registry") else target, push, names, wanted)
+    return Output(kind, "" if kind in ("image", "registry") else target, push, names, wanted, options)
+
+
+def _truth(name: str, value: str) -> bool:
+    if value not in _TRUE and value not in _FALSE:
+        said = f'strconv.ParseBool: parsing "{value}": invalid syntax'
+        raise Failure(f"ERROR: failed to solve: non-bool value specified for {name}: {said}")
+    return value in _TRUE
 
 
 def image_fields(parsed: Parsed, outputs: list[Output]) -> dict[str, str]:
@@ -139,13 +173,13 @@ def deliver(
     """Everything that was asked for, of the image or the images of several platforms. Raises Failure."""
     for output in outputs:
         if output.kind == "local":
-            for place, image in _places(built, output.target):
+            for place, image in _places(api, built, output):
                 _files(api, image, place)
         elif output.kind == "tar":
-            _export(api, built, output.target)
+            _export(api, built, output)
         elif output.target:
             _check_archive(output, built, names)
-            _save(api, names or [built.image], output.target)
+            _save(api, names or [built.image], output)
     if any(output.push for output in outputs):
         from proa.cli.pull import push_image
 
@@ -153,11 +187,21 @@ def deliver(
             push_image(api, name, parsed.options, platform="", quiet=quiet, all_tags=False)
 
 
-def _places(built: Built, target: str) -> list[tuple[str, str]]:
-    """(directory, image): a directory for each platform where there are several."""
-    if not built.images:
-        return [(target, built.image)]
-    return [(f"{target}/{_platform_name(each)}", each["ID"]) for each in built.images]
+def _places(api: Client, built: Built, output: Output) -> list[tuple[str, str]]:
+    """(directory, image): a directory for each platform where there are several, or it is asked for."""
+    if not output.options.get("platform-split", bool(built.images)):
+        images = [each["ID"] for each in built.images] or [built.image]
+        return [(output.target, image) for image in images]
+    return [(f"{output.target}/{_platform_name(each)}", each["ID"]) for each in _images(api, built)]
+
+
+def _images(api: Client, built: Built) -> list[dict[str, str]]:
+    """The image of each platform, where there is one platform, too."""
+    if built.images:
+        return built.images
+    found = api.call("GET", f"/images/{built.image}/json")
+    parts = (found.get("Os"), found.get("Architecture"), found.get("Variant"))
+    return [{"Platform": "/".join(part for part in parts if part), "ID": built.image}]
 
 
 def _platform_name(image: "dict[str, str]") -> str:
@@ -229,11 +273,16 @@ def _write(path: str, text: str) -> None:
         raise Failure(f"ERROR: open {path}: {(exc.strerror or '').lower()}") from None
 
 
-def _save(api: Client, names: list[str], target: str) -> None:
+def _save(api: Client, names: list[str], output: Output) -> None:
     from proa.cli.archives import write_body
 
     wanted = "&".join(f"names={quote(name)}" for name in names)
-    write_body(api.request("GET", f"/images/get?{wanted}"), _path(target))
+    path = "" if output.unpacked else _path(output.target)
+    response = api.request("GET", f"/images/get?{wanted}")
+    if output.unpacked:
+        _unpack(response, output.target)
+    else:
+        write_body(response, path)
 
 
 def _path(target: str) -> str:
@@ -263,18 +312,20 @@ class _Container:
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         body = {"Image": self._image, "Cmd": ["/"], "NetworkDisabled": True}
         self._id = self._api.call("POST", "/containers/create", body)["Id"]
-        return self._api.request("GET", f"/containers/{self._id}/export")
+        return self._api.request("GET", f"/containers/{self._id}/export?image=1")
 
     def __exit__(self, *reason: object) -> None:
         self._api.call("DELETE", f"/containers/{self._id}{query(force=True, v=True)}")
 
 
-def _export(api: Client, built: Built, target: str) -> None:
+def _export(api: Client, built: Built, output: Output) -> None:
     from proa.cli.archives import write_body
 
-    path = _path(target)
-    if built.images:
-        write_body(_Joined(api, built), path)
+    path, split = _path(output.target), output.options.get("platform-split", bool(built.images))
+    if built.images and not split:
+        raise Failure("ERROR: platform-split=false is not supported for a tar of several platforms")
+    if split:
+        write_body(_Joined(api, _images(api, built)), path)
         return
     with _Container(api, built.image) as response:
         write_body(response, path)
@@ -284,15 +335,15 @@ def _export(api: Client, built: Built, target: str) -> None:
 class _Joined:
     """The files of several platforms as one tar, a directory each."""
 
-    def __init__(self, api: Client, built: Built) -> None:
+    def __init__(self, api: Client, images: list[dict[str, str]]) -> None:
         self._api = api
-        self._built = built
+        self._images = images
 
     def chunks(self) -> "Iterator[bytes]":
         """As a response has them."""
         from proa.cli.localtar import END, below
 
-        for image in self._built.images:
+        for image in self._images:
             with _Container(self._api, image["ID"]) as response:
                 yield from below(_platform_name(image), response.chunks())
                 self._api.release(response)
@@ -300,12 +351,16 @@ class _Joined:
 
 
 def _files(api: Client, image: str, target: str) -> None:
+    with _Container(api, image) as response:
+        _unpack(response, target)
+        api.release(response)
+
+
+def _unpack(response: "Any", target: str) -> None:
     from proa.cli.localtar import unpack
 
     try:
         os.makedirs(target, exist_ok=True)
     except OSError as exc:
         raise Failure(f"ERROR: mkdir {target}: {(exc.strerror or '').lower()}") from None
-    with _Container(api, image) as response:
-        unpack(response.chunks(), target, [])
-        api.release(response)
+    unpack(response.chunks(), target, [])

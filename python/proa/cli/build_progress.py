@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 
 MODES = ("auto", "none", "plain", "quiet", "rawjson", "tty")
+_BEGINNING = '#0 building with "default" instance using docker driver'
+"""What tools that read BuildKit's lines wait for."""
+
 _KEPT = 200
 """Lines of a step's output that are shown again when it fails."""
 
@@ -239,7 +242,9 @@ class Plain:
             return
         if self._current is not None:
             self._write(f"#{self._current.number} ...\n")
-        self._write(("" if self._first else "\n") + f"#{step.number} {step.title}\n")
+        if self._first:
+            self._write(f"{_BEGINNING}\n")
+        self._write(f"\n#{step.number} {step.title}\n")
         self._current, self._first = step, False
 
     def _print(self, step: Step, lines: list[str]) -> None:

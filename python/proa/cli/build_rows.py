@@ -96,7 +96,8 @@ class Picture:
         done = sum(step.ended for step in steps)
         total = max(self._steps.total, len(steps))
         state = " FINISHED" if self.finished else ""
-        found = [f"[+] Building {now - self._begun:.1f}s ({done}/{total}){state}"]
+        head = f"[+] Building {now - self._begun:.1f}s ({done}/{total}){state}"
+        found = [_row(head, "docker:default", width)]
         for step in steps:
             found += self._step(step, now, width)
         return found

@@ -99,13 +99,16 @@ class Files:
             raise System(exc.strerror or str(exc)) from exc
         return [FilesystemChange(path=path.decode(errors="replace"), kind=kind) for kind, path in found]
 
-    async def export(self, ref: str) -> AsyncIterator[bytes]:
-        """A tar of its root file system, without what is mounted there. Raises NotFound, Conflict, System."""
+    async def export(self, ref: str, *, image: bool = False) -> AsyncIterator[bytes]:
+        """A tar of its root file system, without what is mounted there; with `image`, of its image's files.
+
+        Raises NotFound, Conflict, System.
+        """
         container = self._registry.lookup(ref)
         if container.state.status in (Status.DEAD, Status.REMOVING):
             what = "Dead" if container.state.status is Status.DEAD else "being removed"
             raise Conflict(f"You cannot export container {container.id} which is {what}")
-        holder = [await self._open(container)]
+        holder = [await (self._of_image(container) if image else self._open(container))]
         self._notices.tell(container, "export")
         return self._sending(holder, lambda view, fd: view.export(fd))
 
@@ -169,6 +172,20 @@ class Files:
                 return view
         async with container.exclusive():
             return await self._view(container)
+
+    async def _of_image(self, container: Container) -> View:
+        """Its image's files, without what an engine puts into containers."""
+        layers = container.record.image_layers
+        rootfs = self._snapshots.prepare(container.id, layers, volatile=container.auto_remove)
+        plan = replace(
+            container.record.resolved.plan, rootfs=replace(rootfs, lower=layers or rootfs.lower), mounts=()
+        )
+        packed = msgspec.msgpack.encode(plan)
+        try:
+            view: View = await self._transfers.run(lambda: self._native.ContainerFiles.stopped(packed))
+        except OSError as exc:
+            raise System(exc.strerror or str(exc)) from exc
+        return view
 
     async def _view(self, container: Container) -> View:
         """The same for who holds its lock."""

@@ -32,7 +32,7 @@ def output(number: int, text: str, stream: int = 1) -> dict[str, Any]:
 
 
 def plain(clock: Clock, *events: Any, failed: bool = False) -> str:
-    """The text of a build; a number among the events is a wait in seconds."""
+    """What follows the first line of a build; a number among the events is a wait in seconds."""
     written: list[str] = []
     display = Plain(written.append, clock)
     for event in events:
@@ -41,7 +41,7 @@ def plain(clock: Clock, *events: Any, failed: bool = False) -> str:
         else:
             clock.now += event
     display.close(failed)
-    return "".join(written)
+    return "".join(written).removeprefix('#0 building with "default" instance using docker driver\n\n')
 
 
 def test_steps_one_after_another(clock: Clock) -> None:
@@ -158,7 +158,7 @@ def test_the_picture_of_parallel_steps(clock: Clock) -> None:
     steps.vertex({"number": 1, "done": True, "seconds": 0.3})
     clock.now += 2
     assert picture.lines(50) == [
-        "[+] Building 2.0s (2/4)",
+        "[+] Building 2.0s (2/4)             docker:default",
         " => CACHED [1/3] FROM busybox                 0.0s",
         " => [2/3] RUN xxxxxxxxxxxxxxxxxxxxxxxxxxxx... 0.3s",
         " => [3/3] RUN y                               2.0s",
@@ -167,5 +167,5 @@ def test_the_picture_of_parallel_steps(clock: Clock) -> None:
     ]
     steps.vertex({"number": 2, "error": "exit code: 1", "seconds": 2.0})
     picture.finished = True
-    assert picture.lines(50)[0] == "[+] Building 2.0s (3/4) FINISHED"
+    assert picture.lines(50)[0].split() == ["[+]", "Building", "2.0s", "(3/4)", "FINISHED", "docker:default"]
     assert picture.lines(50)[-1] == " => ERROR [3/3] RUN y                         2.0s"

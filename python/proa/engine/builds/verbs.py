@@ -5,6 +5,7 @@ Puts one build together: its contexts, its plan, its steps, its image, and what 
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
@@ -115,7 +116,8 @@ class Builds:
             stack.enter_context(self._images.store.busy())
             contexts = await stack.enter_async_context(self._contexts())
             await _fill(contexts, options, body)
-            with reporter.task("definition", "[internal] load build definition from Dockerfile") as tell:
+            asked = os.path.basename(options.local.dockerfile_path or options.dockerfile) or "Dockerfile"
+            with reporter.task("definition", f"[internal] load build definition from {asked}") as tell:
                 text, name = await _dockerfile(contexts, options)
                 tell(f"transferring dockerfile: {_bytes(len(text.encode()))} done")
             try:
@@ -132,6 +134,8 @@ class Builds:
                 except ProaError:
                     looked(fatal=False)
                     raise
+                with reporter.task("ignore", "[internal] load .dockerignore") as tell:
+                    tell(f"transferring context: {_bytes(max(contexts.ignored_bytes, 2))} done")
                 # The images that it stands on are here now.
                 looked(fatal=True)
                 imports = await self._caches.imports(options, plans, credentials, reporter)
