@@ -253,7 +253,8 @@ def test_a_flood_of_attached_clients_is_let_go(daemon: Instance) -> None:
     ids=["load", "build", "copy"],
 )
 def test_uploads_that_are_cut_leave_no_descriptor(daemon: Instance, request_line: str) -> None:
-    assert daemon.engine is not None and daemon.process is not None
+    assert daemon.engine is not None
+    assert daemon.process is not None
     descriptors = Path(f"/proc/{daemon.process.pid}/fd")
     with running(daemon) as name:
         before = len(list(descriptors.iterdir()))

@@ -110,6 +110,8 @@ async def streamed(work: Callable[[Progress], Coroutine[Any, Any, None]]) -> Asy
             await asyncio.wait({task})
         if not task.cancelled():
             task.exception()
+        # Its failure has this frame: with it in there, that is a cycle, and what it opened stays open.
+        del task
 
 
 async def streamed_lines(
