@@ -131,7 +131,23 @@ run --userns foo x
 run --cgroupns foo x
 run --platform a/b/c/d x
 run --ip x x
+run -v v1: x
+run -v :/x x
+run -v v1::ro x
+run -v a:b:c:d x
+run -v a::b x
+run -v vol:/b:ro:x x
+run -v vol:/b:: x
+run -v vol::/b x
 network create --gateway 1.2.3.4 n
+network create --subnet 10.0.0.0/16 --ip-range 10.1.0.0/24 n
+network create --subnet 10.0.0.0/16 --gateway 10.1.0.1 n
+network create --subnet 10.0.0.0/16 --gateway 10.0.0.1 --gateway 10.0.0.2 n
+network create --subnet 10.0.0.0/16 --ip-range 10.0.1.0/24 --ip-range 10.0.2.0/24 n
+network create --subnet 10.0.0.0/16 --subnet 10.1.0.0/16 --gateway 10.0.0.1 --gateway 10.0.0.2 n
+network create --subnet 10.0.0.0/16 --aux-address a=10.1.0.1 n
+network create --subnet 10.0.0.0/16 --subnet 10.0.1.0/24 n
+volume create --name v v
 ps --filter x
 ps --last x
 tag a B

@@ -137,18 +137,27 @@ def create(parsed: Parsed) -> int:
     return 0
 
 
+_WORDS = {"IPRange": "range", "Gateway": "gateway", "AuxiliaryAddresses": "aux-address"}
+
+
 def _pools(parsed: Parsed) -> "list[dict[str, Any]]":
     """One entry a subnet, with the range, gateway and auxiliary addresses that lie in it. Raises Failure."""
+    import contextlib
     import ipaddress
 
     subnets, ranges, gateways = (parsed.get(name, []) for name in ("subnet", "ip-range", "gateway"))
     auxiliary = parsed.get("aux-address", {})
     if len(subnets) < len(ranges) or len(subnets) < len(gateways):
         raise Failure("every ip-range or gateway must have a corresponding subnet")
-    try:
-        networks = [ipaddress.ip_network(subnet, strict=False) for subnet in subnets]
-    except ValueError as exc:
-        raise Failure(f"invalid subnet: {exc}") from None
+    networks = []
+    for subnet in subnets:
+        with contextlib.suppress(ValueError):  # the daemon has the words for what is none
+            networks.append(ipaddress.ip_network(subnet, strict=False))
+    if len(networks) < len(subnets):
+        return [{"Subnet": subnet} for subnet in subnets]
+    for number, network in enumerate(networks):
+        if any(network.overlaps(other) for other in networks[:number]):
+            raise Failure("multiple overlapping subnet configuration is not supported")
     pools: list[dict[str, Any]] = [{"Subnet": subnet} for subnet in subnets]
     wanted = [("IPRange", text, text) for text in ranges] + [("Gateway", text, text) for text in gateways]
     wanted += [("AuxiliaryAddresses", name, address) for name, address in auxiliary.items()]
@@ -159,9 +168,14 @@ def _pools(parsed: Parsed) -> "list[dict[str, Any]]":
             raise Failure(f"invalid address: {exc}") from None
         index = next((i for i, network in enumerate(networks) if address in network), None)
         if index is None:
-            raise Failure(f"no matching subnet for {key.lower()} {text}")
+            raise Failure(f"no matching subnet for {_WORDS[key]} {text}")
         if key == "AuxiliaryAddresses":
             pools[index].setdefault(key, {})[name] = text
+        elif key in pools[index]:
+            what = {"IPRange": "ranges", "Gateway": "gateways"}[key]
+            where = "on the same subnet" if key == "IPRange" else "for the same subnet"
+            pair = f"({text}, {pools[index][key]}) {where} ({subnets[index]})"
+            raise Failure(f"cannot configure multiple {what} {pair}")
         else:
             pools[index][key] = text
     return pools

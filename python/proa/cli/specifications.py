@@ -240,11 +240,26 @@ def volume(text: str) -> str | None:
     if not text:
         raise Failure("invalid empty volume spec")
     parts = text.split(":")
-    if len(text) <= 2 or len(parts) == 1 or not parts[0]:
+    if len(text) <= 2 or len(parts) == 1:
         return None
+    _check_sections(text, parts)
     if parts[0].startswith("."):
         parts[0] = absolute(parts[0])
     return ":".join(parts)
+
+
+def _check_sections(text: str, parts: list[str]) -> None:
+    """Raises Failure. A letter alone is a drive of Windows: it is one section with what follows it."""
+    sections: list[str] = []
+    for part in parts:
+        if sections and len(sections[-1]) == 1 and sections[-1].isalpha():
+            sections[-1] += f":{part}"
+        elif len(sections) == 3:
+            raise Failure(f"invalid spec: {text}: too many colons")
+        elif not part:
+            raise Failure(f"invalid spec: {text}: empty section between colons")
+        else:
+            sections.append(part)
 
 
 def ports(

@@ -91,7 +91,7 @@ def create(parsed: Parsed) -> int:
     """`proa volume create`."""
     name = parsed.get("name")
     if parsed.args:
-        if name and name != parsed.args[0]:
+        if name:
             raise Failure(
                 "conflicting options: cannot specify a volume-name through both --name "
                 "and as a positional arg"

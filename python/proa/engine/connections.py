@@ -67,18 +67,18 @@ class Connections:
             self._settle(container, changed)
 
     async def disconnect(self, record: NetworkRecord, body: NetworkDisconnectRequest) -> None:
-        """Raises NotFound, System where it is not on it; with force a container that is gone is no error."""
+        """Raises NotFound, System where it is not on it."""
         try:
             container = self._registry.lookup(body.container)
-        except NotFound:
-            if body.force:
-                return
+        except NotFound as exc:
+            if body.force:  # Docker has endpoints without a container; that is what it looks for then
+                raise NotFound(f"endpoint {body.container} not found") from exc
             raise
         async with container.exclusive():
             wish = container.record.resolved.network
             if wish.mode == "host" or record.name == "host":
                 raise InvalidParameter(
-                    "container cannot be disconnected from host network or connected to it"
+                    "container cannot be disconnected from host network or connected to host network"
                 )
             index = self._index(wish, record)
             on_it = self._networking.endpoints(record.id).get(container.id)
@@ -123,7 +123,9 @@ def _check_mode(wish: NetworkWish, record: NetworkRecord) -> None:
             "other network"
         )
     if wish.mode == "host" or record.name == "host":
-        raise InvalidParameter("container cannot be disconnected from host network or connected to it")
+        raise InvalidParameter(
+            "container cannot be disconnected from host network or connected to host network"
+        )
     if wish.mode == "none" or record.name == "none":
         raise InvalidParameter(
             "container cannot be connected to multiple networks with one of the networks in private (none) "

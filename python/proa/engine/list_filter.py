@@ -138,8 +138,14 @@ class ListFilter:
         return connected
 
     def _publish(self, values: Sequence[str]) -> Predicate:
+        """By the host's ports, as long as they are published."""
         wanted = _port_set(values)
-        return lambda c: bool(wanted & set(c.record.resolved.host_config.port_bindings or ()))
+
+        def published(container: Container) -> bool:
+            sandbox = container.state.sandbox
+            return sandbox is not None and any(f"{p.host_port}/{p.protocol}" in wanted for p in sandbox.ports)
+
+        return published
 
     def _expose(self, values: Sequence[str]) -> Predicate:
         wanted = _port_set(values)

@@ -1,12 +1,14 @@
 """`docker ps`: filters, order, and the words of the status column."""
 
 import pytest
+from msgspec.structs import replace
 
 from proa.engine import listing
 from proa.engine.durations import human, rfc3339
 from proa.engine.list_filter import PruneFilter
 from proa.engine.state import State, Status
 from proa.errors import InvalidParameter, NotFound
+from proa.network import PublishedPort
 from proa.schema.container import ContainerConfig
 
 SECOND = 1_000_000_000
@@ -66,6 +68,20 @@ async def test_newest_first_and_only_what_runs_unless_all(three) -> None:
 )
 async def test_filters(three, filters: dict[str, list[str]], wanted: list[str]) -> None:
     assert await names(three, **filters) == wanted
+
+
+async def test_ports_are_told_by_their_number_on_the_host(three) -> None:
+    ports = (
+        PublishedPort(protocol="tcp", container_port=80, host_address="", host_port=8080),
+        PublishedPort(protocol="udp", container_port=53, host_address="", host_port=0),
+    )
+    container = three.registry.lookup("new")
+    sandbox = replace(container.state.sandbox, ports=ports)
+    three.registry.set_state(container, replace(container.state, sandbox=sandbox))
+    assert await names(three, publish=["8080"]) == ["/new"]
+    assert await names(three, publish=["8000-8100/tcp"]) == ["/new"]
+    for other in ("80", "8080/udp", "53/udp"):
+        assert await names(three, publish=[other]) == []
 
 
 async def test_filters_by_id(three) -> None:

@@ -108,6 +108,11 @@ def test_image_volumes_are_anonymous_and_give_way() -> None:
     assert (point.destination, point.driver, point.rw) == ("/data", "local", True)
 
 
+def test_an_images_volume_without_a_slash_is_below_the_root() -> None:
+    found = resolved(within=context(image=ImageConfig(cmd=["sh"], volumes={"data": {}, "//a/": {}})))
+    assert sorted(volume.target for volume in found.volumes) == ["/a", "/data"]
+
+
 def test_mount_bind_needs_its_source(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     with pytest.raises(InvalidParameter) as refused:

@@ -6,7 +6,7 @@ from resolving import resolved
 from proa.errors import InvalidParameter
 from proa.network import PortWish
 from proa.schema.container import HostConfig
-from proa.schema.network import PortBinding
+from proa.schema.network import EndpointIPAMConfig, EndpointSettings, NetworkingConfig, PortBinding
 
 
 def ports(host_config: HostConfig, **config: object) -> tuple[PortWish, ...]:
@@ -56,7 +56,18 @@ def test_all_exposed_ports() -> None:
 @pytest.mark.parametrize("mode", ["host", "none"])
 def test_nothing_to_publish_without_a_network_of_ones_own(mode: str) -> None:
     bindings = {"80/tcp": [PortBinding(host_port="80")]}
-    assert ports(HostConfig(network_mode=mode, port_bindings=bindings)) == ()
+    found = resolved(HostConfig(network_mode=mode, port_bindings=bindings))
+    assert found.network.ports == ()
+    told = ("Published ports are discarded when using host network mode",)
+    assert found.warnings == (told if mode == "host" else ())
+
+
+@pytest.mark.parametrize("mode", ["host", "none", "bridge"])
+def test_an_address_of_ones_own_needs_a_network_of_ones_own(mode: str) -> None:
+    asked = EndpointSettings(ipam_config=EndpointIPAMConfig(i_pv4_address="10.1.2.3"))
+    given = NetworkingConfig(endpoints_config={mode: asked})
+    with pytest.raises(InvalidParameter, match="supported on user defined networks only"):
+        resolved(HostConfig(network_mode=mode), networking_config=given)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ def _resolve(request: ContainerCreateRequest, context: Context) -> Resolved:
     wish, net_peer = networks.resolve_network(
         request, _with_hostname(config, host_config, context), host_config, context
     )
+    if wish.mode == "host" and host_config.port_bindings:
+        warnings.append("Published ports are discarded when using host network mode")
     config = _with_hostname(config, host_config, context, net_peer)
     spaces = namespaces.resolve_namespaces(host_config, context)
     host_config = namespaces.with_ids(host_config, context)

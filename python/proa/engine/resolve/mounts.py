@@ -85,7 +85,7 @@ def resolve_mounts(config: ContainerConfig, host_config: HostConfig, context: Co
     for path, options in tmpfs.items():
         entries[path] = _Entry(mount=parse_tmpfs(path, options))
     for path in config.volumes or {}:
-        target = _target(path)
+        target = _target(f"/{path.lstrip('/')}")  # an image's may be relative, to the root then
         if target not in entries:
             entries[target] = _anonymous(target, context, host_config.volume_driver)
     return _collect(entries)

@@ -16,6 +16,7 @@ from proa.network import EndpointWish, NetworkWish
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, HostConfig
 from proa.schema.network import EndpointIPAMConfig, EndpointSettings
 
+_ONLY_USER_DEFINED = "user specified IP address is supported on user defined networks only"
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 
 
@@ -99,7 +100,10 @@ def _endpoints(request: ContainerCreateRequest, host_config: HostConfig) -> tupl
     if "default" in given and mode == "bridge":
         given.setdefault("bridge", given.pop("default"))
     if mode in ("host", "none"):
-        for name in given:
+        for name, settings in given.items():
+            asked = settings.ipam_config if settings else None
+            if asked and (asked.i_pv4_address or asked.i_pv6_address):
+                raise InvalidParameter(_ONLY_USER_DEFINED)
             if name != mode:
                 raise InvalidParameter(
                     f"Container cannot be connected to network endpoints: {', '.join(sorted({*given, mode}))}"
@@ -110,7 +114,7 @@ def _endpoints(request: ContainerCreateRequest, host_config: HostConfig) -> tupl
         first = replace(first, mac=checked_mac(request.mac_address))
     if mode == "bridge":
         if first.ipv4 or first.ipv6:
-            raise InvalidParameter("user specified IP address is supported on user defined networks only")
+            raise InvalidParameter(_ONLY_USER_DEFINED)
         if first.aliases:
             raise InvalidParameter(
                 "network-scoped alias is supported only for containers in user defined networks"
