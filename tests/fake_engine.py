@@ -12,7 +12,13 @@ from proa.errors import (
     Unauthorized,
 )
 from proa.schema.container import ContainerConfig
-from proa.schema.image import ImageDeleteResponseItem, ImageHistoryResponseItem, ImageInspect, ImageSummary
+from proa.schema.image import (
+    ImageConfig,
+    ImageDeleteResponseItem,
+    ImageHistoryResponseItem,
+    ImageInspect,
+    ImageSummary,
+)
 from proa.schema.network import (
     Network,
     NetworkConnectRequest,
@@ -61,23 +67,32 @@ class FakeImages:
     async def list(
         self, *, all: bool, filters: Filters, digests: bool, shared_size: bool
     ) -> Sequence[ImageSummary]:
-        return [ImageSummary(id="sha256:" + "a" * 64, repo_tags=["busybox:latest"], size=5, shared_size=-1)]
+        return [
+            ImageSummary(
+                id="sha256:" + "a" * 64, repo_tags=["busybox:latest"], size=5, shared_size=-1, containers=2
+            )
+        ]
 
-    async def inspect(self, ref: str) -> ImageInspect:
+    async def inspect(self, ref: str, *, platform: str) -> ImageInspect:
         if ref not in ("library/busybox:latest", "sha256:" + "a" * 64):
             raise NotFound(f"No such image: {ref}")
-        return ImageInspect(id="sha256:" + "a" * 64, repo_tags=["busybox:latest"], os="linux")
+        config = ImageConfig(env=["PATH=/bin"])
+        return ImageInspect(
+            id="sha256:" + "a" * 64, repo_tags=["busybox:latest"], os="linux", config=config, size=5
+        )
 
-    async def history(self, ref: str) -> Sequence[ImageHistoryResponseItem]:
+    async def history(self, ref: str, *, platform: str) -> Sequence[ImageHistoryResponseItem]:
         return [ImageHistoryResponseItem(id="<missing>", created_by="ADD")]
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
         self.calls.append(("tag", ref, repo, tag))
 
-    async def remove(self, ref: str, *, force: bool, prune: bool) -> Sequence[ImageDeleteResponseItem]:
+    async def remove(
+        self, ref: str, *, force: bool, prune: bool, platform: str
+    ) -> Sequence[ImageDeleteResponseItem]:
         return [ImageDeleteResponseItem(untagged=ref)]
 
-    async def load(self, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[bytes]:
+    async def load(self, body: AsyncIterator[bytes], *, quiet: bool, platform: str) -> AsyncIterator[bytes]:
         async for chunk in body:
             if self.gate is not None:
                 await self.gate.wait()
@@ -89,7 +104,7 @@ class FakeImages:
                 raise InvalidParameter("archive ends early")
         yield b'{"stream":"Loaded image: busybox:latest\\n"}\r\n'
 
-    async def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+    async def save(self, refs: Sequence[str], *, platform: str) -> AsyncIterator[bytes]:
         self.calls.append(("save", tuple(refs)))
         if "nosuch" in refs:
             raise NotFound("No such image: nosuch")

@@ -222,3 +222,97 @@ def test_run_pulls_as_it_is_told(recorder: FakeDaemon) -> None:
     assert (always.stdout, always.stderr) == (f"{CONTAINER_ID}\n", "told\n")
     assert recorder.find("POST", "/images/create").query == "fromImage=app&tag=latest"
     assert "invalid pull option" in proa(recorder, "create", "--pull", "maybe", "app").stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("pull", "app:1"), ("push", "app:1"), ("run", "app:1"), ("create", "app:1")]
+)
+def test_content_trust_is_not_pretended(recorder: FakeDaemon, words: tuple[str, ...]) -> None:
+    refused = "content trust is not supported: use --disable-content-trust"
+    verb, *rest = words
+    done = proa(recorder, verb, "--disable-content-trust=false", *rest)
+    assert (done.returncode != 0, refused in done.stderr) == (True, True)
+    done = subprocess.run(
+        [sys.executable, "-m", "proa.cli", *words],
+        env=environment(recorder) | {"DOCKER_CONTENT_TRUST": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode != 0, refused in done.stderr) == (True, True)
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize(
+    ("words", "method", "path", "query"),
+    [
+        (("save", "app"), "GET", "/images/app/get", "platform="),
+        (("save", "a", "b"), "GET", "/images/get", "names=a&names=b&platform="),
+        (("history", "app"), "GET", "/images/app/history", "platform="),
+        (("rmi", "app"), "DELETE", "/images/app", "platforms="),
+        (("load", "-i", "/dev/null"), "POST", "/images/load", "quiet=1&platform="),
+    ],
+)
+def test_a_platform_reaches_the_daemon(
+    recorder: FakeDaemon, words: tuple[str, ...], method: str, path: str, query: str
+) -> None:
+    recorder.on(method, path, Answer(200, None if words[0] in ("save", "load") else []))
+    done = proa(recorder, words[0], "--platform", "linux/arm64", *words[1:])
+    assert done.returncode == 0, done.stderr
+    platform = "%7B%22os%22%3A%22linux%22%2C%22architecture%22%3A%22arm64%22%7D"
+    assert recorder.find(method, path).query == query + platform
+
+
+def test_saving_to_what_is_no_file(recorder: FakeDaemon, tmp_path: Path) -> None:
+    recorder.on("GET", "/images/app/get", Answer(200, b"tar", content_type="application/x-tar"))
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for target, words in (
+        ("/dev/null", "cannot write to a character device file"),
+        (str(tmp_path), "cannot write to a directory"),
+        (str(tmp_path / "fifo"), "cannot write to a named pipe (FIFO)"),
+        (str(tmp_path / "link"), "cannot write to a symbolic link directly"),
+        ("/nosuch/x", "invalid output path: stat /nosuch: no such file or directory"),
+        ("/dev/null/x", "invalid output path: stat /dev/null: not a directory"),
+    ):
+        done = proa(recorder, "save", "-o", target, "app")
+        assert (done.returncode, done.stderr) == (1, f"failed to save image: {words}\n")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize(
+    "words", [("tag", "app", f"b@{DIGEST}"), ("commit", "c", f"b@{DIGEST}")], ids=["tag", "commit"]
+)
+def test_a_digest_is_not_a_name_to_give(recorder: FakeDaemon, words: tuple[str, ...]) -> None:
+    done = proa(recorder, *words)
+    assert (done.returncode, done.stderr) == (1, "refusing to create a tag with a digest reference\n")
+
+
+def test_images_as_a_tree(recorder: FakeDaemon) -> None:
+    image = {"Id": DIGEST, "Created": 0, "Size": 1_982_408, "Containers": 0}
+    child = {
+        "ID": DIGEST,
+        "Kind": "image",
+        "Size": {"Total": 3_000_000, "Content": 1_000_000},
+        "ImageData": {"Platform": {"os": "linux", "architecture": "arm64"}, "Containers": ["c"]},
+    }
+    found = [
+        image | {"RepoTags": []},
+        image | {"RepoTags": ["busybox:latest", "a/long/name:1"], "Containers": 1},
+        image | {"RepoTags": ["multi:1"], "Manifests": [child]},
+    ]
+    recorder.on("GET", "/images/json", Answer(200, found))
+    done = proa(recorder, "images", "--tree")
+    assert done.stdout.split("\n") == [
+        "IMAGE            ID             DISK USAGE   CONTENT SIZE   EXTRA",
+        "a/long/name:1",
+        "busybox:latest   000000000000       1.98MB             0B   U    ",
+        "",
+        "multi:1          000000000000       1.98MB            1MB   U    ",
+        "└─ linux/arm64   000000000000          3MB            1MB   U    ",
+        "",
+        "<untagged>       000000000000       1.98MB             0B        ",
+        "",
+        "",
+    ]
+    assert recorder.find("GET", "/images/json").query == "manifests=1"

@@ -33,12 +33,26 @@ async def list_(engine: Engine, request: Request) -> Response:
 
 async def inspect(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/json."""
-    return json_reply(older.image(await engine.images.inspect(request.name), request.minor))
+    query = Query(request.query)
+    platform = _platform_since(49, request, query)
+    if platform and query.flag("manifests"):
+        raise InvalidParameter("conflicting options: manifests and platform options cannot both be set")
+    found = await engine.images.inspect(request.name, platform=platform)
+    return json_reply(older.image(found, request.minor))
+
+
+def _platform_since(minor: int, request: Request, query: Query, key: str = "platform") -> str:
+    """The one platform that is asked for, by clients that know of it. Raises InvalidParameter."""
+    texts = query.texts(key) if request.minor >= minor else []
+    if len(texts) > 1:
+        raise InvalidParameter("multiple platforms are not supported")
+    return platform_of(texts[0]) if texts else ""
 
 
 async def history(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/history."""
-    return json_reply(await engine.images.history(request.name))
+    platform = _platform_since(48, request, Query(request.query))
+    return json_reply(await engine.images.history(request.name, platform=platform))
 
 
 async def tag(engine: Engine, request: Request) -> Response:
@@ -51,28 +65,37 @@ async def tag(engine: Engine, request: Request) -> Response:
 async def remove(engine: Engine, request: Request) -> Response:
     """DELETE /images/{name}."""
     query = Query(request.query)
-    return json_reply(
-        await engine.images.remove(request.name, force=query.flag("force"), prune=not query.flag("noprune"))
+    removed = await engine.images.remove(
+        request.name,
+        force=query.flag("force"),
+        prune=not query.flag("noprune"),
+        platform=_platform_since(50, request, query, "platforms"),
     )
+    return json_reply(removed)
 
 
 async def load(engine: Engine, request: Request) -> Response:
     """POST /images/load."""
-    quiet = Query(request.query).flag("quiet", True)
-    return Stream(await Progress.start(engine.images.load(request.body, quiet=quiet)))
+    query = Query(request.query)
+    platform = _platform_since(48, request, query)
+    loading = engine.images.load(request.body, quiet=query.flag("quiet", True), platform=platform)
+    return Stream(await Progress.start(loading))
 
 
 async def save_one(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/get."""
-    return Stream(await engine.images.save([request.name]), TAR)
+    platform = _platform_since(48, request, Query(request.query))
+    return Stream(await engine.images.save([request.name], platform=platform), TAR)
 
 
 async def save(engine: Engine, request: Request) -> Response:
     """GET /images/get."""
-    names = [name for value in Query(request.query).texts("names") for name in value.split(",") if name]
+    query = Query(request.query)
+    names = [name for value in query.texts("names") for name in value.split(",") if name]
     if not names:
         raise InvalidParameter("no image name given")
-    return Stream(await engine.images.save(names), TAR)
+    platform = _platform_since(48, request, query)
+    return Stream(await engine.images.save(names, platform=platform), TAR)
 
 
 async def create(engine: Engine, request: Request) -> Response:
@@ -119,6 +142,8 @@ def platform_of(text: str) -> str:
         platform = _platform.decode(text)
     except msgspec.DecodeError as exc:
         raise InvalidParameter(f"failed to parse platform: {exc}") from exc
+    if not platform.os or not platform.architecture:
+        raise InvalidParameter("both OS and Architecture must be provided")
     return "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
 
 

@@ -4,10 +4,11 @@ Source: the Docker Engine API, v1.51; the observed requests of docker 28.
 """
 
 import os
+import stat
 
 from proa.cli.failure import Failure
 from proa.cli.flags import Command, Parsed
-from proa.cli.pull import show_progress
+from proa.cli.pull import as_json, show_progress
 from proa.cli.streams import write_all
 from proa.cli.table import show
 from proa.cli.transport import client, query, quote
@@ -77,7 +78,8 @@ def load(parsed: Parsed) -> int:
         raise Failure(f"open {path}: no such file or directory")
     quiet = parsed.flag("quiet") or not os.isatty(1)
     api = client(parsed.options)
-    response = api.upload("POST", f"/images/load{query(quiet='1' if quiet else '0')}", _chunks(path))
+    wanted = query(quiet="1" if quiet else "0", platform=as_json(parsed.get("platform")))
+    response = api.upload("POST", f"/images/load{wanted}", _chunks(path))
     if "json" in response.headers.get("content-type", ""):
         show_progress(response, 1)
     else:
@@ -89,10 +91,12 @@ def save(parsed: Parsed) -> int:
     """`proa save`."""
     output = _output(parsed)
     api = client(parsed.options)
+    platform = as_json(parsed.get("platform"))
     if len(parsed.args) == 1:
-        path = f"/images/{quote(parsed.args[0])}/get"
+        path = f"/images/{quote(parsed.args[0])}/get{query(platform=platform)}"
     else:
         path = "/images/get?" + "&".join(f"names={quote(name)}" for name in parsed.args)
+        path += f"&platform={quote(platform)}" if platform else ""
     write_body(api.request("GET", path), output)
     return 0
 
@@ -110,22 +114,43 @@ def _output(parsed: Parsed) -> str:
     verb = parsed.command.path
     if not output and os.isatty(1):
         raise Failure("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-    if output:
-        folder = os.path.dirname(output)
-        if folder and not os.path.isdir(folder):
-            what = "image" if verb == "save" else "container"
-            raise Failure(
-                f'failed to {verb} {what}: invalid output path: directory "{folder}" does not exist'
-            )
-        if os.path.isdir(output):
-            raise Failure(f'invalid output path: "{output}" must be a regular file')
+    if output and (reason := _unwritable(output)):
+        raise Failure(f"failed to {verb} {'image' if verb == 'save' else 'container'}: {reason}")
     return output
 
 
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISLNK, "a symbolic link directly"),
+    (stat.S_ISFIFO, "a named pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device file"),
+    (stat.S_ISBLK, "a block device file"),
+)
+
+
+def _unwritable(path: str) -> str:
+    """Why a file that is complete cannot be put there, in Docker's words; empty where it can."""
+    folder = os.path.dirname(path) or "."
+    try:
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            return f"invalid output path: stat {folder}: not a directory"
+    except OSError as exc:
+        return f"invalid output path: stat {folder}: {(exc.strerror or '').lower()}"
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return ""
+    return next((f"cannot write to {words}" for is_kind, words in _KINDS if is_kind(mode)), "")
+
+
 def write_body(response: "Body", path: str) -> None:
-    """The body to stdout, or to a file that only appears when it is complete."""
+    """The body to stdout, or to a file that only appears when it is complete; into what is not a file."""
     if not path:
         _copy(response, 1)
+        return
+    if os.path.exists(path) and not os.path.isfile(path):
+        _write_into(response, path)
         return
     partial = f"{path}.{os.getpid()}.partial"
     try:
@@ -138,6 +163,18 @@ def write_body(response: "Body", path: str) -> None:
     except BaseException:
         os.unlink(partial)
         raise
+    finally:
+        os.close(fd)
+
+
+def _write_into(response: "Body", path: str) -> None:
+    """A device or a pipe stays what it is."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise Failure(f"open {path}: {(exc.strerror or '').lower()}") from None
+    try:
+        _copy(response, fd)
     finally:
         os.close(fd)
 
@@ -161,7 +198,8 @@ def import_(parsed: Parsed) -> int:
     repository, tag = "", ""
     if target:
         check(target)
-        repository, tag, _ = split(target)
+        repository, tag, digest = split(target)
+        repository += f"@{digest}" if digest else ""  # for the daemon to refuse
     remote = source.startswith(("http://", "https://"))
     if not remote and source != "-" and not os.path.exists(source):
         raise Failure(f"open {source}: no such file or directory")
@@ -186,7 +224,9 @@ def commit(parsed: Parsed) -> int:
     repository, tag = "", ""
     if len(parsed.args) > 1:
         check(parsed.args[1])
-        repository, tag, _ = split(parsed.args[1])
+        repository, tag, digest = split(parsed.args[1])
+        if digest:
+            raise Failure("refusing to create a tag with a digest reference")
         repository, tag = full_repository(repository), tag or "latest"
     wanted = f"?author={quote(parsed.get('author'))}&comment={quote(parsed.get('message'))}&"
     wanted += query(
@@ -196,7 +236,7 @@ def commit(parsed: Parsed) -> int:
         tag=tag,
     )[1:]
     wanted += "".join(f"&changes={quote(change)}" for change in parsed.get("change", ()))
-    show(client(parsed.options).call("POST", f"/commit{wanted}", {})["Id"] + "\n")
+    show(client(parsed.options).call("POST", f"/commit{wanted}")["Id"] + "\n")
     return 0
 
 

@@ -9,6 +9,7 @@ from proa.cli import human
 from proa.cli.failure import Failure
 from proa.cli.flags import Command, Parsed
 from proa.cli.lists import FORMAT_HELP, configured, filters
+from proa.cli.pull import as_json
 from proa.cli.reference import check, familiar_repository, full_repository, split
 from proa.cli.table import Format, render, show
 from proa.cli.transport import client, query, quote
@@ -49,6 +50,10 @@ _HISTORY_HEADERS = {
 }
 
 _PLATFORM = 'Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")'
+
+_EXPERIMENTAL = (
+    b"WARNING: This is an experimental feature. The output may change and shouldn't be depended on.\n"
+)
 
 # Images older than this were given no date.
 _EPOCH = 946684800
@@ -103,7 +108,7 @@ _PUSH_FLAGS = (
 def images(parsed: Parsed) -> int:
     """`proa images`."""
     if parsed.flag("tree"):
-        raise Failure("--tree is not supported yet")
+        return _tree(parsed)
     quiet, digests = parsed.flag("quiet"), parsed.flag("digests")
     source = parsed.get("format")
     if not source and not quiet:
@@ -118,6 +123,21 @@ def images(parsed: Parsed) -> int:
     with_digest = digests or "{{.Digest}}" in form.source
     rows = [row for image in found for row in rows_of(image, with_digest, digests)]
     show(render(rows, form, fields(not parsed.flag("no-trunc")), HEADERS))
+    return 0
+
+
+def _tree(parsed: Parsed) -> int:
+    from proa.cli.image_tree import draw
+
+    for name, why in (("quiet", "--quiet"), ("no-trunc", "--no-trunc"), ("digests", "--show-digest")):
+        if parsed.flag(name):
+            raise Failure(f"{why} is not yet supported with --tree")
+    if parsed.get("format"):
+        raise Failure("--format is not yet supported with --tree")
+    more = {"reference": {parsed.args[0]: True}} if parsed.args else {}
+    wanted = query(all=parsed.flag("all") or None, filters=filters(parsed, **more), manifests=True)
+    os.write(2, _EXPERIMENTAL)
+    draw(client(parsed.options).call("GET", f"/images/json{wanted}") or [])
     return 0
 
 
@@ -178,6 +198,9 @@ def remove(parsed: Parsed) -> int:
     """`proa rmi`."""
     api = client(parsed.options)
     wanted = query(force=parsed.flag("force") or None, noprune=parsed.flag("no-prune") or None)
+    platforms = [f"platforms={quote(as_json(text))}" for text in parsed.get("platform", ())]
+    if platforms:
+        wanted += ("&" if wanted else "?") + "&".join(platforms)
     errors = []
     for name in parsed.args:
         try:
@@ -202,7 +225,9 @@ def tag(parsed: Parsed) -> int:
         check(target)
     except Failure as exc:
         raise Failure(f'Error parsing reference: "{target}" is not a valid repository/tag: {exc}') from None
-    repository, name, _ = split(target)
+    repository, name, digest = split(target)
+    if digest:
+        raise Failure("refusing to create a tag with a digest reference")
     client(parsed.options).call(
         "POST", f"/images/{quote(source)}/tag{query(repo=full_repository(repository), tag=name or 'latest')}"
     )
@@ -238,17 +263,19 @@ def history(parsed: Parsed) -> int:
         ),
         "Comment": lambda row: row.get("Comment", ""),
     }
-    found = client(parsed.options).call("GET", f"/images/{quote(parsed.args[0])}/history") or []
+    path = f"/images/{quote(parsed.args[0])}/history{query(platform=as_json(parsed.get('platform')))}"
+    found = client(parsed.options).call("GET", path) or []
     show(render(found, form, columns, _HISTORY_HEADERS))
     return 0
 
 
 def pull(parsed: Parsed) -> int:
     """`proa pull`."""
-    from proa.cli.pull import pull_image
+    from proa.cli.pull import pull_image, refuse_trust
 
     name = parsed.args[0]
     check(name)
+    refuse_trust(parsed)
     repository, wanted, digest = split(name)
     every = parsed.flag("all-tags")
     if every and (wanted or digest):
@@ -266,10 +293,11 @@ def pull(parsed: Parsed) -> int:
 
 def push(parsed: Parsed) -> int:
     """`proa push`."""
-    from proa.cli.pull import push_image
+    from proa.cli.pull import push_image, refuse_trust
 
     name = parsed.args[0]
     check(name)
+    refuse_trust(parsed)
     repository, wanted, digest = split(name)
     every = parsed.flag("all-tags")
     if every and (wanted or digest):

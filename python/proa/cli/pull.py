@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from proa.cli.flags import Globals
+    from proa.cli.flags import Globals, Parsed
     from proa.cli.rows import Rows
 
 
@@ -44,8 +44,15 @@ def push_image(
 
     repository, tag, _ = split(image)
     wanted = "" if all_tags else tag or "latest"
-    path = f"/images/{quote(repository)}/push" + query(tag=wanted, platform=_as_json(platform))
+    path = f"/images/{quote(repository)}/push" + query(tag=wanted, platform=as_json(platform))
     _transfer(api, path, image, options, None if quiet else 1)
+
+
+def refuse_trust(parsed: "Parsed") -> None:
+    """Raises Failure where signatures are to be verified or made: what is not must not pass for it."""
+    trusted = os.environ.get("DOCKER_CONTENT_TRUST", "").lower() in ("1", "t", "true")
+    if not parsed.get("disable-content-trust", not trusted):
+        raise Failure("content trust is not supported: use --disable-content-trust")
 
 
 def _transfer(api: Client, path: str, image: str, options: "Globals", out: int | None) -> None:
@@ -56,8 +63,8 @@ def _transfer(api: Client, path: str, image: str, options: "Globals", out: int |
     api.release(response)
 
 
-def _as_json(platform: str) -> str:
-    """`os/architecture[/variant]` as the API takes it for pushes."""
+def as_json(platform: str) -> str:
+    """`os/architecture[/variant]` as the API takes it where it is not for pulls; empty for none."""
     if not platform:
         return ""
     from proa.cli.platform import normalize

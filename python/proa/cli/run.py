@@ -152,6 +152,10 @@ def create_container(api: Client, parsed: Parsed, body: "dict[str, Any]") -> str
 
         check(image)
     pull = parsed.get("pull", "missing")
+    if variable("DOCKER_CONTENT_TRUST") or not parsed.get("disable-content-trust", True):
+        from proa.cli.pull import refuse_trust
+
+        refuse_trust(parsed)
     if pull == "always" and image:
         _pull(api, image, platform, parsed)
     try:

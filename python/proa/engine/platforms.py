@@ -1,16 +1,17 @@
 """Platforms of images against the one asked for and the one there is. Pure but for the host's name.
 
 Source: moby daemon/create.go, images/image.go and distribution/pull_v2.go (the words); containerd platforms
-(the aliases, what runs on what).
+(the aliases, what runs on what, how a platform is written).
 """
 
 import platform as host
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from proa.engine.ports import ContainerImage
-from proa.errors import NotFound
-from proa.schema.oci import Descriptor, Platform
+from proa.errors import InvalidParameter, NotFound
+from proa.schema.oci import Descriptor, ImageFile, Platform
 
 _ALIASES: Final = {
     "x86_64": "amd64",
@@ -18,9 +19,55 @@ _ALIASES: Final = {
     "aarch64": "arm64",
     "armhf": "arm",
     "armv7l": "arm",
+    "i386": "386",
+    "i686": "386",
 }
 _VARIANTS: Final = {"arm64": "v8", "arm": "v7"}
 """What an architecture without a variant means."""
+
+
+_PART: Final = "^[A-Za-z0-9_.-]+$"
+_SYSTEM: Final = r"^([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.-]*)\))?$"
+_SYSTEMS: Final = frozenset(
+    ("linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "plan9")
+)
+_MACHINES: Final = frozenset(
+    ("386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64", "ppc64le", "riscv64", "s390x", "wasm")
+)
+
+
+def parse_platform(text: str, here: tuple[str, str]) -> tuple[str, str, str]:
+    """`os[/arch[/variant]]` or an architecture alone: (architecture, variant, os); what it lacks is `here`'s.
+
+    `here` is the host's architecture and variant. Raises InvalidParameter in containerd's words.
+    """
+    if not text:
+        return *here, "linux"
+    parts = text.split("/")
+    for number, part in enumerate(parts[:4]):
+        if not re.fullmatch(_SYSTEM if number == 0 else _PART, part):
+            what, kind = ("OS component", "OSAndVersion") if number == 0 else ("component", "platform")
+            pattern = _quoted(_SYSTEM if number == 0 else _PART)
+            raise InvalidParameter(
+                f"{_quoted(part)} is an invalid {what} of {_quoted(text)}: "
+                f"{kind} specifier component must match {pattern}: invalid argument"
+            )
+    if len(parts) > 3:
+        raise InvalidParameter(f"{_quoted(text)}: cannot parse platform specifier: invalid argument")
+    first, *rest = (part.lower() for part in parts)
+    first = first.partition("(")[0]
+    if rest:
+        return _ALIASES.get(rest[0], rest[0]), rest[1] if len(rest) > 1 else "", first
+    if first in _SYSTEMS:
+        return *here, first
+    if (architecture := _ALIASES.get(first, first)) in _MACHINES:
+        return architecture, "", "linux"
+    raise InvalidParameter(f"{_quoted(text)}: unknown operating system or architecture: invalid argument")
+
+
+def _quoted(text: str) -> str:
+    """As Go's %q does."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def check_platform(image: ContainerImage, ref: str, wanted: str | None) -> str | None:
@@ -44,6 +91,12 @@ def check_platform(image: ContainerImage, ref: str, wanted: str | None) -> str |
         f"The requested image's platform ({found}) does not match the detected host platform "
         f"(linux/{architecture}) and no specific platform was requested"
     )
+
+
+def is_for(file: ImageFile, wanted: str) -> bool:
+    """Whether a config says that its image is for a platform."""
+    parts = (file.os or "linux", file.architecture, file.variant)
+    return _matches(wanted, "/".join(part for part in parts if part))
 
 
 def _matches(wanted: str, found: str) -> bool:

@@ -213,7 +213,7 @@ class Exchange:
         renewed = await self.authority.header(asker, call.scopes, credentials)
         if renewed is None and shown is None:
             await answer.response.discard()
-            raise Refusal(f"{_subject(host, call)}: no basic auth credentials", "", 401)
+            raise Refusal(f"{_anonymous(host, call)}no basic auth credentials", "", 401)
         if renewed is None or renewed == shown:
             return answer
         await answer.response.discard()
@@ -342,6 +342,12 @@ def _subject(host: Host, call: Call) -> str:
     """`Get "https://host/v2/..."`, as Go begins such errors."""
     url = _without_query(call.target) if call.target is not None else f"{host.origin}{host.prefix}{call.path}"
     return f'{call.method.title()} "{url}"'
+
+
+def _anonymous(host: Host, call: Call) -> str:
+    """What Docker says before its words for a login that is missing: of pushes, nothing."""
+    pushes = any(scope.endswith("push") for scope in call.scopes)
+    return "" if pushes else f"{_subject(host, call)}: "
 
 
 def _without_query(target: Target) -> str:

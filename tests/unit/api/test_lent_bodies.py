@@ -35,7 +35,7 @@ class Unpacking(FakeImages):
         self.lent = 0
         self.ended = threading.Event()
 
-    async def load(self, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[bytes]:
+    async def load(self, body: AsyncIterator[bytes], *, quiet: bool, platform: str) -> AsyncIterator[bytes]:
         assert isinstance(body, Lender)
         loop = asyncio.get_running_loop()
         target = self._directory / os.urandom(4).hex()

@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -233,17 +234,52 @@ async def test_before_1_42_a_prune_of_volumes_takes_the_named_ones(
     assert engine.volumes.pruned_with == {}
 
 
-async def test_what_older_versions_showed_of_images(connect: Connect) -> None:
+async def test_what_an_inspected_image_shows_unset_by_version(connect: Connect) -> None:
     client = connect()
 
-    async def member(target: str) -> dict[str, object]:
-        found = json.loads((await client.request("GET", target)).body)
-        return found[0] if isinstance(found, list) else found
+    async def inspected(version: str) -> dict[str, Any]:
+        answer = await client.request("GET", f"/v{version}/images/library/busybox:latest/json")
+        found: dict[str, Any] = json.loads(answer.body)
+        return found
 
-    assert (await member("/v1.43/images/json"))["VirtualSize"] == 5
-    assert "VirtualSize" not in await member("/v1.44/images/json")
-    name = "library/busybox:latest"
-    config = (await member(f"/v1.49/images/{name}/json"))["Config"]
-    assert (config["Entrypoint"], config["Tty"], config["User"]) == (None, False, "")
-    assert "VirtualSize" in await member(f"/v1.43/images/{name}/json")
-    assert not (await member(f"/v1.50/images/{name}/json"))["Config"]
+    newest = await inspected("1.51")
+    assert newest["Config"] == {
+        "Cmd": None,
+        "Entrypoint": None,
+        "Env": ["PATH=/bin"],
+        "Labels": None,
+        "OnBuild": None,
+        "User": "",
+        "Volumes": None,
+        "WorkingDir": "",
+    }
+    assert "VirtualSize" not in newest
+    older = await inspected("1.43")
+    assert older["Config"] | newest["Config"] == older["Config"]
+    assert (older["Config"]["Image"], older["Config"]["Tty"], older["VirtualSize"]) == ("", False, 5)
+
+
+async def test_the_list_of_images_by_version(connect: Connect) -> None:
+    client = connect()
+    found = {
+        version: json.loads((await client.request("GET", f"/v{version}/images/json")).body)[0]
+        for version in ("1.51", "1.50", "1.43")
+    }
+    assert [image["Containers"] for image in found.values()] == [2, -1, -1]
+    assert ["VirtualSize" in image for image in found.values()] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("/images/x/history?platform=%7B%7D", "both OS and Architecture must be provided"),
+        ("/images/x/get?platform=x", "failed to parse platform: "),
+        (
+            "/images/x/json?manifests=1&platform=%7B%22os%22:%22linux%22,%22architecture%22:%22arm%22%7D",
+            "conflicting options: manifests and platform options cannot both be set",
+        ),
+    ],
+)
+async def test_platforms_that_are_none(connect: Connect, target: str, message: str) -> None:
+    answer = await connect().request("GET", target)
+    assert (answer.status, json.loads(answer.body)["message"].startswith(message)) == (400, True)

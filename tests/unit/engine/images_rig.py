@@ -93,8 +93,8 @@ class Rig:
         snapshots = {path.name for path in (self.root / "snapshots").iterdir()} - {"base"}
         return found | {f"snapshots/{name}" for name in snapshots}
 
-    async def load(self, body: AsyncIterator[bytes], *, quiet: bool = True) -> list[Any]:
-        return await lines(self.images.load(body, quiet=quiet))
+    async def load(self, body: AsyncIterator[bytes], *, quiet: bool = True, platform: str = "") -> list[Any]:
+        return await lines(self.images.load(body, quiet=quiet, platform=platform))
 
     async def pull(self, name: str, tag: str = "", platform: str = "") -> list[Any]:
         return await told(await self.images.pull(name, tag, platform, None))

@@ -364,3 +364,11 @@ async def test_the_same_plain_layer_twice_in_a_stack(rig: Rig) -> None:
     assert image.layers[0] != image.layers[2]
     assert len({layer.digest for layer in image.content}) == 2
     assert BASE in await rig.save("app:1")
+
+
+async def test_only_the_images_of_a_platform_are_loaded(rig: Rig) -> None:
+    with pytest.raises(NotFound, match=r"^requested platform \(linux/arm64\) not found: "):
+        await rig.load(chunks(docker_archive([BASE], ["app:1"])), platform="linux/arm64")
+    assert rig.files() == set()
+    await rig.load(chunks(docker_archive([BASE], ["app:1"], architecture="arm64")), platform="linux/arm64")
+    assert await rig.names() == ["app:1"]

@@ -11,7 +11,7 @@ from fake_registry import FakeRegistry
 from image_archives import chunks, digest, docker_archive, oci_archive, tar
 from images_rig import Rig, lines
 
-from proa.errors import InvalidParameter, NotFound, ProaError
+from proa.errors import Forbidden, InvalidParameter, NotFound, ProaError
 from proa.schema.config import DaemonConfig
 from proa.schema.reference import parse_digest
 
@@ -121,10 +121,11 @@ async def test_of_an_index_comes_what_runs_here(rig: Rig, registry: FakeRegistry
 async def test_an_image_of_another_platform_is_kept_with_a_warning(rig: Rig, registry: FakeRegistry) -> None:
     registry.put_image("app:1", [BASE])
     told = await rig.pull("app", "1", "linux/arm64")
-    assert (
+    assert told[-2:] == [
+        "Status: Downloaded newer image for app:1",
         "WARNING: image with reference app:1 was found but its platform (linux/amd64) "
-        "does not match the specified platform (linux/arm64)"
-    ) in told
+        "does not match the specified platform (linux/arm64)",
+    ]
 
 
 async def test_what_is_no_name_is_refused(rig: Rig) -> None:
@@ -363,3 +364,8 @@ async def test_an_image_kept_in_the_store_keeps_its_manifest(rig: Rig, registry:
     assert kept is not None
     assert digest(kept.data) == manifest
     assert rig.content.find(parse_digest(blob(BASE)))
+
+
+async def test_scratch_is_no_image(rig: Rig) -> None:
+    with pytest.raises(Forbidden, match=r"^'scratch' is a reserved name$"):
+        await rig.pull("scratch")

@@ -73,7 +73,7 @@ async def test_the_list_is_newest_first(rig: Rig) -> None:
     one, two = await rig.images.list(all=False, filters={}, digests=False, shared_size=True)
     assert one.repo_tags == ["one:1", "one:2"]
     assert two.repo_tags == ["example.com/two:latest"]
-    assert (one.size, one.shared_size, one.containers) == (8, 5, -1)
+    assert (one.size, one.shared_size, one.containers) == (8, 5, 0)
     assert two.created == 1704067200
     assert two.labels == {"tier": "test"}
 
@@ -322,3 +322,28 @@ async def test_prune_of_all_leaves_what_containers_use(rig: Rig) -> None:
     assert rig.files() == set()
     with pytest.raises(InvalidParameter, match="invalid filter 'reference'"):
         await rig.images.prune({"reference": ["a"]})
+
+
+# ---- platforms ----------------------------------------------------------------------------------
+
+
+async def test_what_is_another_platforms_is_not_found(rig: Rig) -> None:
+    words = (
+        r"was found but its platform \(linux/amd64\) does not match the specified platform \(linux/arm64\)"
+    )
+    with pytest.raises(NotFound, match=words):
+        await rig.images.inspect("one:1", platform="linux/arm64")
+    with pytest.raises(NotFound, match=words):
+        await rig.images.history("one:1", platform="linux/arm64")
+    with pytest.raises(NotFound, match=words):
+        await rig.images.remove("one:1", force=True, prune=True, platform="linux/arm64")
+    with pytest.raises(NotFound, match=r"^no suitable export target found for platform linux/arm64$"):
+        await rig.images.save(["one:1"], platform="linux/arm64")
+    assert (await rig.images.inspect("one:1", platform="linux/amd64")).architecture == "amd64"
+
+
+async def test_names_that_are_refused(rig: Rig) -> None:
+    with pytest.raises(InvalidParameter, match="ambiguous tag using digest algorithm as name"):
+        await rig.images.tag("one:1", "sha256", "1")
+    with pytest.raises(InvalidParameter, match=r"^image name cannot be blank$"):
+        await rig.images.remove(" ", force=True, prune=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from proa.engine.platforms import check_platform
-from proa.errors import NotFound
+from proa.engine.platforms import check_platform, parse_platform
+from proa.errors import InvalidParameter, NotFound
 from proa.schema.image import ImageConfig
 
 
@@ -51,3 +51,35 @@ def test_what_was_not_asked_for_is_refused(wanted: str) -> None:
         NotFound, match=r"^image with reference a:1 was found but its platform \(linux/amd64\)"
     ):
         check_platform(Image(), "a:1", wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("", ("amd64", "", "linux")),
+        ("linux", ("amd64", "", "linux")),
+        ("arm64", ("arm64", "", "linux")),
+        ("Linux/AArch64/v8", ("arm64", "v8", "linux")),
+        ("windows(10.0)/x86_64", ("amd64", "", "windows")),
+        ("linux/arm/v7", ("arm", "v7", "linux")),
+    ],
+)
+def test_how_platforms_are_written(text: str, meant: tuple[str, str, str]) -> None:
+    assert parse_platform(text, ("amd64", "")) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("foo", '"foo": unknown operating system or architecture: invalid argument'),
+        ("a/b/c/d", '"a/b/c/d": cannot parse platform specifier: invalid argument'),
+        ("linux/a!", '"a!" is an invalid component of "linux/a!": platform specifier component must match '),
+        ("li!nux", '"li!nux" is an invalid OS component of "li!nux": OSAndVersion specifier component must '),
+        ("/amd64", '"" is an invalid OS component of "/amd64": '),
+    ],
+)
+def test_what_is_no_platform(text: str, words: str) -> None:
+    with pytest.raises(InvalidParameter) as raised:
+        parse_platform(text, ("amd64", ""))
+    assert str(raised.value).startswith(words)
+    assert str(raised.value).endswith("invalid argument")

@@ -21,6 +21,7 @@ from proa.build.changes import apply_changes
 from proa.engine.images.intake import Intake, Unpacked, unpack_from
 from proa.engine.images.progress import Progress, streamed
 from proa.engine.images.store import ImageStore, decode_image_file, host_architecture
+from proa.engine.platforms import parse_platform
 from proa.engine.ports import EventSink
 from proa.errors import InvalidParameter
 from proa.registry import Remote
@@ -47,7 +48,9 @@ class Import(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, repo: str, tag: str, message: str, changes: Sequence[str], platform: str) -> "Import":
         """What the API's client asks for. Raises InvalidParameter."""
-        architecture, variant, os_ = parse_platform(platform)
+        architecture, variant, os_ = parse_platform(platform, host_architecture())
+        if os_ != "linux":
+            raise InvalidParameter("operating system is not supported")
         return cls(
             name=target_name(repo, tag),
             message=message,
@@ -143,21 +146,3 @@ def target_name(repo: str, tag: str) -> Reference | None:
     if tag:
         return Reference(reference.domain, reference.path, parse_tag(tag))
     return reference.with_default_tag()
-
-
-def parse_platform(text: str) -> tuple[str, str, str]:
-    """`os[/arch[/variant]]` to (architecture, variant, os), the host's where empty."""
-    architecture, variant = host_architecture()
-    if not text:
-        return architecture, variant, "linux"
-    parts = text.lower().split("/")
-    if len(parts) > 3 or not all(part.isalnum() for part in parts):
-        raise InvalidParameter(f'"{text}" is an invalid platform specifier')
-    aliases = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm"}
-    if len(parts) == 1:
-        if parts[0] == "linux":
-            return architecture, variant, "linux"
-        return aliases.get(parts[0], parts[0]), "", "linux"
-    if parts[0] != "linux":
-        raise InvalidParameter(f"operating system is not supported: {parts[0]}")
-    return aliases.get(parts[1], parts[1]), parts[2] if len(parts) > 2 else "", "linux"

@@ -29,8 +29,9 @@ from proa.engine.images import legacy
 from proa.engine.images.blobs import pack
 from proa.engine.images.intake import Intake, Unpacked, translated, unpacked
 from proa.engine.images.store import ImageStore, Layer, chain_ids, decode_image_file, host_architecture
+from proa.engine.platforms import is_for
 from proa.engine.ports import EventSink
-from proa.errors import InvalidParameter
+from proa.errors import InvalidParameter, NotFound
 from proa.schema.oci import (
     ANNOTATION_NAME,
     ANNOTATION_REF,
@@ -197,12 +198,23 @@ class Loader:
         self._events = events
         self._executor = executor
 
-    async def load(self, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[bytes]:
-        """Progress as Docker's JSON stream. Raises InvalidParameter, System."""
+    async def load(
+        self, body: AsyncIterator[bytes], *, quiet: bool, platform: str = ""
+    ) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream; only images of `platform`, where one is asked for.
+
+        Raises InvalidParameter, NotFound, System.
+        """
         async with Intake(self._store, self._executor) as intake:
             archive = Archive(intake)
             await self._split(intake, archive, body)
             wanted = await read_archive(archive)
+            if platform:
+                wanted = [image for image in wanted if is_for(decode_image_file(image.config), platform)]
+                if not wanted:
+                    raise NotFound(
+                        f"requested platform ({platform}) not found: the archive has no such image"
+                    )
             for image in wanted:
                 async for line in self._image(intake, archive, image, quiet=quiet):
                     yield line

@@ -12,21 +12,24 @@ Source: moby distribution/pull.go and pull_v2.go (the flow and the words).
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from functools import partial
+from typing import Final
 
 import msgspec
 
 from proa.engine.images.fetching import Fetches
-from proa.engine.images.importing import parse_platform
 from proa.engine.images.progress import Progress, streamed
-from proa.engine.images.store import ImageRecord, ImageStore
+from proa.engine.images.store import ImageStore, host_architecture
 from proa.engine.images.transfer import Registry, Request, Transfer
-from proa.engine.platforms import check_platform, choose, suits
+from proa.engine.platforms import check_platform, choose, parse_platform, suits
 from proa.engine.ports import EventSink
-from proa.errors import NotFound
+from proa.errors import Forbidden, NotFound
 from proa.registry import Manifest as Found
 from proa.schema.oci import Index
 from proa.schema.reference import Digest, Reference
 from proa.schema.registry import Credentials
+
+_SCRATCH: Final = "scratch"
+"""What builds begin with that begin with nothing."""
 
 
 class Puller:
@@ -62,7 +65,9 @@ class Puller:
 
         Raises classes of proa.errors, before the first line where nothing was found.
         """
-        parse_platform(platform)
+        parse_platform(platform, host_architecture())
+        if reference.familiar_name == _SCRATCH:
+            raise Forbidden(f"'{_SCRATCH}' is a reserved name")
         return streamed(partial(self._pull, Request(reference, platform, credentials)))
 
     async def _pull(self, request: Request, progress: Progress) -> None:
@@ -75,6 +80,7 @@ class Puller:
                 newer |= await self._one(msgspec.structs.replace(request, reference=one), progress)
         status = "Downloaded newer image for" if newer else "Image is up to date for"
         progress.message(f"Status: {status} {reference.familiar}")
+        self._warn_of_platform(request, progress)
         self._events.emit("image", "pull", reference.familiar, {"name": reference.familiar_name})
 
     async def _one(self, request: Request, progress: Progress) -> bool:
@@ -98,7 +104,6 @@ class Puller:
         finally:
             self._collect()
         progress.message(f"Digest: {top.digest}")
-        self._warn_of_platform(request, record, progress)
         return before is None or before.id != record.id
 
     async def _unchanged(self, request: Request) -> str | None:
@@ -106,7 +111,7 @@ class Puller:
         reference = request.reference
         if reference.digest or (known := self._store.named(reference)) is None:
             return None
-        architecture, variant, os = parse_platform(request.platform)
+        architecture, variant, os = parse_platform(request.platform, host_architecture())
         if not suits(known, os, architecture, variant):
             return None
         self._store.usage.touch(known.id)
@@ -121,13 +126,14 @@ class Puller:
         """The manifest itself; of an index, the one for the platform asked for or the host's."""
         if not isinstance(found.content, Index):
             return found
-        architecture, variant, os = parse_platform(request.platform)
+        architecture, variant, os = parse_platform(request.platform, host_architecture())
         child = choose(found.content.manifests, os, architecture, variant)
         return await self._registry.manifest(request.reference, Digest(child.digest), request.credentials)
 
-    def _warn_of_platform(self, request: Request, record: ImageRecord, progress: Progress) -> None:
+    def _warn_of_platform(self, request: Request, progress: Progress) -> None:
         """An image of one platform has no other; it was asked for by name, so it is kept."""
-        if not request.platform:
+        record = self._store.named(request.reference)
+        if not request.platform or record is None:
             return
         try:
             check_platform(record, request.reference.familiar, request.platform)

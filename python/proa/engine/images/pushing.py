@@ -80,11 +80,16 @@ class Pusher:
         registry: Registry,
         events: EventSink,
         executor: Executor | None,
+        collect: Callable[[], None],
         *,
         uploads: int,
     ) -> None:
-        """`uploads`: layers of one push that are in work at a time."""
+        """`collect` has what no image needs removed: blobs that compressed ones took the place of.
+
+        `uploads`: layers of one push that are in work at a time.
+        """
         self._uploads = uploads
+        self._collect = collect
         self._store = store
         self._registry = registry
         self._events = events
@@ -102,6 +107,14 @@ class Pusher:
         self, reference: Reference, platform: str, credentials: Credentials | None, progress: Progress
     ) -> None:
         progress.message(f"The push refers to repository [{reference.name}]")
+        try:
+            await self._every(reference, platform, credentials, progress)
+        finally:
+            self._collect()
+
+    async def _every(
+        self, reference: Reference, platform: str, credentials: Credentials | None, progress: Progress
+    ) -> None:
         for name, record in self._images(reference):
             if platform:
                 check_platform(record, name.familiar, platform)
@@ -122,6 +135,7 @@ class Pusher:
         self, name: Reference, record: ImageRecord, credentials: Credentials | None, progress: Progress
     ) -> tuple[Digest, int]:
         """(digest, size) of one image's manifest, which is under the name now, or under its own digest."""
+        record = self._store.by_id(record.id) or record  # as the push of another tag has left it
         with self._store.usage.lent([record.id]), self._store.lease() as lease:
             lease.blobs.update(layer.digest for layer in record.content)
             upload = _Upload(

@@ -20,7 +20,8 @@ import msgspec
 from proa.content import Content, digest_of
 from proa.engine.images.blobs import Blobs
 from proa.engine.images.store import ImageRecord, ImageStore, is_id_of
-from proa.errors import InvalidParameter, System
+from proa.engine.platforms import is_for
+from proa.errors import InvalidParameter, NotFound, System
 from proa.schema import oci
 from proa.schema.reference import Digest, Reference, digest_hex, parse_reference
 
@@ -93,10 +94,12 @@ class Saver:
         self._executor = executor
         self._blobs = Blobs(store, executor)
 
-    async def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+    async def save(self, refs: Sequence[str], platform: str = "") -> AsyncIterator[bytes]:
         """The archive's bytes; every error that can be known comes before the first of them."""
         images = select(self._store, refs)
         for image in images:
+            if platform and not is_for(image.record.file, platform):
+                raise NotFound(f"no suitable export target found for platform {platform}")
             await self._blobs.ensure(image.record)
         return self._archive(images)
 

@@ -27,6 +27,7 @@ from proa.engine.images.restoring import Restorer
 from proa.engine.images.saving import Saver
 from proa.engine.images.store import ImageRecord, ImageStore, parse_time
 from proa.engine.images.syncing import Syncing
+from proa.engine.platforms import check_platform
 from proa.engine.ports import ContainersOfImages, Database, EventSink
 from proa.errors import InvalidParameter
 from proa.hello import HELLO_NAME
@@ -92,7 +93,12 @@ class Images:
             attempts=config.max_download_attempts,
         )
         self._pusher = pushing.Pusher(
-            self.store, registry, events, executor, uploads=config.max_concurrent_uploads
+            self.store,
+            registry,
+            events,
+            executor,
+            self.collect,
+            uploads=config.max_concurrent_uploads,
         )
         self.packing = Packing(self.store, events, executor)
         """For commits, which are the containers' as well."""
@@ -171,10 +177,8 @@ class Images:
         """(bytes of all layers, every image with what it shares and how many containers it has), for df."""
         summaries = []
         for record in self.store.all():
-            names, parent = self.store.references(record.id), self.store.lineage.parent(record.id)
-            summary = _summary(record, names, self._shared_size(record), parent)
-            users = len(self._containers.using_image(record.id))
-            summaries.append(msgspec.structs.replace(summary, containers=users))
+            names = self.store.references(record.id)
+            summaries.append(self._summary(record, names, self._shared_size(record)))
         return sum(snapshot.size for snapshot in self.store.snapshots.all()), summaries
 
     # ---- reads ----------------------------------------------------------------------------------
@@ -201,13 +205,12 @@ class Images:
                     continue
             if all_pass(tests, record, names):
                 shared = self._shared_size(record) if shared_size else -1
-                parent = self.store.lineage.parent(record.id)
-                summaries.append(_summary(record, names, shared, parent))
+                summaries.append(self._summary(record, names, shared))
         return summaries
 
-    async def inspect(self, ref: str) -> ImageInspect:
-        """Raises NotFound."""
-        record = self.store.resolve(ref)
+    async def inspect(self, ref: str, *, platform: str = "") -> ImageInspect:
+        """Raises NotFound, also where it is not what `platform` says."""
+        record = self._of_platform(ref, platform)
         names = self.store.references(record.id)
         file = record.file
         layers = list(record.layers)
@@ -234,12 +237,12 @@ class Images:
             metadata={"LastTagTime": rfc3339(self.store.tagged_ns(record.id))},
         )
 
-    async def history(self, ref: str) -> Sequence[ImageHistoryResponseItem]:
+    async def history(self, ref: str, *, platform: str = "") -> Sequence[ImageHistoryResponseItem]:
         """Steps of the build, the last one first, with the images that are known to end there.
 
         Raises NotFound.
         """
-        record = self.store.resolve(ref)
+        record = self._of_platform(ref, platform)
         sizes = list(record.sizes)
         steps = record.file.history or [History() for _ in sizes]
         items = []
@@ -272,21 +275,36 @@ class Images:
             raise InvalidParameter("refusing to create a tag with a digest reference")
         if tag:
             name = Reference(name.domain, name.path, parse_tag(tag))
+        if name.familiar_name == "sha256":
+            raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
         name = name.with_default_tag()
         self.store.tag(name, record.id)
         self._events.emit("image", "tag", record.id, {"name": name.familiar})
 
-    async def remove(self, ref: str, *, force: bool, prune: bool) -> Sequence[ImageDeleteResponseItem]:
-        """`prune`: and the images it was made from that have no name. Raises NotFound, Conflict."""
+    async def remove(
+        self, ref: str, *, force: bool, prune: bool, platform: str = ""
+    ) -> Sequence[ImageDeleteResponseItem]:
+        """`prune`: and the images it was made from that have no name.
+
+        Raises NotFound, Conflict, InvalidParameter.
+        """
+        if not ref.strip():
+            raise InvalidParameter("image name cannot be blank")
+        self._of_platform(ref, platform)
         return await self._remover.remove(ref, force=force, prune=prune)
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> ImagesPruneReport:
         """Raises InvalidParameter."""
         return await self._remover.prune(filters)
 
-    async def load(self, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[bytes]:
-        """Progress as Docker's JSON stream. Raises InvalidParameter, System, after some of it as well."""
-        async for line in self._loader.load(body, quiet=quiet):
+    async def load(
+        self, body: AsyncIterator[bytes], *, quiet: bool, platform: str = ""
+    ) -> AsyncIterator[bytes]:
+        """Progress as Docker's JSON stream; of the archive's images those that are for `platform`.
+
+        Raises InvalidParameter, NotFound, System, after some of it as well.
+        """
+        async for line in self._loader.load(body, quiet=quiet, platform=platform):
             yield line
         self._remover.collect()
 
@@ -311,11 +329,11 @@ class Images:
             yield line
         self._remover.collect()
 
-    async def save(self, refs: Sequence[str]) -> AsyncIterator[bytes]:
+    async def save(self, refs: Sequence[str], *, platform: str = "") -> AsyncIterator[bytes]:
         """A docker archive (with an OCI layout inside). Raises NotFound before the first byte."""
         for ref in refs:
             self.resolve(ref) if _is_hello(ref) else None
-        return await self._saver.save(refs)
+        return await self._saver.save(refs, platform)
 
     async def pull(
         self, repo: str, tag: str, platform: str, credentials: Credentials | None
@@ -339,6 +357,25 @@ class Images:
         return self._pusher.push(_wanted(name, tag), platform, credentials)
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _summary(self, record: ImageRecord, names: Sequence[Reference], shared: int) -> ImageSummary:
+        return ImageSummary(
+            id=record.id,
+            parent_id=self.store.lineage.parent(record.id),
+            repo_tags=[name.familiar for name in names if name.tag],
+            repo_digests=[name.familiar for name in names if name.digest],
+            created=record.created_ns // 10**9,
+            size=record.size,
+            shared_size=shared,
+            labels=record.config.labels,
+            containers=len(self._containers.using_image(record.id)),
+        )
+
+    def _of_platform(self, ref: str, platform: str) -> ImageRecord:
+        record = self.store.resolve(ref)
+        if platform:
+            check_platform(record, ref, platform)
+        return record
 
     def _shared_size(self, record: ImageRecord) -> int:
         """Bytes of layers that other images stand on, too."""
@@ -377,20 +414,6 @@ def _is_hello(ref: str) -> bool:
         return parse_reference(ref).with_default_tag().canonical == HELLO_NAME
     except InvalidParameter:
         return False
-
-
-def _summary(record: ImageRecord, names: Sequence[Reference], shared: int, parent: str) -> ImageSummary:
-    return ImageSummary(
-        id=record.id,
-        parent_id=parent,
-        repo_tags=[name.familiar for name in names if name.tag],
-        repo_digests=[name.familiar for name in names if name.digest],
-        created=record.created_ns // 10**9,
-        size=record.size,
-        shared_size=shared,
-        labels=record.config.labels,
-        containers=-1,
-    )
 
 
 def _top_comment(history: Sequence[History] | None) -> str:
