@@ -6,19 +6,18 @@ Both talk to a server that records. Where docker sends a field's zero value, pro
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from docker_version import DOCKER, needs_docker_28
 from fake_daemon import CONTAINER_ID, Answer, FakeDaemon
 
-DOCKER = shutil.which("docker")
 PYTHON = Path(__file__).parents[2] / "python"
 
-pytestmark = pytest.mark.skipif(DOCKER is None, reason="needs the docker CLI")
+pytestmark = needs_docker_28
 
 # What docker sends when nothing was asked for, and dockerd takes as such.
 DEFAULTS = {

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker_version import DOCKER, needs_docker_28
 from fake_daemon import Answer, FakeDaemon, frame
 
-DOCKER = shutil.which("docker")
 PYTHON = Path(__file__).parents[2] / "python"
 
-pytestmark = pytest.mark.skipif(DOCKER is None, reason="needs the docker CLI")
+pytestmark = needs_docker_28
 
 NOW = int(time.time())
 

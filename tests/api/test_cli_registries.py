@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker_version import DOCKER, needs_docker_28
 from fake_daemon import Answer, FakeDaemon, Request
 
-DOCKER = shutil.which("docker")
 PYTHON = Path(__file__).parents[2] / "python"
 PROA = [sys.executable, "-m", "proa.cli"]
 HELPER = """#!/bin/sh
@@ -124,7 +123,7 @@ def observed(server: FakeDaemon, command: list[str], config: Path, given: str) -
     return (done.returncode, *texts, asked, kept(config))
 
 
-@pytest.mark.skipif(DOCKER is None, reason="needs the docker CLI")
+@needs_docker_28
 @pytest.mark.parametrize("lines", SEQUENCES, ids=lambda lines: lines[0])
 def test_prints_asks_and_keeps_the_same(lines: list[str], server: FakeDaemon, tmp_path: Path) -> None:
     for line in lines:

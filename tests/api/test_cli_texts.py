@@ -2,17 +2,16 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from docker_version import DOCKER, needs_docker_28
 
-DOCKER = shutil.which("docker")
 PYTHON = Path(__file__).parents[2] / "python"
 
-pytestmark = pytest.mark.skipif(DOCKER is None, reason="needs the docker CLI")
+pytestmark = needs_docker_28
 
 # Docker's own name in these phrases is part of the words that clients match on.
 KEPT = (

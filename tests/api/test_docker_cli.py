@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from docker_version import needs_docker_28
 from instance import Instance, eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="no docker CLI on the PATH")
@@ -30,12 +31,14 @@ def name(daemon: Instance) -> Iterator[str]:
     daemon.run("rm", "-f", "-v", chosen)
 
 
+@needs_docker_28
 def test_version_speaks_to_the_server(daemon: Instance) -> None:
     found = json.loads(docker(daemon, "version", "--format", "json"))
     assert found["Server"]["ApiVersion"] == "1.51"
     assert found["Server"]["Os"] == "linux"
 
 
+@needs_docker_28
 def test_info(daemon: Instance) -> None:
     found = json.loads(docker(daemon, "info", "--format", "json"))
     assert found["Images"] >= 1
@@ -128,6 +131,7 @@ def test_failed_runs_leave_nothing_behind(daemon: Instance) -> None:
     assert eventually(lambda: docker(daemon, "ps", "-aq").split() == before)
 
 
+@needs_docker_28
 def test_ps_inspect_stop_rm(daemon: Instance, name: str) -> None:
     container = docker(
         daemon, "run", "-d", "--name", name, "--label", "k=v", "busybox", "sleep", "60"
@@ -337,6 +341,7 @@ def test_volumes(daemon: Instance, name: str) -> None:
     docker(daemon, "volume", "rm", f"{name}-data")
 
 
+@needs_docker_28
 def test_cp_both_ways(daemon: Instance, name: str, tmp_path: Path) -> None:
     (tmp_path / "tree/sub").mkdir(parents=True)
     (tmp_path / "tree/file").write_text("local")
@@ -403,6 +408,7 @@ def test_commit_pauses_and_goes_on(daemon: Instance, name: str) -> None:
     docker(daemon, "rmi", image)
 
 
+@needs_docker_28
 def test_system_df_counts_layers_containers_and_volumes(daemon: Instance, name: str) -> None:
     script = "echo logged; busybox dd if=/dev/zero of=/data/f bs=1000 count=5; echo 1234 > /f"
     docker(daemon, "run", "--name", name, "-v", f"{name}-v:/data", "busybox", "sh", "-c", script)
