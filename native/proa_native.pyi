@@ -436,7 +436,8 @@ class LogReader:
     """Reads a json-file log and its rotated files in order, following rotation.
 
     `since_ns`/`until_ns` are Unix nanoseconds, 0 for unset; `tail` counts lines, -1 for all.
-    Chunks come ready for the wire: multiplexed frames or raw, with timestamps if asked for.
+    Chunks come ready for the wire: multiplexed frames or raw, with timestamps if asked for; `details` come
+    before each entry, after its time.
     """
 
     def __new__(
@@ -449,6 +450,7 @@ class LogReader:
         until_ns: int = 0,
         tail: int = -1,
         timestamps: bool = False,
+        details: str = "",
         multiplexed: bool = True,
         follow: bool = False,
     ) -> Self: ...

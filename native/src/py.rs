@@ -252,9 +252,9 @@ struct LogReader(Option<log_reader::LogReader>);
 impl LogReader {
     #[new]
     #[pyo3(signature = (path, *, stdout, stderr, since_ns = 0, until_ns = 0, tail = -1, timestamps = false,
-                        multiplexed = true, follow = false),
+                        details = String::new(), multiplexed = true, follow = false),
         text_signature = "(path, *, stdout, stderr, since_ns=0, until_ns=0, tail=-1, timestamps=False, \
-                          multiplexed=True, follow=False)")]
+                          details=\"\", multiplexed=True, follow=False)")]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)] // Keywords in Python.
     fn new(
         python: Python<'_>,
@@ -265,11 +265,21 @@ impl LogReader {
         until_ns: u64,
         tail: i64,
         timestamps: bool,
+        details: String,
         multiplexed: bool,
         follow: bool,
     ) -> PyResult<Self> {
-        let query =
-            log_reader::Query { stdout, stderr, since_ns, until_ns, tail, timestamps, multiplexed, follow };
+        let query = log_reader::Query {
+            stdout,
+            stderr,
+            since_ns,
+            until_ns,
+            tail,
+            timestamps,
+            details,
+            multiplexed,
+            follow,
+        };
         Ok(Self(Some(python.detach(|| log_reader::LogReader::open(path, query))?)))
     }
 

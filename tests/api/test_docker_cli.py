@@ -442,3 +442,11 @@ def test_a_wait_for_one_that_rm_has_removed_already(daemon: Instance) -> None:
     name = docker(daemon, "run", "-d", "--rm", "busybox", "sh", "-c", "exit 3").strip()
     assert eventually(lambda: name not in docker(daemon, "ps", "-aq", "--no-trunc"))
     assert docker(daemon, "wait", name) == "3\n"
+
+
+def test_details_of_logs(daemon: Instance, name: str) -> None:
+    options = ("--log-opt", "labels=tier", "--log-opt", "env=A", "-l", "tier=front", "-e", "A=1")
+    docker(daemon, "run", "--name", name, *options, "busybox", "echo", "x")
+    assert docker(daemon, "logs", "--details", name) == "A=1,tier=front x\n"
+    assert docker(daemon, "logs", "--details", "-t", name).split(" ", 1)[1] == "A=1,tier=front x\n"
+    assert docker(daemon, "logs", name) == "x\n"

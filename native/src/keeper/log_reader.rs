@@ -31,6 +31,8 @@ pub struct Query {
     pub tail: i64,
     /// Prefix each entry with its time.
     pub timestamps: bool,
+    /// What comes before each entry, after its time.
+    pub details: String,
     /// 8-byte stream headers.
     pub multiplexed: bool,
     pub follow: bool,
@@ -40,8 +42,18 @@ impl Query {
     /// All of both streams, as an attached client sees it.
     #[must_use]
     pub fn all(stdout: bool, stderr: bool, multiplexed: bool) -> Self {
-        let (since_ns, until_ns, tail) = (0, 0, -1);
-        Self { stdout, stderr, since_ns, until_ns, tail, timestamps: false, multiplexed, follow: false }
+        let (since_ns, until_ns, tail, details) = (0, 0, -1, String::new());
+        Self {
+            stdout,
+            stderr,
+            since_ns,
+            until_ns,
+            tail,
+            timestamps: false,
+            details,
+            multiplexed,
+            follow: false,
+        }
     }
 }
 
@@ -258,7 +270,11 @@ impl Query {
         if ![self.stdout, self.stderr][stream.index()] {
             return;
         }
-        let prefix = if self.timestamps { format!("{} ", format_time_fixed(time_ns)) } else { String::new() };
+        let mut prefix = String::new();
+        if self.timestamps {
+            prefix = format!("{} ", format_time_fixed(time_ns));
+        }
+        prefix.push_str(&self.details);
         if self.multiplexed {
             out.extend_from_slice(&frame_header(stream, prefix.len() + line.log.len()));
         }
@@ -405,6 +421,12 @@ mod tests {
         assert_eq!(
             log.read(|query| (query.multiplexed, query.tail) = (true, 1)),
             "\x01\0\0\0\0\0\0\x05four\n"
+        );
+        let detailed = |query: &mut Query| (query.details, query.tail) = ("a=b ".into(), 1);
+        assert_eq!(log.read(detailed), "a=b four\n");
+        assert_eq!(
+            log.read(|query| (detailed(query), query.timestamps = true).1),
+            "1970-01-01T00:00:04.000000000Z a=b four\n"
         );
     }
 

@@ -12,7 +12,7 @@ from signal import SIGKILL
 from msgspec.structs import replace
 
 from proa import stdio
-from proa.engine import inspection, links, listing
+from proa.engine import inspection, links, listing, log_details
 from proa.engine import state as states
 from proa.engine import top as tops
 from proa.engine.cgroups import Cgroups
@@ -356,6 +356,7 @@ class Containers:
         log = container.record.resolved.plan.stdio.log
         assert log is not None
         follow = options.follow and container.state.running
+        details = log_details.details(container.record) if options.details else ""
         ended = container.waiters.register("next-exit", container.state) if follow else None
 
         def open_reader() -> stdio.Reader:
@@ -367,6 +368,7 @@ class Containers:
                 until_ns=options.until_ns,
                 tail=options.tail,
                 timestamps=options.timestamps,
+                details=details,
                 multiplexed=multiplexed,
                 follow=follow,
             )
