@@ -341,6 +341,12 @@ def test_private_shared_memory_cannot_be_joined() -> None:
         resolved(HostConfig(ipc_mode="container:peer"), within=within)
 
 
+def test_links_of_the_default_network_need_their_container() -> None:
+    with pytest.raises(InvalidParameter, match="could not get container for ghost: No such container: ghost"):
+        with_host(links=["ghost:db"])
+    assert with_host(links=["ghost:db"], network_mode="mine").host_config.links == ["ghost:db"]
+
+
 def test_no_shared_memory() -> None:
     assert next(m for m in with_host(ipc_mode="none").plan.mounts if isinstance(m, Dev)).shm_size == 0
 

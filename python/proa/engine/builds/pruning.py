@@ -20,7 +20,9 @@ from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter, System
 from proa.schema.build import BuildCacheRecord, BuildPruneReport
 
-_FILTERS = frozenset(("until", "id", "type", "description", "inuse", "shared", "private", "parents"))
+_FILTERS = frozenset(
+    ("until", "id", "type", "description", "inuse", "shared", "private", "parents", "label", "label!")
+)
 
 
 class _Candidate(Struct, frozen=True):
@@ -150,6 +152,8 @@ def _tests(filters: Mapping[str, Sequence[str]]) -> Callable[[_Candidate], bool]
 
     def test(candidate: _Candidate) -> bool:
         record = candidate.record
+        if "label" in filters:
+            return False  # `system prune` asks all kinds of things with one filter; these have no labels
         if before is not None and candidate.used_ns > before:
             return False
         if ids and not any(record.id.startswith(wanted) for wanted in ids):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from proa.engine.resolve.model import Context, Peer
 from proa.engine.resolve.namespaces import container_of
 from proa.engine.resolve.ports import resolve_ports
-from proa.errors import InvalidParameter
+from proa.errors import InvalidParameter, NotFound
 from proa.network import EndpointWish, NetworkWish
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, HostConfig
 from proa.schema.network import EndpointIPAMConfig, EndpointSettings
@@ -49,6 +49,8 @@ def resolve_network(
     if name := container_of(mode):
         peer = context.peer(name)
         return NetworkWish(mode="container", container=peer.id), peer
+    if mode == "bridge":
+        _check_links(host_config, context)
     wish = NetworkWish(
         mode="host" if mode == "host" else "none" if mode == "none" else "bridge",
         endpoints=_endpoints(request, host_config),
@@ -154,6 +156,16 @@ def _check_conflicts(request: ContainerCreateRequest, host_config: HostConfig) -
     ):
         if given:
             raise InvalidParameter(text)
+
+
+def _check_links(host_config: HostConfig, context: Context) -> None:
+    """Whom a container links to on the default network is there already."""
+    for link in host_config.links or ():
+        name = link.partition(":")[0]
+        try:
+            context.peer(name)
+        except NotFound as exc:
+            raise InvalidParameter(f"could not get container for {name}: {exc}") from exc
 
 
 def _mac(request: ContainerCreateRequest) -> str:
