@@ -450,3 +450,11 @@ def test_details_of_logs(daemon: Instance, name: str) -> None:
     assert docker(daemon, "logs", "--details", name) == "A=1,tier=front x\n"
     assert docker(daemon, "logs", "--details", "-t", name).split(" ", 1)[1] == "A=1,tier=front x\n"
     assert docker(daemon, "logs", name) == "x\n"
+
+
+def test_version_by_the_names_of_docker_s_templates(daemon: Instance) -> None:
+    fields = "{{.Client.APIVersion}} {{.Server.APIVersion}} {{.Server.MinAPIVersion}}"
+    form = f"{fields}[{{{{.Server.GitCommit}}}}{{{{.Client.BuildTime}}}}]"
+    assert daemon.run("version", "--format", form, cli="proa").stdout == "1.51 1.51 1.24[]\n"
+    shown = json.loads(daemon.run("version", "-f", "json", cli="proa").stdout)["Client"]
+    assert "APIVersion" not in shown

@@ -65,13 +65,22 @@ def version(parsed: Parsed) -> int:
     except Failure as exc:
         failure = exc
     here = _client_version(api, parsed)
-    if wanted is not None:
+    if wanted is None:
+        show(_version_text(here, server))
+    elif "json" in parsed.get("format"):
         show(render(wanted, {"Client": here, "Server": server}) + "\n")
     else:
-        show(_version_text(here, server))
+        named = {"Client": _as_go_names(here), "Server": server and _as_go_names(server)}
+        show(render(wanted, named) + "\n")
     if failure is not None:
         raise failure
     return 0
+
+
+def _as_go_names(version: "dict[str, Any]") -> "dict[str, Any]":
+    """As templates name what JSON calls ApiVersion; what only docker has is empty."""
+    nothing = {"GitCommit": "", "GoVersion": "", "BuildTime": ""}
+    return {**nothing, **version, "APIVersion": version.get("ApiVersion", "")}
 
 
 def _client_version(api: Client, parsed: Parsed) -> "dict[str, Any]":
