@@ -5,7 +5,7 @@ prefix of one. Every method raises classes of proa.errors and nothing else.
 """
 
 from asyncio import Future
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from proa.schema.archive import PathStat
@@ -262,6 +262,13 @@ class Builds(Protocol):
     async def prune(self, *, all: bool, keep_bytes: int, filters: Filters) -> BuildPruneReport: ...
 
 
+class BuildKit(Protocol):
+    """Clients that speak BuildKit's protocol. `detach` takes the connection: (fd, input read already)."""
+
+    async def serve(self, headers: Mapping[str, str], detach: Callable[[], tuple[int, bytes]]) -> None: ...
+    async def session(self, headers: Mapping[str, str], detach: Callable[[], tuple[int, bytes]]) -> None: ...
+
+
 class System(Protocol):
     """The verbs of the daemon itself."""
 
@@ -294,5 +301,7 @@ class Engine(Protocol):
     def registries(self) -> Registries: ...
     @property
     def builds(self) -> Builds: ...
+    @property
+    def buildkit(self) -> BuildKit: ...
     @property
     def system(self) -> System: ...

@@ -9,7 +9,18 @@ import os
 import socket
 from itertools import chain
 
-from proa.api import builds, containers, execs, files, images, networks, registries, system, volumes
+from proa.api import (
+    buildkit,
+    builds,
+    containers,
+    execs,
+    files,
+    images,
+    networks,
+    registries,
+    system,
+    volumes,
+)
 from proa.api.ports import Engine
 from proa.api.responses import Reply, Response, error_reply, failure_reply
 from proa.api.routes import Route, Router
@@ -23,7 +34,7 @@ from proa.schema.config import DaemonConfig
 
 log = logging.getLogger(__name__)
 
-ROOMS = (builds, containers, execs, files, images, networks, registries, volumes, system)
+ROOMS = (buildkit, builds, containers, execs, files, images, networks, registries, volumes, system)
 ROUTES = tuple(chain.from_iterable(room.ROUTES for room in ROOMS))
 
 

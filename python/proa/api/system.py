@@ -113,10 +113,7 @@ NO_SWARM = refusal(
     )
 ).handler
 
-NOT_YET = (
-    ("POST", "/plugins/pull"),
-    ("POST", "/session"),
-)
+NOT_YET = (("POST", "/plugins/pull"),)
 
 SWARM = (
     ("GET", "/swarm"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from proa.buildkit.door import Door
 from proa.engine import ports
 from proa.engine.background import Background
 from proa.engine.builds.room import BuildRoom
@@ -43,6 +44,8 @@ from proa.schema.config import DaemonConfig
 from proa.schema.keeper import Exited, Welcome
 
 if TYPE_CHECKING:
+    from proa.buildkit.control import Control
+    from proa.buildkit.sessions import Sessions
     from proa.engine.builds.verbs import Builds
 
 log = logging.getLogger(__name__)
@@ -149,6 +152,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self.system = self._build_system(rooms)
         self._reconcile = self._build_reconcile(rooms)
         self._build_room = self._build_builds(rooms)
+        self.buildkit = self._build_buildkit(rooms)
 
     # ---- each part, from the rooms and the parts before it ------------------------------------------
 
@@ -319,6 +323,21 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             executor=rooms.executor,
         )
 
+    def _build_buildkit(self, rooms: Rooms[Any, Any, Any]) -> Door:
+        def control(sessions: "Sessions") -> "Control":
+            from proa.buildkit.control import Control
+
+            return Control(
+                builds=self.builds,
+                images=rooms.images,
+                sessions=sessions,
+                scratch=self._build_room.contexts,
+                executor=rooms.executor,
+                version=rooms.version,
+            )
+
+        return Door(control)
+
     @property
     def builds(self) -> "Builds":
         """The verbs of builds, put together on first use."""
@@ -362,6 +381,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         for container in self._registry:
             container.cancel_restart()
             container.stop_monitor()
+        await self.buildkit.close()
         await self._background.close()
         await self._deletions.settle()
         self._transfers.close()

@@ -63,6 +63,8 @@ class BuildRoom:
         self._executor = executor
         self._root = Path(config.data_root) / "builds"
         self._runtime = Path(config.exec_root) / "builds"
+        self.contexts = self._root / "contexts"
+        """What clients sent lies below it while their builds last."""
         self._commands: Commands | None = None
         self._verbs: Builds | None = None
         store = images.store
@@ -70,7 +72,7 @@ class BuildRoom:
 
     def sweep(self) -> None:
         """Remove what a killed daemon's builds left; the trees go in their own time."""
-        for directory in (self._root / "steps", self._root / "contexts", self._runtime):
+        for directory in (self._root / "steps", self.contexts, self._runtime):
             try:
                 names = os.listdir(directory)
             except FileNotFoundError:
@@ -175,7 +177,7 @@ class BuildRoom:
         from proa.build.contexts import Contexts
 
         receiving = self._images.store.receiving
-        return Contexts(self._root / "contexts", self._executor, receiving, self._images.registry)
+        return Contexts(self.contexts, self._executor, receiving, self._images.registry)
 
     def _caches(self, cache: "Cache", blobs: "LayerBlobs") -> "Caches":
         from proa.engine.builds.caching import Caches
