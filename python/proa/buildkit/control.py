@@ -14,9 +14,10 @@ failure carries.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -24,12 +25,13 @@ import msgspec
 import proa_native
 
 from proa.buildkit import filesync, messages, wishes
-from proa.buildkit.grpc import UNIMPLEMENTED, Call, CallFailed, Calling
+from proa.buildkit.grpc import UNIMPLEMENTED, UNKNOWN, Call, CallFailed, Calling
+from proa.buildkit.outputs import Outputs
 from proa.buildkit.sessions import Session, Sessions
 from proa.buildkit.status import RECEIVED, Status
 from proa.errors import InvalidParameter, ProaError
 from proa.ignore import read_ignore_file
-from proa.schema.build import BuildOptions, ProaBuild
+from proa.schema.build import BuildCacheRecord, BuildOptions, BuildPruneReport, ProaBuild
 from proa.schema.registry import Credentials
 
 _BUILD_ID: Final = "buildkit-controlapi-buildid"
@@ -51,7 +53,6 @@ _CAPABILITIES: Final = (
     "gateway.evaluate.solve",
     "gateway.warnings",
 )
-_FILE_SEND: Final = "/moby.filesync.v1.FileSend/DiffCopy"
 
 
 class Builds(Protocol):
@@ -61,15 +62,11 @@ class Builds(Protocol):
         self, options: BuildOptions, body: AsyncIterator[bytes], credentials: Mapping[str, Credentials]
     ) -> AsyncIterator[bytes]: ...
 
+    async def prune(
+        self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
+    ) -> BuildPruneReport: ...
 
-class Images(Protocol):
-    """What becomes of a built image."""
-
-    async def push(
-        self, name: str, tag: str, platform: str, credentials: Credentials | None
-    ) -> AsyncIterator[bytes]: ...
-
-    async def save(self, refs: "list[str]") -> AsyncIterator[bytes]: ...
+    def usage(self) -> list[BuildCacheRecord]: ...
 
 
 class Job:
@@ -102,7 +99,7 @@ class Control:
         self,
         *,
         builds: Builds,
-        images: Images,
+        outputs: Outputs,
         sessions: Sessions,
         scratch: Path,
         executor: Executor | None,
@@ -110,7 +107,7 @@ class Control:
     ) -> None:
         """`scratch` is where clients' directories are while their builds last."""
         self._builds = builds
-        self._images = images
+        self._outputs = outputs
         self._sessions = sessions
         self._scratch = scratch
         self._executor = executor
@@ -122,6 +119,8 @@ class Control:
             f"{control}ListWorkers": self._workers,
             f"{control}Solve": self._solve,
             f"{control}Status": self._follow,
+            f"{control}DiskUsage": self._usage,
+            f"{control}Prune": self._prune,
             f"{gateway}Ping": self._ping,
             f"{gateway}Solve": self._gateway_solve,
             f"{gateway}Return": self._return,
@@ -192,6 +191,25 @@ class Control:
         async for told in self._job(asked.Ref).status.follow():
             await call.send(told)
 
+    async def _usage(self, call: Call) -> None:
+        await call.message()
+        found = [_usage_of(record) for record in self._builds.usage()]
+        await _answer(call, messages.DiskUsageResponse(record=found))
+
+    async def _prune(self, call: Call) -> None:
+        asked = messages.PruneRequest.FromString(await call.message())
+        known = {record.id: record for record in self._builds.usage()}
+        filters: dict[str, list[str]] = {}
+        for text in filter(None, asked.filter):
+            name, _, value = text.partition("==" if "==" in text else "=")
+            filters.setdefault(name, []).append(value)
+        if asked.keepDuration:
+            filters["until"] = [f"{asked.keepDuration // 10**9}s"]
+        report = await self._builds.prune(all=asked.all, keep_bytes=asked.reservedSpace, filters=filters)
+        for id_ in report.caches_deleted or ():
+            record = known.get(id_, BuildCacheRecord(id=id_))
+            await _answer(call, _usage_of(record))
+
     # ---- the gateway ---------------------------------------------------------------------------------
 
     async def _ping(self, call: Call) -> None:
@@ -213,7 +231,9 @@ class Control:
         job = self._of(call)
         if not job.returned.done():
             if asked.error.code or asked.error.message:
-                job.returned.set_exception(CallFailed(asked.error.code or 2, asked.error.message))
+                code = asked.error.code or UNKNOWN
+                details = asked.error.SerializeToString()
+                job.returned.set_exception(CallFailed(code, asked.error.message, details))
             else:
                 job.returned.set_result(None)
         await call.send(b"")
@@ -248,15 +268,31 @@ class Control:
             )
             hosts = wishes.hosts_in([text, *options.values(), *export.names])
             logins = {host: await session.credentials(host) for host in hosts}
-            await self._run(job, wished, {host: login for host, login in logins.items() if login})
+            known = {host: login for host, login in logins.items() if login}
+            body = _uploaded(session, wishes.upload_of(options))
+            await self._run(job, wished, body, known, text)
             if request == wishes.LINT:
-                return {"result.json": b"{}", "result.txt": b""}
-            await self._export(job, export, session, logins)
+                return {"result.json": job.status.lint_result(wished.dockerfile, text)}
+            image = job.status.image
+            job.told |= {
+                "containerimage.config.digest": image["ID"],
+                "containerimage.digest": image.get("Digest") or image["ID"],
+            }
+            if export.names:
+                job.told["image.name"] = ",".join(image["Names"])
+            await self._outputs.deliver(export, image["ID"], session, logins, scratch)
         return {}
 
-    async def _run(self, job: Job, wished: BuildOptions, logins: Mapping[str, Credentials]) -> None:
+    async def _run(
+        self,
+        job: Job,
+        wished: BuildOptions,
+        body: AsyncIterator[bytes],
+        logins: Mapping[str, Credentials],
+        text: str,
+    ) -> None:
         try:
-            told = await self._builds.build(wished, _no_body(), logins)
+            told = await self._builds.build(wished, body, logins)
             try:
                 async for line in told:
                     for event in line.splitlines():
@@ -267,35 +303,8 @@ class Control:
         except CallFailed:
             raise
         except ProaError as exc:
-            raise CallFailed(2, str(exc)) from exc
-
-    async def _export(
-        self, job: Job, export: wishes.Export, session: Session, logins: Mapping[str, Credentials | None]
-    ) -> None:
-        image = job.status.image
-        job.told["containerimage.config.digest"] = image.get("ID", "")
-        job.told["containerimage.digest"] = image.get("Digest") or image.get("ID", "")
-        if export.names:
-            job.told["image.name"] = ",".join(image.get("Names", export.names))
-        for name in export.names if export.push else ():
-            (host, *_) = [host for host in logins if name.startswith(f"{host}/")] or ["docker.io"]
-            async for line in await self._images.push(name, "", "", logins.get(host)):
-                for event in line.splitlines():
-                    if event and (error := msgspec.json.decode(event).get("error")):
-                        raise CallFailed(2, error)
-        if export.archive:
-            await self._send(session, await self._images.save(list(export.names) or [image["ID"]]))
-
-    async def _send(self, session: Session, archive: AsyncIterator[bytes]) -> None:
-        """An archive, to where the client wants it."""
-        async with Calling(session.connection, _FILE_SEND) as calling:
-            async for chunk in archive:
-                for start in range(0, len(chunk), 1 << 20):
-                    part = messages.BytesMessage(data=chunk[start : start + (1 << 20)])
-                    await calling.send(part.SerializeToString())
-            calling.end()
-            async for _ in calling.messages():
-                pass
+            details = job.status.failure_details(UNKNOWN, str(exc), wished.dockerfile, text)
+            raise CallFailed(UNKNOWN, str(exc), details) from exc
 
     # ---- the client's directories --------------------------------------------------------------------
 
@@ -378,10 +387,37 @@ def _read(directory: Path, name: str) -> str | None:
     return None if data is None else data.decode("utf-8", "replace")
 
 
+def _usage_of(record: BuildCacheRecord) -> Any:
+    return messages.UsageRecord(
+        ID=record.id,
+        InUse=record.in_use,
+        Size=record.size,
+        CreatedAt=_timestamp(record.created_at),
+        LastUsedAt=_timestamp(record.last_used_at or ""),
+        UsageCount=record.usage_count,
+        Description=record.description,
+        RecordType=record.type,
+        Shared=record.shared,
+        Parents=record.parents or (),
+    )
+
+
+def _timestamp(text: str) -> Any:
+    """Of RFC 3339; None where there is none."""
+    if not text:
+        return None
+    return messages.Timestamp(seconds=int(datetime.fromisoformat(text).timestamp()))
+
+
 async def _answer(call: Call, message: Any) -> None:
     await call.send(message.SerializeToString())
 
 
-async def _no_body() -> AsyncIterator[bytes]:
-    return
-    yield b""
+async def _uploaded(session: Session, path: str) -> AsyncIterator[bytes]:
+    """The context that the client has at this path; nothing where there is no path."""
+    if path:
+        metadata = [("urlpath", path), ("urlhost", "buildkit-session")]
+        async with Calling(session.connection, "/moby.upload.v1.Upload/Pull", metadata) as calling:
+            async for message in calling.messages():
+                if data := messages.BytesMessage.FromString(message).data:
+                    yield data

@@ -5,8 +5,8 @@
     client               DATA 1  DATA 1 (empty: its end)  DATA 2 ...
     here    FIN     client  FIN
 
-A name is only ever made in a directory that was made here before, and nothing is followed: a client that sends
-a symlink and then something below it is refused.
+A name is only ever made in a directory that was made here before, and nothing is followed: a client that
+sends a symlink and then something below it is refused.
 
 Source: tonistiigi/fsutil send.go, receive.go, types/wire.proto; moby/buildkit session/filesync.
 """
@@ -213,6 +213,15 @@ def _kind(mode: int) -> int:
     if mode & _DEVICE:
         return stat.S_IFCHR if mode & _CHARACTER else stat.S_IFBLK
     return next((kind for bit, kind in _KINDS.items() if mode & bit), stat.S_IFREG)
+
+
+def go_mode(mode: int) -> int:
+    """A st_mode in Go's bits."""
+    bits = mode & 0o777
+    bits |= next((go for go, kind in _KINDS.items() if stat.S_IFMT(mode) == kind), 0)
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        bits |= _DEVICE | (_CHARACTER if stat.S_ISCHR(mode) else 0)
+    return bits | sum(go for go, bit in _BITS.items() if mode & bit)
 
 
 def _permissions(mode: int) -> int:

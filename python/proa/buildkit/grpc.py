@@ -27,9 +27,11 @@ log = logging.getLogger(__name__)
 class CallFailed(ProaError):
     """A call ended with a status that is not OK."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, details: bytes = b"") -> None:
+        """`details` is a google.rpc.Status, as bytes."""
         super().__init__(message)
         self.code = code
+        self.details = details
 
 
 class Call:
@@ -103,10 +105,10 @@ async def serve(methods: Mapping[str, Method], stream: Stream) -> None:
         return
     try:
         await method(Call(stream))
-    except ConnectionResetError:
-        return
+    except ConnectionResetError as error:  # of this stream, or of another that it stood on
+        _end(stream, UNAVAILABLE, str(error))
     except ProaError as error:
-        _end(stream, _code_of(error), str(error))
+        _end(stream, _code_of(error), str(error), getattr(error, "details", b""))
     except Exception:
         log.exception("%s failed", headers.get(":path"))
         _end(stream, INTERNAL, "internal error")
@@ -120,12 +122,14 @@ def _code_of(error: ProaError) -> int:
     return {InvalidParameter: INVALID_ARGUMENT, NotFound: NOT_FOUND}.get(type(error), UNKNOWN)
 
 
-def _end(stream: Stream, code: int, message: str) -> None:
+def _end(stream: Stream, code: int, message: str, details: bytes = b"") -> None:
     if stream.failure is not None:
         return
     trailers = [("grpc-status", str(code))]
     if message:
         trailers.append(("grpc-message", quote(message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}~")))
+    if details:
+        trailers.append(("grpc-status-details-bin", base64.b64encode(details).decode().rstrip("=")))
     stream.send_headers(trailers, end=True)
 
 

@@ -81,10 +81,10 @@ class Stream:
     async def read(self) -> bytes:
         """What has come and was not read, at least a byte; empty at the end. Raises StreamReset."""
         while not self._chunks:
+            if self._ended:  # what comes after, as a server's reset of what it did not read, changes nothing
+                return b""
             if self._failure is not None:
                 raise self._failure
-            if self._ended:
-                return b""
             await self._changed()
         data = b"".join(self._chunks)
         self._chunks.clear()

@@ -3,8 +3,9 @@
 Made from the table below when this is imported: what it does not name is kept by protobuf as it came and not
 looked at. A field is `name number type`; `[type]` is repeated, `{type}` a map from strings. Enums are int32.
 
-Source: moby/buildkit api/services/control/control.proto, frontend/gateway/pb/gateway.proto, session/*/*.proto,
-solver/errdefs/errdefs.proto; tonistiigi/fsutil types/wire.proto, stat.proto; googleapis google/rpc/status.proto.
+Source: moby/buildkit api/services/control/control.proto, frontend/gateway/pb/gateway.proto, session/*/*.proto
+solver/errdefs/errdefs.proto, solver/pb/ops.proto; tonistiigi/fsutil types/wire.proto, stat.proto; googleapis
+google/rpc/status.proto.
 """
 
 from typing import Any, Final
@@ -35,7 +36,8 @@ _MESSAGES: Final = {
     "Definition": "def 1 [bytes]",
     "ControlSolveRequest": (
         "Ref 1 string, Definition 2 Definition, ExporterDeprecated 3 string,"
-        "ExporterAttrsDeprecated 4 {string}, Session 5 string, Frontend 6 string, FrontendAttrs 7 {string}, Cache 8 CacheOptions,"
+        "ExporterAttrsDeprecated 4 {string}, Session 5 string, Frontend 6 string, FrontendAttrs 7 {string},"
+        "Cache 8 CacheOptions,"
         "Entitlements 9 [string], Exporters 13 [Exporter]"
     ),
     "ControlSolveResponse": "ExporterResponse 1 {string}",
@@ -50,7 +52,10 @@ _MESSAGES: Final = {
         "started 7 Timestamp, completed 8 Timestamp"
     ),
     "VertexLog": "vertex 1 string, timestamp 2 Timestamp, stream 3 int64, msg 4 bytes",
-    "VertexWarning": "vertex 1 string, level 2 int64, short 3 bytes, detail 4 [bytes], url 5 string",
+    "VertexWarning": (
+        "vertex 1 string, level 2 int64, short 3 bytes, detail 4 [bytes], url 5 string, info 6 SourceInfo,"
+        "ranges 7 [Range]"
+    ),
     "StatusResponse": (
         "vertexes 1 [Vertex], statuses 2 [VertexStatus], logs 3 [VertexLog], warnings 4 [VertexWarning]"
     ),
@@ -58,7 +63,8 @@ _MESSAGES: Final = {
     "DiskUsageResponse": "record 1 [UsageRecord]",
     "UsageRecord": (
         "ID 1 string, Mutable 2 bool, InUse 3 bool, Size 4 int64, CreatedAt 6 Timestamp,"
-        "LastUsedAt 7 Timestamp, UsageCount 8 int64, Description 9 string, RecordType 10 string, Shared 11 bool, Parents 12 [string]"
+        "LastUsedAt 7 Timestamp, UsageCount 8 int64, Description 9 string, RecordType 10 string,"
+        "Shared 11 bool, Parents 12 [string]"
     ),
     "PruneRequest": "filter 1 [string], all 2 bool, keepDuration 3 int64, reservedSpace 4 int64",
     # ---- the gateway
@@ -72,7 +78,12 @@ _MESSAGES: Final = {
     "RefMap": "refs 1 {Ref}",
     "Result": "refDeprecated 1 string, ref 3 Ref, refs 4 RefMap, metadata 10 {bytes}",
     "SolveResponse": "ref 1 string, result 3 Result",
-    "RpcStatus": "code 1 int32, message 2 string",
+    "Any": "type_url 1 string, value 2 bytes",
+    "RpcStatus": "code 1 int32, message 2 string, details 3 [Any]",
+    "Position": "line 1 int32, character 2 int32",
+    "Range": "start 1 Position, end 2 Position",
+    "SourceInfo": "filename 1 string, data 2 bytes, language 4 string",
+    "Source": "info 1 SourceInfo, ranges 2 [Range]",
     "ReturnRequest": "result 1 Result, error 2 RpcStatus",
     # ---- what the client serves
     "Packet": "type 1 int32, stat 2 Stat, ID 3 uint32, data 4 bytes",
@@ -134,6 +145,7 @@ def _class(name: str) -> Any:
 
 
 APICap = _class("APICap")
+AnyMessage = _class("Any")
 BuildkitVersion = _class("BuildkitVersion")
 BytesMessage = _class("BytesMessage")
 CacheEntry = _class("CacheEntry")
@@ -150,13 +162,17 @@ ListWorkersResponse = _class("ListWorkersResponse")
 Packet = _class("Packet")
 Platform = _class("Platform")
 PongResponse = _class("PongResponse")
+Position = _class("Position")
 PruneRequest = _class("PruneRequest")
+Range = _class("Range")
 Ref = _class("Ref")
 Result = _class("Result")
 ReturnRequest = _class("ReturnRequest")
 RpcStatus = _class("RpcStatus")
 SolveRequest = _class("SolveRequest")
 SolveResponse = _class("SolveResponse")
+Source = _class("Source")
+SourceInfo = _class("SourceInfo")
 Stat = _class("Stat")
 StatusRequest = _class("StatusRequest")
 StatusResponse = _class("StatusResponse")

@@ -7,8 +7,10 @@ api/services/control/control.proto.
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
+
+import msgspec
 
 from proa.buildkit import messages
 
@@ -30,9 +32,38 @@ class Status:
         self._vertices: dict[Any, Any] = {}
         self._over = False
         self._more = asyncio.Event()
-        self.excerpt = ""
+        self._failed_lines: list[int] = []
+        self._warnings: list[dict[str, Any]] = []
         self.image: dict[str, Any] = {}
         """The event about the image, once there is one."""
+
+    def failure_details(self, code: int, message: str, name: str, text: str) -> bytes:
+        """A google.rpc.Status with the lines of the Dockerfile at fault; empty where none were told."""
+        if not (self._failed_lines and text):
+            return b""
+        source = messages.Source(info=_source(name, text), ranges=[_range(self._failed_lines)])
+        detail = messages.AnyMessage(
+            type_url="type.googleapis.com/errdefs.Source", value=source.SerializeToString()
+        )
+        found: bytes = messages.RpcStatus(code=code, message=message, details=[detail]).SerializeToString()
+        return found
+
+    def lint_result(self, name: str, text: str) -> bytes:
+        """What the checks have found, as BuildKit's frontend tells it."""
+        return msgspec.json.encode(
+            {
+                "warnings": [
+                    {
+                        "ruleName": told.get("rule", ""),
+                        "url": told.get("url", ""),
+                        "detail": told.get("description", told["warning"]),
+                        "location": {"sourceIndex": 0, "ranges": [_lines(told["lines"])]},
+                    }
+                    for told in self._warnings
+                ],
+                "sources": [{"filename": name, "language": "Dockerfile", "data": text.encode()}],
+            }
+        )
 
     def close(self) -> None:
         """Nothing follows."""
@@ -128,6 +159,8 @@ class Status:
                 self._tell(vertexes=[vertex])
 
     def _warning(self, event: dict[str, Any]) -> None:
+        if "lines" in event:
+            self._warnings.append(event)
         vertex = self._vertices.get(_DEFINITION)
         warning = messages.VertexWarning(
             vertex=vertex.digest if vertex is not None else "",
@@ -139,7 +172,7 @@ class Status:
         self._tell(warnings=[warning])
 
     def _failure(self, event: dict[str, Any]) -> None:
-        self.excerpt = event["failure"]["excerpt"]
+        self._failed_lines = event["failure"]["lines"]
 
     def _aux(self, event: dict[str, Any]) -> None:
         self.image = event["aux"]
@@ -163,6 +196,20 @@ class Status:
 def _status_of(vertex: Any, text: str) -> Any:
     now = _now()
     return messages.VertexStatus(ID=text, vertex=vertex.digest, timestamp=now, started=now, completed=now)
+
+
+def _source(name: str, text: str) -> Any:
+    return messages.SourceInfo(filename=name, data=text.encode(), language="Dockerfile")
+
+
+def _range(lines: Sequence[int]) -> Any:
+    start, end = (messages.Position(line=line) for line in lines)
+    return messages.Range(start=start, end=end)
+
+
+def _lines(lines: Sequence[int]) -> dict[str, Any]:
+    start, end = ({"line": line, "character": 0} for line in lines)
+    return {"start": start, "end": end}
 
 
 def _now() -> Any:

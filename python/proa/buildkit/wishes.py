@@ -19,11 +19,18 @@ from proa.schema.container import Ulimit
 FRONTENDS: Final = ("dockerfile.v0", "gateway.v0")
 LINT: Final = "frontend.lint"
 _LOCAL: Final = "local:"
-_TRUE: Final = ("", "1", "true")
+_UPLOAD: Final = "http://buildkit-session"
 _NETWORKS: Final = {"": "default", "sandbox": "default", "default": "default", "host": "host", "none": "none"}
-_IMAGES: Final = ("moby", "image")
-"""Exporters into the store."""
-_EXPORTER_OWN: Final = frozenset(("name", "push", "push-by-digest", "unpack", "store", "attestation-prefix"))
+_EXPORTERS: Final = ("moby", "image", "docker", "oci", "tar", "local")
+_IMAGE_FIELDS: Final = (
+    "annotation",
+    "compression",
+    "force-compression",
+    "name-canonical",
+    "oci-mediatypes",
+    "rewrite-timestamp",
+)
+"""What begins with one of them says what the image is to be like."""
 _SECRET: Final = re.compile(r"type=secret[^\s\\]*")
 _HOST: Final = re.compile(r"(?<![\w./:@-])((?:[\w-]+\.)+[\w-]+(?::\d+)?|[\w-]+:\d+|localhost)/[\w./-]+")
 
@@ -31,11 +38,11 @@ _HOST: Final = re.compile(r"(?<![\w./:@-])((?:[\w-]+\.)+[\w-]+(?::\d+)?|[\w-]+:\
 class Export(Struct, frozen=True, kw_only=True):
     """What becomes of the image."""
 
+    kind: str = "image"
     names: tuple[str, ...] = ()
     push: bool = False
-    archive: bool = False
-    """The client takes it as an archive (type=docker, type=oci)."""
     fields: dict[str, str] = {}
+    """What the image is to be like."""
 
 
 def export_of(asked: Any) -> Export:
@@ -48,17 +55,13 @@ def export_of(asked: Any) -> Export:
     if len(exporters) > 1:
         raise NotImplemented_("multiple exporters are not supported")
     ((kind, fields),) = exporters
-    if kind not in (*_IMAGES, "docker", "oci"):
+    if kind not in _EXPORTERS:
         raise NotImplemented_(f"exporter {kind!r} could not be found")
     return Export(
+        kind=kind,
         names=tuple(name for name in fields.get("name", "").split(",") if name),
         push=fields.get("push") in ("true", "1"),
-        archive=kind in ("docker", "oci"),
-        fields={
-            name: value
-            for name, value in fields.items()
-            if name not in _EXPORTER_OWN and not name.startswith("source.date.epoch")
-        },
+        fields={name: value for name, value in fields.items() if name.startswith(_IMAGE_FIELDS)},
     )
 
 
@@ -102,7 +105,7 @@ def options_of(
     no_cache = options.get("no-cache")
     arguments = _prefixed(options, "build-arg:")
     context = options.get("context", "")
-    remote = "" if context.startswith(_LOCAL) else context
+    remote = "" if context.startswith(_LOCAL) or upload_of(options) else context
     epoch = arguments.get("SOURCE_DATE_EPOCH", "")
     if epoch and not (epoch.isascii() and epoch.isdigit()):
         raise InvalidParameter(f"invalid SOURCE_DATE_EPOCH: {epoch}")
@@ -141,6 +144,12 @@ def options_of(
         shm_size=int(options.get("shm-size") or 0),
         ulimits=tuple(_ulimit(text) for text in _row(options.get("ulimit", ""))),
     )
+
+
+def upload_of(options: Mapping[str, str]) -> str:
+    """The path under which the client uploads its context, a tar from its stdin; empty where it does not."""
+    context = options.get("context", "")
+    return context.removeprefix(_UPLOAD) if context.startswith(f"{_UPLOAD}/") else ""
 
 
 def secrets_in(dockerfile: str) -> list[str]:

@@ -326,10 +326,11 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
     def _build_buildkit(self, rooms: Rooms[Any, Any, Any]) -> Door:
         def control(sessions: "Sessions") -> "Control":
             from proa.buildkit.control import Control
+            from proa.buildkit.outputs import Outputs
 
             return Control(
                 builds=self.builds,
-                images=rooms.images,
+                outputs=Outputs(rooms.images, self.containers, self.files, rooms.executor),
                 sessions=sessions,
                 scratch=self._build_room.contexts,
                 executor=rooms.executor,

@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from proa.build import graph
+from proa.build.dockerfile.source import Location
 from proa.build.lint import Finding
 from proa.build.solver import Result
 from proa.engine.builds.reporting import Clipped, Events, Send, Tell
@@ -161,7 +162,7 @@ class Lines:
         """A build check's violation."""
         self.warned(str(finding))
 
-    def failed(self, excerpt: str) -> None:
+    def failed(self, excerpt: str, lines: Location) -> None:
         """The lines at fault; the error follows."""
 
     @contextmanager

@@ -6,7 +6,7 @@
 {"vertex": {"number": 1, "done": true, "seconds": 1.5}}           or "error": "..."
 {"status": {"number": "export", "text": "writing image sha256:..."}}   of the builder's own work
 {"warning": "...", "rule": ...}                                   see Events.found for more
-{"failure": {"excerpt": "..."}}                                   the lines at fault, before the error
+{"failure": {"excerpt": "...", "lines": [2, 2]}}                  the lines at fault, before the error
 {"aux": {"ID": "sha256:..."}}                                     the image
 """
 
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from proa.build import graph
+from proa.build.dockerfile.source import Location
 from proa.build.lint import Finding
 from proa.build.ports import Watcher
 from proa.build.solver import Result
@@ -109,12 +110,12 @@ class Events:
 
     def found(self, finding: Finding, excerpt: str) -> None:
         """A build check's violation."""
-        told = {"rule": finding.rule, "description": finding.message, "url": finding.url, "excerpt": excerpt}
-        self._send({"warning": str(finding), **told})
+        told = {"rule": finding.rule, "description": finding.message, "url": finding.url}
+        self._send({"warning": str(finding), **told, "excerpt": excerpt, "lines": finding.location})
 
-    def failed(self, excerpt: str) -> None:
+    def failed(self, excerpt: str, lines: Location) -> None:
         """The lines at fault; the error follows."""
-        self._send({"failure": {"excerpt": excerpt}})
+        self._send({"failure": {"excerpt": excerpt, "lines": lines}})
 
     @contextmanager
     def task(self, name: str, title: str) -> Iterator[Tell]:

@@ -375,7 +375,7 @@ def _shown(
     """The error as the client is to read it, its lines told before."""
     location: Location | None = error.location
     if location is not None:
-        reporter.failed(excerpt(name, text, location))
+        reporter.failed(excerpt(name, text, location), location)
     cause: BaseException | None = error
     while isinstance(cause, DockerfileError | VertexFailed | StepNotStarted):
         cause = cause.__cause__

@@ -1,0 +1,196 @@
+"""What becomes of a built image: pushes, and what the client takes as an archive or as files.
+
+    image, moby     in the store, and pushed where asked for
+    docker, oci     an archive, in pieces                     FileSend.DiffCopy, a stream of bytes
+    tar             its files as a container has them         the same
+    local           those files one by one                    FileSend.DiffCopy, as fsutil's sender
+
+Source: moby/buildkit exporter/*, session/filesync; tonistiigi/fsutil send.go.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Executor
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import proa_native
+
+from proa.buildkit import messages
+from proa.buildkit.filesync import DATA, FIN, REQ, STAT, go_mode
+from proa.buildkit.grpc import UNKNOWN, CallFailed, Calling
+from proa.buildkit.sessions import Session
+from proa.buildkit.wishes import Export
+from proa.errors import System
+from proa.feeding import feed
+from proa.schema.container import ContainerCreateRequest
+from proa.schema.container_state import ContainerCreateResponse
+from proa.schema.registry import Credentials
+
+_FILE_SEND: Final = "/moby.filesync.v1.FileSend/DiffCopy"
+_PIECE: Final = 1 << 20
+_FILE_PIECE: Final = 32 << 10
+
+
+class Images(Protocol):
+    """The images' verbs that outputs need."""
+
+    async def push(
+        self, name: str, tag: str, platform: str, credentials: Credentials | None
+    ) -> AsyncIterator[bytes]: ...
+
+    async def save(self, refs: list[str]) -> AsyncIterator[bytes]: ...
+
+
+class Containers(Protocol):
+    """A container of the image, for its files."""
+
+    async def create(
+        self, name: str | None, body: ContainerCreateRequest, platform: str | None
+    ) -> ContainerCreateResponse: ...
+
+    async def remove(self, ref: str, *, volumes: bool, force: bool, link: bool) -> None: ...
+
+
+class Files(Protocol):
+    """The files of a container."""
+
+    async def export(self, ref: str) -> AsyncIterator[bytes]: ...
+
+
+class Outputs:
+    """The exporters."""
+
+    def __init__(
+        self, images: Images, containers: Containers, files: Files, executor: Executor | None
+    ) -> None:
+        self._images = images
+        self._containers = containers
+        self._files = files
+        self._executor = executor
+
+    async def deliver(
+        self,
+        export: Export,
+        image: str,
+        session: Session,
+        logins: Mapping[str, Credentials | None],
+        scratch: Path,
+    ) -> None:
+        """Everything that was asked for. Raises classes of proa.errors."""
+        if export.push:
+            for name in export.names:
+                await self._push(name, logins)
+        if export.kind in ("docker", "oci"):
+            await _send(session, await self._images.save(list(export.names) or [image]))
+        elif export.kind == "tar":
+            async with self._root(image) as files:
+                await _send(session, files)
+        elif export.kind == "local":
+            target = scratch / "files"
+            os.mkdir(target, 0o700)
+            async with self._root(image) as files:
+                await feed(files, self._executor, lambda fd: _unpack(fd, str(target)))
+            await _send_directory(session, str(target), self._executor)
+
+    async def _push(self, name: str, logins: Mapping[str, Credentials | None]) -> None:
+        host = next((host for host in logins if name.startswith(f"{host}/")), "docker.io")
+        async for line in await self._images.push(name, "", "", logins.get(host)):
+            for event in line.splitlines():
+                if event and (error := msgspec.json.decode(event).get("error")):
+                    raise CallFailed(UNKNOWN, error)
+
+    @asynccontextmanager
+    async def _root(self, image: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A tar of the image's files; the container that has them never runs."""
+        made = await self._containers.create(None, ContainerCreateRequest(image=image, cmd=["/"]), None)
+        try:
+            async with aclosing(await self._files.export(made.id)) as files:  # type: ignore[type-var]
+                yield files
+        finally:
+            removal = self._containers.remove(made.id, volumes=True, force=True, link=False)
+            await asyncio.shield(asyncio.ensure_future(removal))
+
+
+def _unpack(fd: int, target: str) -> None:
+    try:
+        proa_native.unpack_layer(fd, target, overlay=False)
+    except (OSError, ValueError) as exc:
+        raise System(f"failed to export files: {exc}") from exc
+
+
+async def _send(session: Session, archive: AsyncIterator[bytes]) -> None:
+    """A stream of bytes, to where the client wants it."""
+    async with Calling(session.connection, _FILE_SEND) as calling:
+        async for chunk in archive:
+            for start in range(0, len(chunk), _PIECE):
+                part = messages.BytesMessage(data=chunk[start : start + _PIECE])
+                await calling.send(part.SerializeToString())
+        calling.end()
+        async for _ in calling.messages():
+            pass
+
+
+async def _send_directory(session: Session, root: str, executor: Executor | None) -> None:
+    """A tree: what there is, then what the client asks for of it."""
+    loop = asyncio.get_running_loop()
+    found = await loop.run_in_executor(executor, _walk, root)
+    async with Calling(session.connection, _FILE_SEND) as calling:
+        for _, told in found:
+            await calling.send(messages.Packet(type=STAT, stat=told).SerializeToString())
+        await calling.send(messages.Packet(type=STAT).SerializeToString())
+        async for message in calling.messages():
+            packet = messages.Packet.FromString(message)
+            if packet.type == REQ and len(found) > packet.ID:
+                await _send_file(calling, packet.ID, found[packet.ID][0], loop, executor)
+            elif packet.type == FIN:
+                await calling.send(messages.Packet(type=FIN).SerializeToString())
+                calling.end()
+
+
+async def _send_file(
+    calling: Calling, number: int, path: str, loop: asyncio.AbstractEventLoop, executor: Executor | None
+) -> None:
+    file = await loop.run_in_executor(executor, lambda: open(path, "rb", buffering=0))  # noqa: SIM115
+    try:
+        while data := await loop.run_in_executor(executor, file.read, _FILE_PIECE):
+            await calling.send(messages.Packet(type=DATA, ID=number, data=data).SerializeToString())
+    finally:
+        file.close()
+    await calling.send(messages.Packet(type=DATA, ID=number).SerializeToString())
+
+
+def _walk(root: str) -> list[tuple[str, Any]]:
+    """(path on this host, Stat) of everything, as fsutil wants it: a directory, then what is in it."""
+    found: list[tuple[str, Any]] = []
+    links: dict[tuple[int, int], str] = {}
+
+    def walk(directory: str, prefix: str) -> None:
+        for entry in sorted(os.scandir(directory), key=lambda entry: os.fsencode(entry.name)):
+            path = prefix + entry.name
+            stated = entry.stat(follow_symlinks=False)
+            told = messages.Stat(
+                path=path,
+                mode=go_mode(stated.st_mode),
+                uid=stated.st_uid,
+                gid=stated.st_gid,
+                size=stated.st_size if stat.S_ISREG(stated.st_mode) else 0,
+                modTime=stated.st_mtime_ns,
+            )
+            if stat.S_ISLNK(stated.st_mode):
+                told.linkname = os.readlink(entry.path)
+            elif stat.S_ISREG(stated.st_mode) and stated.st_nlink > 1:
+                first = links.setdefault((stated.st_dev, stated.st_ino), path)
+                told.linkname = first if first != path else ""
+            elif stat.S_ISCHR(stated.st_mode) or stat.S_ISBLK(stated.st_mode):
+                told.devmajor, told.devminor = os.major(stated.st_rdev), os.minor(stated.st_rdev)
+            found.append((entry.path, told))
+            if entry.is_dir(follow_symlinks=False):
+                walk(entry.path, f"{path}/")
+
+    walk(root, "")
+    return found
