@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from proa.errors import InvalidParameter
 
 if TYPE_CHECKING:
+    from proa.buildkit.arrivals import Arrivals
     from proa.buildkit.control import Control
     from proa.buildkit.http2 import Connection
-    from proa.buildkit.sessions import Sessions
+    from proa.buildkit.sessions import Session
 
 _SWITCHED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
 
@@ -25,9 +26,9 @@ Detach = Callable[[], tuple[int, bytes]]
 class Door:
     """Opened by the first client that comes; nothing of the protocol is imported before."""
 
-    def __init__(self, make_control: "Callable[[Sessions], Control]") -> None:
+    def __init__(self, make_control: "Callable[[Arrivals[Session]], Control]") -> None:
         self._make_control = make_control
-        self._rooms: tuple[Sessions, Control] | None = None
+        self._rooms: tuple[Arrivals[Session], Control] | None = None
         self._connections: set[Connection] = set()
 
     async def close(self) -> None:
@@ -55,15 +56,16 @@ class Door:
         sessions, _ = self._open()
         connection = Connection()
         session = Session(connection, headers)
-        sessions.check(session)
+        sessions.check(session.id)
         await self._switch(connection, detach)
-        await sessions.add(session)
+        connection.closed.add_done_callback(lambda _: sessions.remove(session.id))
+        await sessions.add(session.id, session)
 
-    def _open(self) -> "tuple[Sessions, Control]":
+    def _open(self) -> "tuple[Arrivals[Session], Control]":
         if self._rooms is None:
-            from proa.buildkit.sessions import Sessions
+            from proa.buildkit.arrivals import Arrivals
 
-            sessions = Sessions()
+            sessions: Arrivals[Session] = Arrivals("session")
             self._rooms = sessions, self._make_control(sessions)
         return self._rooms
 

@@ -105,7 +105,7 @@ class Tree:
         """Some packets: the numbers of files to ask for. Raises InvalidParameter, System."""
         wanted = []
         for data in batch:
-            packet = messages.Packet.FromString(data)
+            packet = messages.parsed(messages.Packet, data)
             if packet.type == DATA:
                 self._data(packet.ID, packet.data)
             elif packet.type == STAT:
@@ -146,8 +146,8 @@ class Tree:
                 os.mknod(place, kind | 0o600, os.makedev(found.devmajor, found.devminor))
                 self._own(place, found)
                 os.chmod(place, _permissions(found.mode))
-        except OSError as exc:
-            raise System(f"failed to receive {path}: {(exc.strerror or '').lower()}") from exc
+        except (OSError, ValueError, OverflowError) as exc:
+            raise _failed(path, exc) from exc
         return False
 
     def _link(self, found: Any, place: str) -> None:
@@ -173,8 +173,8 @@ class Tree:
                 return
             del self._open[number], self._files[number]
             self._finish_file(fd, found)
-        except OSError as exc:
-            raise System(f"failed to receive {found.path}: {(exc.strerror or '').lower()}") from exc
+        except (OSError, ValueError, OverflowError) as exc:
+            raise _failed(found.path, exc) from exc
 
     def _finish_file(self, fd: int, found: Any) -> None:
         try:
@@ -199,13 +199,20 @@ class Tree:
                 if found is not None:
                     self._own(f"{self._target}/{path}", found)
                     os.chmod(f"{self._target}/{path}", _permissions(found.mode))
-        except OSError as exc:
-            raise System(f"failed to receive the build context: {(exc.strerror or '').lower()}") from exc
+        except (OSError, ValueError, OverflowError) as exc:
+            raise _failed("the build context", exc) from exc
 
     def close(self) -> None:
         """Let go of files that are not whole."""
         while self._open:
             os.close(self._open.popitem()[1])
+
+
+def _failed(path: str, cause: Exception) -> System | InvalidParameter:
+    """A disk's failure, or something that no file can have."""
+    if isinstance(cause, OSError):
+        return System(f"failed to receive {path}: {(cause.strerror or '').lower()}")
+    return InvalidParameter(f"failed to receive {path}: {cause}")
 
 
 def _kind(mode: int) -> int:

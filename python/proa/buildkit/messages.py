@@ -10,7 +10,9 @@ google/rpc/status.proto.
 
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+from proa.errors import InvalidParameter
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS: Final = {
@@ -103,26 +105,26 @@ _PACKAGE: Final = "proa.buildkit"
 def _file() -> "descriptor_pb2.FileDescriptorProto":
     file = descriptor_pb2.FileDescriptorProto(name="proa/buildkit.proto", package=_PACKAGE, syntax="proto3")
     for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
+        made = file.message_type.add(name=name)
         for text in fields.split(","):
-            _add_field(message, *text.split())
+            _add_field(made, *text.split())
     return file
 
 
-def _add_field(message: "descriptor_pb2.DescriptorProto", name: str, number: str, kind: str) -> None:
-    field = message.field.add(name=name, number=int(number), label=_Field.LABEL_OPTIONAL)
+def _add_field(owner: "descriptor_pb2.DescriptorProto", name: str, number: str, kind: str) -> None:
+    field = owner.field.add(name=name, number=int(number), label=_Field.LABEL_OPTIONAL)
     if kind.startswith("["):
         field.label = _Field.LABEL_REPEATED
         kind = kind[1:-1]
     elif kind.startswith("{"):
         field.label = _Field.LABEL_REPEATED
         # What a map is on the wire, and to protobuf.
-        entry = message.nested_type.add(name=_entry_name(name))
+        entry = owner.nested_type.add(name=_entry_name(name))
         entry.options.map_entry = True
         _add_field(entry, "key", "1", "string")
         _add_field(entry, "value", "2", kind[1:-1])
         field.type = _Field.TYPE_MESSAGE
-        field.type_name = f".{_PACKAGE}.{message.name}.{entry.name}"
+        field.type_name = f".{_PACKAGE}.{owner.name}.{entry.name}"
         return
     if kind in _SCALARS:
         field.type = _SCALARS[kind]
@@ -138,6 +140,14 @@ def _entry_name(field: str) -> str:
 
 _pool = descriptor_pool.DescriptorPool()
 _pool.Add(_file())
+
+
+def parsed(kind: Any, data: bytes) -> Any:
+    """A message of the other side's. Raises InvalidParameter."""
+    try:
+        return kind.FromString(data)
+    except message.DecodeError as exc:
+        raise InvalidParameter(f"malformed message: {exc}") from exc
 
 
 def _class(name: str) -> Any:

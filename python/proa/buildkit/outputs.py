@@ -78,7 +78,7 @@ class Outputs:
         export: Export,
         image: str,
         session: Session,
-        logins: Mapping[str, Credentials | None],
+        logins: Mapping[str, Credentials],
         scratch: Path,
     ) -> None:
         """Everything that was asked for. Raises classes of proa.errors."""
@@ -97,7 +97,7 @@ class Outputs:
                 await feed(files, self._executor, lambda fd: _unpack(fd, str(target)))
             await _send_directory(session, str(target), self._executor)
 
-    async def _push(self, name: str, logins: Mapping[str, Credentials | None]) -> None:
+    async def _push(self, name: str, logins: Mapping[str, Credentials]) -> None:
         host = next((host for host in logins if name.startswith(f"{host}/")), "docker.io")
         async for line in await self._images.push(name, "", "", logins.get(host)):
             for event in line.splitlines():
@@ -144,7 +144,7 @@ async def _send_directory(session: Session, root: str, executor: Executor | None
             await calling.send(messages.Packet(type=STAT, stat=told).SerializeToString())
         await calling.send(messages.Packet(type=STAT).SerializeToString())
         async for message in calling.messages():
-            packet = messages.Packet.FromString(message)
+            packet = messages.parsed(messages.Packet, message)
             if packet.type == REQ and len(found) > packet.ID:
                 await _send_file(calling, packet.ID, found[packet.ID][0], loop, executor)
             elif packet.type == FIN:

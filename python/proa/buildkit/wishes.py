@@ -6,7 +6,7 @@ the documentation of `docker buildx build`.
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -31,7 +31,7 @@ _IMAGE_FIELDS: Final = (
     "rewrite-timestamp",
 )
 """What begins with one of them says what the image is to be like."""
-_SECRET: Final = re.compile(r"type=secret[^\s\\]*")
+_MOUNT: Final = re.compile(r"--mount=([^\s\\]+)")
 _HOST: Final = re.compile(r"(?<![\w./:@-])((?:[\w-]+\.)+[\w-]+(?::\d+)?|[\w-]+:\d+|localhost)/[\w./-]+")
 
 
@@ -155,12 +155,24 @@ def upload_of(options: Mapping[str, str]) -> str:
 def secrets_in(dockerfile: str) -> list[str]:
     """The ids of the secrets that a Dockerfile may mount."""
     found: dict[str, None] = {}
-    for mount in _SECRET.findall(dockerfile):
-        fields = {text.partition("=")[0]: text.partition("=")[2].strip("\"'") for text in mount.split(",")}
-        id_ = fields.get("id") or (fields.get("target") or fields.get("dst") or "").rpartition("/")[2]
-        if id_:
+    for fields in _mounts(dockerfile, "secret"):
+        target = fields.get("target") or fields.get("dst") or fields.get("destination") or ""
+        if id_ := fields.get("id") or target.rpartition("/")[2]:
             found[id_] = None
     return list(found)
+
+
+def agents_in(dockerfile: str) -> list[str]:
+    """The ids of the ssh agents that a Dockerfile may mount."""
+    return list({fields.get("id") or "default": None for fields in _mounts(dockerfile, "ssh")})
+
+
+def _mounts(dockerfile: str, kind: str) -> Iterator[dict[str, str]]:
+    for text in _MOUNT.findall(dockerfile):
+        pairs = [field.partition("=") for field in text.strip("\"'").split(",")]
+        fields = {name.lower(): value.strip("\"'") for name, _, value in pairs}
+        if fields.get("type") == kind:
+            yield fields
 
 
 def hosts_in(texts: Sequence[str]) -> list[str]:

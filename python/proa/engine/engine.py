@@ -44,8 +44,9 @@ from proa.schema.config import DaemonConfig
 from proa.schema.keeper import Exited, Welcome
 
 if TYPE_CHECKING:
+    from proa.buildkit.arrivals import Arrivals
     from proa.buildkit.control import Control
-    from proa.buildkit.sessions import Sessions
+    from proa.buildkit.sessions import Session
     from proa.engine.builds.verbs import Builds
 
 log = logging.getLogger(__name__)
@@ -324,18 +325,19 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         )
 
     def _build_buildkit(self, rooms: Rooms[Any, Any, Any]) -> Door:
-        def control(sessions: "Sessions") -> "Control":
+        def control(sessions: "Arrivals[Session]") -> "Control":
             from proa.buildkit.control import Control
+            from proa.buildkit.jobs import Builder
             from proa.buildkit.outputs import Outputs
 
-            return Control(
+            builder = Builder(
                 builds=self.builds,
                 outputs=Outputs(rooms.images, self.containers, self.files, rooms.executor),
                 sessions=sessions,
                 scratch=self._build_room.contexts,
                 executor=rooms.executor,
-                version=rooms.version,
             )
+            return Control(builder, self.builds, rooms.version)
 
         return Door(control)
 

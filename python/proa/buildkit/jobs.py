@@ -1,0 +1,239 @@
+"""One build of a client's: its directories, secrets and credentials are fetched, then the engine builds.
+
+Source: moby/buildkit frontend/dockerui for which directories are asked for, and what of them.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Protocol
+
+import msgspec
+import proa_native
+from msgspec.structs import replace
+
+from proa.buildkit import filesync, messages, wishes
+from proa.buildkit.agents import forwarded
+from proa.buildkit.arrivals import Arrivals
+from proa.buildkit.grpc import UNIMPLEMENTED, UNKNOWN, CallFailed, Calling
+from proa.buildkit.outputs import Outputs
+from proa.buildkit.sessions import Session
+from proa.buildkit.status import RECEIVED, Status
+from proa.errors import InvalidParameter, ProaError
+from proa.ignore import read_ignore_file
+from proa.schema.build import BuildCacheRecord, BuildOptions, BuildPruneReport, ProaBuild
+from proa.schema.registry import Credentials
+
+
+class Builds(Protocol):
+    """The verbs that a build needs of the engine."""
+
+    async def build(
+        self, options: BuildOptions, body: AsyncIterator[bytes], credentials: Mapping[str, Credentials]
+    ) -> AsyncIterator[bytes]: ...
+
+    async def prune(
+        self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
+    ) -> BuildPruneReport: ...
+
+    def usage(self) -> list[BuildCacheRecord]: ...
+
+
+class Job:
+    """One build of a client's, by its ref."""
+
+    def __init__(self, asked: Any) -> None:
+        """`asked` is the Control.Solve."""
+        self.ref: str = asked.Ref
+        self.asked = asked
+        self.status = Status(self.ref)
+        self.returned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """The client has taken the build's result, or given it up."""
+        self.told: dict[str, str] = {}
+        """What its exporter says of the result."""
+
+    def close(self) -> None:
+        """Whoever follows it goes on."""
+        self.status.close()
+        if not self.returned.done():
+            self.returned.cancel()
+        elif not self.returned.cancelled():
+            self.returned.exception()
+
+
+class Builder:
+    """Does the jobs."""
+
+    def __init__(
+        self,
+        *,
+        builds: Builds,
+        outputs: Outputs,
+        sessions: Arrivals[Session],
+        scratch: Path,
+        executor: Executor | None,
+    ) -> None:
+        """`scratch` is where clients' directories are while their builds last."""
+        self._builds = builds
+        self._outputs = outputs
+        self._sessions = sessions
+        self._scratch = scratch
+        self._executor = executor
+
+    async def build(self, job: Job, frontend: str, options: dict[str, str], imports: Any) -> dict[str, bytes]:
+        """Do it, and export the image: the result's metadata. Raises classes of proa.errors."""
+        _check_wanted(frontend, options)
+        export = wishes.export_of(job.asked)
+        session = await self._sessions.find(job.asked.Session)
+        async with AsyncExitStack() as stack:
+            scratch = await self._room(stack)
+            own, text = await self._receive(session, options, scratch, job)
+            agents = forwarded(session, wishes.agents_in(text), scratch)
+            own = replace(
+                own,
+                ssh=await stack.enter_async_context(agents),
+                secrets=await session.secrets(wishes.secrets_in(text)),
+                entitlements=list(job.asked.Entitlements),
+            )
+            caches = job.asked.Cache
+            wished = wishes.options_of(options, export, own, [*caches.Imports, *imports], caches.Exports)
+            logins = await session.logins(wishes.hosts_in([text, *options.values(), *export.names]))
+            body = _uploaded(session, wishes.upload_of(options))
+            await self._run(job, wished, body, logins, text)
+            if wished.local.check:
+                return {"result.json": job.status.lint_result(wished.dockerfile, text)}
+            image = job.status.image
+            job.told |= {
+                "containerimage.config.digest": image["ID"],
+                "containerimage.digest": image.get("Digest") or image["ID"],
+            }
+            if export.names:
+                job.told["image.name"] = ",".join(image["Names"])
+            await self._outputs.deliver(export, image["ID"], session, logins, scratch)
+        return {}
+
+    async def _run(
+        self,
+        job: Job,
+        wished: BuildOptions,
+        body: AsyncIterator[bytes],
+        logins: Mapping[str, Credentials],
+        text: str,
+    ) -> None:
+        """The engine's part; `text` is the Dockerfile, for what is told of a failure."""
+        try:
+            told = await self._builds.build(wished, body, logins)
+            try:
+                async for line in told:
+                    for event in line.splitlines():
+                        if event:
+                            job.status.event(msgspec.json.decode(event))
+            finally:
+                await told.aclose()  # type: ignore[attr-defined]  # every stream of progress has it
+        except CallFailed:
+            raise
+        except ProaError as exc:
+            details = job.status.failure_details(UNKNOWN, str(exc), wished.dockerfile, text)
+            raise CallFailed(UNKNOWN, str(exc), details) from exc
+
+    # ---- the client's directories --------------------------------------------------------------------
+
+    async def _room(self, stack: AsyncExitStack) -> Path:
+        """An empty directory, for as long as the stack lasts."""
+
+        place = self._scratch / token_hex(8)
+        os.makedirs(place, 0o700)
+        stack.push_async_callback(self._remove, place)
+        return place
+
+    async def _remove(self, place: Path) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):
+            await asyncio.shield(loop.run_in_executor(self._executor, proa_native.remove_tree, str(place)))
+
+    async def _receive(
+        self, session: Session, options: Mapping[str, str], scratch: Path, job: Job
+    ) -> tuple[ProaBuild, str]:
+        """The directories that the build needs, and the Dockerfile's text."""
+        wanted = wishes.directories_of(options)
+        if options.get("context") and not wanted.context:
+            return ProaBuild(), ""
+        files = await self._directory(
+            session,
+            wanted.dockerfile,
+            scratch / "dockerfile",
+            follow=[wanted.file, f"{wanted.file}.dockerignore"],
+        )
+        text = _read(files, wanted.file)
+        ignore = _read(files, f"{wanted.file}.dockerignore")
+        if ignore is None:
+            found = await self._directory(
+                session, wanted.context, scratch / "ignore", follow=[".dockerignore"]
+            )
+            ignore = _read(found, ".dockerignore")
+        with _vertex(job, RECEIVED, "[internal] load build context") as tell:
+            exclude = read_ignore_file(ignore or "")
+            target = scratch / "context"
+            context = await self._directory(session, wanted.context, target, exclude=exclude)
+            tell("transferring context")
+        contexts: dict[str, str] = {}
+        for name, directory in wanted.named.items():
+            contexts[name] = str(
+                await self._directory(session, directory, scratch / f"named-{len(contexts)}")
+            )
+        own = ProaBuild(
+            context=str(context),
+            dockerfile_path=f"{files}/{wanted.file}" if text is not None else "",
+            contexts=contexts,
+        )
+        return own, text or ""
+
+    async def _directory(self, session: Session, name: str, target: Path, **wish: Any) -> Path:
+        os.mkdir(target, 0o700)
+        await filesync.receive(session, name, str(target), self._executor, **wish)
+        return target
+
+
+class _vertex:
+    """Work of this room's own, shown as a step."""
+
+    def __init__(self, job: Job, number: str, title: str) -> None:
+        self._job = job
+        self._number = number
+        job.status.event({"vertex": {"number": number, "title": title}})
+
+    def __enter__(self) -> Callable[[str], None]:
+        return lambda text: self._job.status.event({"status": {"number": self._number, "text": text}})
+
+    def __exit__(self, kind: object, exc: object, trace: object) -> None:
+        ended = {"done": True} if exc is None else {"error": str(exc)}
+        self._job.status.event({"vertex": {"number": self._number, **ended}})
+
+
+def _check_wanted(frontend: str, options: Mapping[str, str]) -> None:
+    """Raises InvalidParameter, CallFailed for what is not a Dockerfile's build or check."""
+    if frontend not in wishes.FRONTENDS:
+        raise InvalidParameter(f"unknown frontend: {frontend}")
+    request = options.get("requestid", "")
+    if request not in ("", wishes.LINT):
+        raise CallFailed(UNIMPLEMENTED, f"unknown request {request}")
+
+
+def _read(directory: Path, name: str) -> str | None:
+    """A small file of a received directory; what it links to only in there."""
+    (data,) = proa_native.read_in_layers([str(directory)], [name], limit=1 << 20)
+    return None if data is None else data.decode("utf-8", "replace")
+
+
+async def _uploaded(session: Session, path: str) -> AsyncIterator[bytes]:
+    """The context that the client has at this path; nothing where there is no path."""
+    if path:
+        metadata = [("urlpath", path), ("urlhost", "buildkit-session")]
+        async with Calling(session.connection, "/moby.upload.v1.Upload/Pull", metadata) as calling:
+            async for message in calling.messages():
+                if data := messages.parsed(messages.BytesMessage, message).data:
+                    yield data
