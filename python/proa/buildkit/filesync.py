@@ -90,6 +90,8 @@ class Tree:
     def __init__(self, target: str) -> None:
         self._target = target
         self._directories: dict[str, Any] = {"": None}
+        self._links: list[tuple[str, str]] = []
+        """(path, of what) of hardlinks: what they are of may not have come yet."""
         self._files: dict[int, Any] = {}
         self._open: dict[int, int] = {}
         self._count = 0
@@ -123,7 +125,8 @@ class Tree:
         """Make what is not a file's content; whether that is wanted."""
         path = found.path
         parent, _, name = path.rpartition("/")
-        if parent not in self._directories or name in ("", ".", "..") or "\0" in path:
+        known = parent in self._directories and not path.startswith("/")
+        if not known or name in ("", ".", "..") or "\0" in path:
             raise InvalidParameter(f"invalid path {path!r} in the build context")
         kind = _kind(found.mode)
         place = f"{self._target}/{path}"
@@ -133,7 +136,9 @@ class Tree:
                 self._directories[path] = found
                 return False
             if found.linkname and kind == stat.S_IFREG:
-                self._link(found, place)
+                if found.linkname.rpartition("/")[0] not in self._directories or found.linkname[0] == "/":
+                    raise InvalidParameter(f"invalid link {found.linkname!r} in the build context")
+                self._links.append((path, found.linkname))
                 return False
             if kind == stat.S_IFREG:
                 if found.size:
@@ -149,12 +154,6 @@ class Tree:
         except (OSError, ValueError, OverflowError) as exc:
             raise _failed(path, exc) from exc
         return False
-
-    def _link(self, found: Any, place: str) -> None:
-        source = found.linkname
-        if source.rpartition("/")[0] not in self._directories:
-            raise InvalidParameter(f"invalid link {source!r} in the build context")
-        os.link(f"{self._target}/{source}", place, follow_symlinks=False)
 
     def _data(self, number: int, data: bytes) -> None:
         found = self._files.get(number)
@@ -193,8 +192,10 @@ class Tree:
         os.utime(place, ns=(found.modTime, found.modTime), follow_symlinks=False)
 
     def finish(self) -> None:
-        """Directories get their modes and times, the deepest first. Raises System."""
+        """Make hardlinks; directories get their modes and times, the deepest first. Raises System."""
         try:
+            for path, source in self._links:
+                os.link(f"{self._target}/{source}", f"{self._target}/{path}", follow_symlinks=False)
             for path, found in reversed(self._directories.items()):
                 if found is not None:
                     self._own(f"{self._target}/{path}", found)

@@ -42,8 +42,7 @@ class Call:
 
     def metadata(self, name: str) -> list[str]:
         """What the other side said at the beginning under this name."""
-        values = [value for key, value in self.stream.headers if key == name]
-        return [_binary(value) for value in values] if name.endswith("-bin") else values
+        return [value for key, value in self.stream.headers if key == name]
 
     async def send(self, message: bytes) -> None:
         """One message. Raises StreamReset."""
@@ -190,7 +189,8 @@ class Calling:
         code = said.get("grpc-status", str(UNKNOWN))
         if code != str(OK):
             number = int(code) if code.isdigit() else UNKNOWN
-            raise CallFailed(number, unquote(said.get("grpc-message", "")) or f"the call failed: {code}")
+            message = unquote(said.get("grpc-message", "")) or f"the call failed: {code}"
+            raise CallFailed(number, message, _binary(said.get("grpc-status-details-bin", "")))
 
 
 async def ask(connection: Connection, path: str, message: bytes, metadata: Headers = ()) -> bytes:
@@ -204,8 +204,9 @@ async def ask(connection: Connection, path: str, message: bytes, metadata: Heade
     return answers[0]
 
 
-def _binary(value: str) -> str:
+def _binary(value: str) -> bytes:
+    """What metadata has as base64; empty where it is none."""
     try:
-        return base64.b64decode(value + "=" * (-len(value) % 4)).decode("utf-8", "replace")
+        return base64.b64decode(value + "=" * (-len(value) % 4))
     except binascii.Error:
-        return ""
+        return b""

@@ -26,6 +26,7 @@ from proa.buildkit.status import RECEIVED, Status
 from proa.errors import InvalidParameter, ProaError
 from proa.ignore import read_ignore_file
 from proa.schema.build import BuildCacheRecord, BuildOptions, BuildPruneReport, ProaBuild
+from proa.schema.reference import parse_reference
 from proa.schema.registry import Credentials
 
 
@@ -112,7 +113,8 @@ class Builder:
                 "containerimage.digest": image.get("Digest") or image["ID"],
             }
             if export.names:
-                job.told["image.name"] = ",".join(image["Names"])
+                names = [parse_reference(name).with_default_tag() for name in export.names]
+                job.told["image.name"] = ",".join(name.canonical for name in names)
             await self._outputs.deliver(export, image["ID"], session, logins, scratch)
         return {}
 

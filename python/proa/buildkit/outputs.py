@@ -138,7 +138,7 @@ async def _send(session: Session, archive: AsyncIterator[bytes]) -> None:
 async def _send_directory(session: Session, root: str, executor: Executor | None) -> None:
     """A tree: what there is, then what the client asks for of it."""
     loop = asyncio.get_running_loop()
-    found = await loop.run_in_executor(executor, _walk, root)
+    found = await loop.run_in_executor(executor, walk, root)
     async with Calling(session.connection, _FILE_SEND) as calling:
         for _, told in found:
             await calling.send(messages.Packet(type=STAT, stat=told).SerializeToString())
@@ -164,12 +164,12 @@ async def _send_file(
     await calling.send(messages.Packet(type=DATA, ID=number).SerializeToString())
 
 
-def _walk(root: str) -> list[tuple[str, Any]]:
+def walk(root: str) -> list[tuple[str, Any]]:
     """(path on this host, Stat) of everything, as fsutil wants it: a directory, then what is in it."""
     found: list[tuple[str, Any]] = []
     links: dict[tuple[int, int], str] = {}
 
-    def walk(directory: str, prefix: str) -> None:
+    def look(directory: str, prefix: str) -> None:
         for entry in sorted(os.scandir(directory), key=lambda entry: os.fsencode(entry.name)):
             path = prefix + entry.name
             stated = entry.stat(follow_symlinks=False)
@@ -190,7 +190,7 @@ def _walk(root: str) -> list[tuple[str, Any]]:
                 told.devmajor, told.devminor = os.major(stated.st_rdev), os.minor(stated.st_rdev)
             found.append((entry.path, told))
             if entry.is_dir(follow_symlinks=False):
-                walk(entry.path, f"{path}/")
+                look(entry.path, f"{path}/")
 
-    walk(root, "")
+    look(root, "")
     return found

@@ -141,7 +141,7 @@ def options_of(
         network_mode=_NETWORKS[network],
         extra_hosts=tuple(text.replace("=", ":", 1) for text in _row(options.get("add-hosts", ""))),
         cgroup_parent=options.get("cgroup-parent", ""),
-        shm_size=int(options.get("shm-size") or 0),
+        shm_size=_number(options, "shm-size"),
         ulimits=tuple(_ulimit(text) for text in _row(options.get("ulimit", ""))),
     )
 
@@ -189,6 +189,13 @@ def _prefixed(options: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 def _row(text: str) -> list[str]:
     return [field for row in csv.reader([text]) for field in row] if text else []
+
+
+def _number(options: Mapping[str, str], name: str) -> int:
+    text = options.get(name) or "0"
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidParameter(f"invalid {name}: {text}")
+    return int(text)
 
 
 def _ulimit(text: str) -> Ulimit:

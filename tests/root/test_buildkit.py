@@ -1,0 +1,215 @@
+"""Builds by BuildKit's protocol: a client like buildx on a real daemon, and buildx itself where there is one."""
+
+import asyncio
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from buildkit_client import CONTROL, client, write_files
+from instance import Instance
+
+from proa.buildkit import grpc, messages
+from proa.buildkit.grpc import CallFailed
+
+OWN_BINARIES = "/var/cache/proa-ci/bin"
+
+
+def socket_of(daemon: Instance) -> str:
+    assert daemon.engine is not None
+    return daemon.engine.socket
+
+
+def titles(told: list[messages.StatusResponse]) -> list[str]:
+    return list(dict.fromkeys(vertex.name for status in told for vertex in status.vertexes))
+
+
+def left_behind(daemon: Instance) -> list[str]:
+    """What builds keep while they run."""
+    builds = [daemon.root / "lib/builds" / name for name in ("contexts", "steps")]
+    return [str(path) for directory in builds if directory.exists() for path in directory.iterdir()]
+
+
+async def nothing_left(daemon: Instance) -> None:
+    """What an ended build had goes in the background: ask the daemon until it has."""
+    for _ in range(200):
+        if not left_behind(daemon):
+            return
+        await asyncio.to_thread(daemon.run, "version", cli="proa")
+    raise AssertionError(left_behind(daemon))
+
+
+async def test_a_directory_is_built(daemon: Instance, tmp_path: Path) -> None:
+    files = {
+        "Dockerfile": "FROM busybox\nCOPY . /app\nRUN cat /app/a/file; ls /app\nCMD cat /app/a/file\n",
+        ".dockerignore": "# no logs\nskip.log\n",
+        "a/file": "content\n",
+        "skip.log": "x",
+    }
+    async with client(socket_of(daemon), write_files(tmp_path, files)) as buildx:
+        result = await buildx.build({"filename": "Dockerfile"}, name="bk/one:1,bk/two")
+    assert [wish["exclude-patterns"] for wish in buildx.asked] == [[], [], ["skip.log"]]
+    shown = titles(buildx.told)
+    assert shown[:2] == ["[internal] load build context", "[internal] load build definition from Dockerfile"]
+    assert shown[-1] == "exporting to image"
+    logs = b"".join(log.msg for status in buildx.told for log in status.logs)
+    assert logs == b"content\nDockerfile\na\n"
+    image = json.loads(daemon.run("image", "inspect", "bk/one:1", cli="proa").stdout)[0]
+    assert result["containerimage.config.digest"] == image["Id"]
+    assert result["image.name"] == "docker.io/bk/one:1,docker.io/bk/two:latest"
+    assert daemon.run("run", "--rm", "bk/two", cli="proa").stdout == "content\n"
+    assert left_behind(daemon) == []
+
+
+async def test_secrets_and_named_directories(daemon: Instance, tmp_path: Path) -> None:
+    text = (
+        "FROM busybox\nCOPY --from=other o /o\n"
+        "RUN --mount=type=secret,id=s --mount=type=secret,id=missing cat /run/secrets/s /o; ls /run/secrets\n"
+    )
+    context = write_files(tmp_path / "c", {"Dockerfile": text})
+    other = write_files(tmp_path / "o", {"o": "named\n"})
+    async with client(socket_of(daemon), context, {"s": b"very secret\n"}, other=other) as buildx:
+        await buildx.build({"context:other": "local:other"})
+    assert b"".join(log.msg for status in buildx.told for log in status.logs) == b"very secret\nnamed\ns\n"
+
+
+async def test_a_failed_step_names_its_lines(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(tmp_path, {"Dockerfile": "FROM busybox\n\nRUN exit 7\n"})
+    async with client(socket_of(daemon), context) as buildx:
+        ref = "gateway-less"
+        asked = messages.ControlSolveRequest(Ref=ref, Session=buildx.id, Frontend="dockerfile.v0")
+        with pytest.raises(CallFailed, match='process "/bin/sh -c exit 7" did not complete') as caught:
+            await buildx.ask(f"{CONTROL}Solve", asked, messages.ControlSolveResponse)
+    status = messages.RpcStatus.FromString(caught.value.details)
+    source = messages.Source.FromString(status.details[0].value)
+    assert status.details[0].type_url.endswith("/errdefs.Source")
+    assert (source.info.filename, source.info.data) == ("Dockerfile", b"FROM busybox\n\nRUN exit 7\n")
+    assert [(found.start.line, found.end.line) for found in source.ranges] == [(3, 3)]
+    assert left_behind(daemon) == []
+
+
+async def test_outputs_that_the_client_takes(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(
+        tmp_path, {"Dockerfile": "FROM scratch\nCOPY f /d/f\nCOPY f /d/g\n", "f": "x" * 100_000}
+    )
+    containers = daemon.run("ps", "-aq", cli="proa").stdout
+    async with client(socket_of(daemon), context) as buildx:
+        await buildx.build({}, exporter="local")
+        assert {path: buildx.received[path] for path in ("d/f", "d/g")} == {
+            "d/f": b"x" * 100_000,
+            "d/g": b"x" * 100_000,
+        }
+        buildx.wants_archive = True
+        await buildx.build({}, exporter="tar")
+        with tarfile.open(fileobj=io.BytesIO(buildx.archive)) as tar:
+            assert tar.getmember("d/f").size == 100_000
+        buildx.archive = b""
+        await buildx.build({}, exporter="docker", name="bk/archived")
+        with tarfile.open(fileobj=io.BytesIO(buildx.archive)) as tar:
+            assert "manifest.json" in tar.getnames()
+    assert daemon.run("ps", "-aq", cli="proa").stdout == containers
+
+
+async def test_a_cancelled_build_leaves_nothing(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nRUN echo begun; sleep 1000\n"})
+    async with client(socket_of(daemon), context) as buildx:
+        ref = "cancelled"
+        asked = messages.ControlSolveRequest(Ref=ref, Session=buildx.id, Frontend="dockerfile.v0")
+        building = asyncio.ensure_future(buildx.ask(f"{CONTROL}Solve", asked, messages.ControlSolveResponse))
+        request = messages.StatusRequest(Ref=ref).SerializeToString()
+        async with grpc.Calling(buildx.calls, f"{CONTROL}Status") as following:
+            await following.send(request)
+            async for message in following.messages():
+                if any(b"begun" in log.msg for log in messages.StatusResponse.FromString(message).logs):
+                    building.cancel()
+        assert building.cancelled()
+        await nothing_left(daemon)
+
+
+async def test_a_client_that_goes_away_ends_its_build(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nRUN echo begun; sleep 1000\n"})
+    async with client(socket_of(daemon), context) as buildx:
+        building = asyncio.ensure_future(buildx.build({"no-cache": ""}))
+        await buildx.begun.wait()
+    with pytest.raises(ConnectionResetError):
+        await building
+    await nothing_left(daemon)
+
+
+async def test_checks(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nMAINTAINER me\n"})
+    async with client(socket_of(daemon), context) as buildx:
+        asked = messages.ControlSolveRequest(Ref="check", Session=buildx.id)
+        solving = asyncio.ensure_future(buildx.ask(f"{CONTROL}Solve", asked, messages.ControlSolveResponse))
+        request = messages.SolveRequest(Frontend="dockerfile.v0", FrontendOpt={"requestid": "frontend.lint"})
+        build_id = ("buildkit-controlapi-buildid", "check")
+        path = "/moby.buildkit.v1.frontend.LLBBridge/Solve"
+        answer = await buildx.ask(path, request, messages.SolveResponse, build_id)
+        solving.cancel()
+    found = json.loads(answer.result.metadata["result.json"])
+    (warning,) = found["warnings"]
+    assert warning["ruleName"] == "MaintainerDeprecated"
+    assert warning["location"]["ranges"][0]["start"]["line"] == 2
+
+
+async def test_what_is_not_there_is_said(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(tmp_path, {"Dockerfile": "FROM busybox\n"})
+    async with client(socket_of(daemon), context) as buildx:
+        with pytest.raises(CallFailed, match="exporter 'floppy' could not be found"):
+            await buildx.build({}, exporter="floppy")
+        llb = messages.ControlSolveRequest(Ref="llb", Session=buildx.id)
+        getattr(llb.Definition, "def").append(b"x")
+        with pytest.raises(CallFailed, match="building LLB is not supported"):
+            await buildx.ask(f"{CONTROL}Solve", llb, messages.ControlSolveResponse)
+        with pytest.raises(CallFailed, match="failed to read dockerfile"):
+            await buildx.build({"filename": "missing"})
+
+
+@pytest.fixture
+def buildx(tmp_path: Path) -> dict[str, str]:
+    """The environment of a docker CLI that has buildx."""
+    own = f"{OWN_BINARIES}/docker-buildx"
+    plugins = tmp_path / "config/cli-plugins"
+    plugins.mkdir(parents=True)
+    if os.path.exists(own):
+        (plugins / "docker-buildx").symlink_to(own)
+    environment = {**os.environ, "DOCKER_CONFIG": str(tmp_path / "config")}
+    if (
+        not shutil.which("docker")
+        or subprocess.run(
+            ["docker", "buildx", "version"], env=environment, capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("needs the docker CLI with buildx")
+    return environment
+
+
+def test_buildx_itself(daemon: Instance, tmp_path: Path, buildx: dict[str, str]) -> None:
+    context = write_files(
+        tmp_path / "c",
+        {"Dockerfile": "FROM busybox\nCOPY f /f\nRUN cat /f\nCMD cat /f\n", "f": "by buildx\n"},
+    )
+
+    def docker(*words: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**buildx, "DOCKER_HOST": f"unix://{socket_of(daemon)}"}
+        return subprocess.run(
+            ["docker", *words], env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    done = docker("build", "-t", "by-buildx", "--progress", "plain", str(context))
+    assert done.returncode == 0, done.stderr
+    assert "by buildx" in done.stderr
+    assert docker("run", "--rm", "by-buildx").stdout == "by buildx\n"
+    (context / "Dockerfile").write_text("FROM busybox\nRUN false\n")
+    failed = docker("build", str(context))
+    assert failed.returncode == 1
+    assert "   2 | >>> RUN false\n" in failed.stderr
+    assert docker("buildx", "du").returncode == 0
+    target = tmp_path / "out"
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY f /f\n")
+    assert docker("build", "-o", str(target), str(context)).returncode == 0
+    assert (target / "f").read_text() == "by buildx\n"

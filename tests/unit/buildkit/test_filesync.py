@@ -1,0 +1,125 @@
+"""Directories as clients send them: whole trees, and what must not be made of hostile ones."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proa.buildkit import messages
+from proa.buildkit.filesync import DATA, ERR, STAT, Tree, go_mode
+from proa.buildkit.grpc import CallFailed
+from proa.errors import InvalidParameter, System
+
+TIME = 1_700_000_000_123_456_789
+
+
+def told(path: str, mode: int = 0o100644, **more: Any) -> bytes:
+    entry = messages.Stat(path=path, mode=go_mode(mode), **{"modTime": TIME, **more})
+    packet: bytes = messages.Packet(type=STAT, stat=entry).SerializeToString()
+    return packet
+
+
+def data(number: int, content: bytes) -> bytes:
+    packet: bytes = messages.Packet(type=DATA, ID=number, data=content).SerializeToString()
+    return packet
+
+
+END = messages.Packet(type=STAT).SerializeToString()
+DIRECTORY, LINK = 0o040755, 0o120777
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    (tmp_path / "root").mkdir()
+    return Tree(str(tmp_path / "root"))
+
+
+def test_a_whole_tree(tree: Tree, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    wanted = tree.take(
+        [
+            told("a", 0o100600, size=5),
+            told("d", 0o042750),
+            told("d/empty"),
+            told("d/link", LINK, linkname="../../outside"),
+            told("d/run", 0o100755, size=3),
+            told("d/same", 0o100755, linkname="d/run"),
+            told("pipe", 0o010644),
+        ]
+    )
+    assert wanted == [0, 4]
+    assert not tree.whole
+    tree.take([END, data(4, b"#!x"), data(0, b"he"), data(4, b""), data(0, b"llo"), data(0, b"")])
+    assert tree.whole
+    tree.finish()
+    assert (root / "a").read_bytes() == b"hello"
+    assert (root / "d/run").read_bytes() == b"#!x"
+    assert (root / "d/link").readlink() == Path("../../outside")
+    assert (root / "d/same").samefile(root / "d/run")
+    assert stat.S_ISFIFO((root / "pipe").stat().st_mode)
+    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o2750
+    assert stat.S_IMODE((root / "a").stat().st_mode) == 0o600
+    for path in (root / "a", root / "d", root / "d/empty", root / "d/run"):
+        assert path.stat().st_mtime_ns == TIME
+    assert (root / "d/link").lstat().st_mtime_ns == TIME
+    assert tree.bytes == 8
+
+
+@pytest.mark.parametrize(
+    "packets",
+    [
+        [told("../x")],
+        [told("/x")],
+        [told("a/b")],
+        [told("")],
+        [told(".")],
+        [told("d", DIRECTORY), told("d/..")],
+        [told("d", DIRECTORY), told("d/../../x")],
+        [told("l", LINK, linkname="/"), told("l/x")],
+        [told("l", LINK, linkname="/tmp"), told("l", DIRECTORY), told("l/x")],
+        [told("l", LINK, linkname="/"), told("h", linkname="l/etc/passwd")],
+        [told("h", linkname="../secret")],
+        [told("h", linkname="/etc/passwd")],
+        [told("a\0b")],
+        [told("l", LINK, linkname="a\0b")],
+        [told("a", uid=2**32 - 1, gid=2**32 - 1, modTime=2**63 - 1), data(0, b"")],
+        [data(0, b"x")],
+        [told("a", size=1), data(1, b"x")],
+        [told("a", size=1), data(0, b"x"), data(0, b""), data(0, b"more")],
+        [told("a"), told("a")],
+        [b"\xff\xff\xff"],
+    ],
+)
+def test_hostile_ones_are_refused_and_stay_inside(tree: Tree, tmp_path: Path, packets: list[bytes]) -> None:
+    (tmp_path / "secret").write_text("s")
+    with pytest.raises((InvalidParameter, System)):
+        tree.take(packets)
+    tree.close()
+    assert sorted(os.listdir(tmp_path)) == ["root", "secret"]
+    inside = [Path(parent) / name for parent, _, names in os.walk(tmp_path / "root") for name in names]
+    assert not any(
+        path.stat().st_ino == (tmp_path / "secret").stat().st_ino for path in inside if path.exists()
+    )
+
+
+def test_a_link_to_nothing_is_refused(tree: Tree) -> None:
+    tree.take([told("a", linkname="missing"), END])
+    with pytest.raises(System):
+        tree.finish()
+
+
+def test_a_file_that_a_link_stands_in_for_is_not_written_through(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("untouched")
+    assert tree.take([told("a", size=1)]) == [0]
+    (tmp_path / "root/a").symlink_to(tmp_path / "victim")
+    with pytest.raises(System):
+        tree.take([data(0, b"x")])
+    assert (tmp_path / "victim").read_text() == "untouched"
+
+
+def test_the_clients_own_failure_is_told(tree: Tree) -> None:
+    failure = messages.Packet(type=ERR, data=b"permission denied").SerializeToString()
+    with pytest.raises(CallFailed, match="permission denied"):
+        tree.take([failure])

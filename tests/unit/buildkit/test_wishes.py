@@ -1,0 +1,154 @@
+"""What buildx asks for, as the engine's builds take it."""
+
+from typing import Any
+
+import pytest
+
+from proa.buildkit import messages, wishes
+from proa.errors import InvalidParameter, NotImplemented_
+from proa.schema.build import BuildOptions, ProaBuild
+from proa.schema.container import Ulimit
+
+
+def options(**given: str) -> BuildOptions:
+    """With names as they are but for `__`, which is a colon, and `_`, a hyphen."""
+    named = {name.replace("__", ":").replace("_", "-"): value for name, value in given.items()}
+    return wishes.options_of(named, wishes.Export(), ProaBuild(context="/c"), (), ())
+
+
+def test_every_option_finds_its_place() -> None:
+    found = wishes.options_of(
+        {
+            "filename": "Other",
+            "target": "t",
+            "build-arg:A": "1",
+            "label:l": "v",
+            "platform": "linux/arm64",
+            "image-resolve-mode": "pull",
+            "add-hosts": "a=1.2.3.4,b=::1",
+            "ulimit": "nofile=1:2,nproc=3",
+            "shm-size": "1024",
+            "cgroup-parent": "/p",
+            "force-network-mode": "host",
+            "context:base": "docker-image://alpine",
+            "context:src": "local:src",
+        },
+        wishes.Export(names=("a", "b"), fields={"compression": "zstd"}),
+        ProaBuild(context="/c", contexts={"src": "/d"}),
+        [messages.CacheEntry(Type="registry", Attrs={"ref": "r"})],
+        [messages.CacheEntry(Type="inline")],
+    )
+    assert found == BuildOptions(
+        local=ProaBuild(
+            context="/c",
+            contexts={"base": "docker-image://alpine", "src": "/d"},
+            cache_from=[{"type": "registry", "ref": "r"}],
+            cache_to=[{"type": "inline"}],
+            output={"compression": "zstd"},
+        ),
+        events=True,
+        dockerfile="Other",
+        tags=("a", "b"),
+        pull=True,
+        target="t",
+        platform="linux/arm64",
+        arguments={"A": "1"},
+        labels={"l": "v"},
+        network_mode="host",
+        extra_hosts=("a:1.2.3.4", "b:::1"),
+        cgroup_parent="/p",
+        shm_size=1024,
+        ulimits=(Ulimit(name="nofile", soft=1, hard=2), Ulimit(name="nproc", soft=3, hard=3)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "all_of_it", "stages"), [("", True, []), ("a,b", False, ["a", "b"]), (None, False, [])]
+)
+def test_no_cache_of_all_or_of_stages(value: str | None, all_of_it: bool, stages: list[str]) -> None:
+    found = options(**({} if value is None else {"no_cache": value}))
+    assert (found.no_cache, found.local.no_cache_filter) == (all_of_it, stages)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"force_network_mode": "bridge"},
+        {"ulimit": "nofile"},
+        {"ulimit": "nofile=a"},
+        {"shm_size": "big"},
+    ],
+)
+def test_bad_values_are_refused(given: dict[str, str]) -> None:
+    with pytest.raises(InvalidParameter):
+        options(**given)
+
+
+def test_a_bad_epoch_is_refused() -> None:
+    given = {"build-arg:SOURCE_DATE_EPOCH": "now"}
+    with pytest.raises(InvalidParameter):
+        wishes.options_of(given, wishes.Export(), ProaBuild(), (), ())
+
+
+def test_an_sbom_is_refused_and_provenance_passed_over() -> None:
+    options(attest__provenance="mode=min,inline-only=true")
+    options(attest__sbom="disabled=true")
+    with pytest.raises(NotImplemented_):
+        options(attest__sbom="")
+
+
+def asked(**given: Any) -> Any:
+    return messages.ControlSolveRequest(**given)
+
+
+def test_exporters_old_and_new() -> None:
+    assert wishes.export_of(asked()) == wishes.Export()
+    new = messages.Exporter(Type="image", Attrs={"name": "a,b", "push": "true", "compression": "zstd"})
+    wanted = wishes.Export(names=("a", "b"), push=True, fields={"compression": "zstd"})
+    assert wishes.export_of(asked(Exporters=[new])) == wanted
+    old = asked(ExporterDeprecated="moby", ExporterAttrsDeprecated={"name": "a"})
+    assert wishes.export_of(old) == wishes.Export(kind="moby", names=("a",))
+    with pytest.raises(NotImplemented_, match="could not be found"):
+        wishes.export_of(asked(ExporterDeprecated="floppy"))
+    with pytest.raises(NotImplemented_):
+        wishes.export_of(asked(Exporters=[new, new]))
+
+
+@pytest.mark.parametrize(
+    ("given", "context", "named"),
+    [
+        ({}, "context", {}),
+        ({"context": "local:other"}, "other", {}),
+        ({"context": "https://host/x.git"}, "", {}),
+        ({"context": "http://buildkit-session/abc"}, "", {}),
+        ({"context:a": "local:adir", "context:b": "docker-image://b"}, "context", {"a": "adir"}),
+    ],
+)
+def test_which_directories_are_the_clients(
+    given: dict[str, str], context: str, named: dict[str, str]
+) -> None:
+    found = wishes.directories_of(given)
+    assert (found.context, found.named) == (context, named)
+
+
+def test_an_upload_is_no_url() -> None:
+    given = {"context": "http://buildkit-session/abc"}
+    assert wishes.upload_of(given) == "/abc"
+    assert options(context=given["context"]).remote == ""
+    assert wishes.upload_of({"context": "http://buildkit-session.example/abc"}) == ""
+    assert options(context="https://host/x.git").remote == "https://host/x.git"
+
+
+def test_secrets_and_agents_that_a_dockerfile_names() -> None:
+    text = (
+        "RUN --mount=type=secret,id=a --mount=type=secret,target=/run/x/b cat\n"
+        'RUN --mount="type=secret,id=c",required --mount=type=ssh --mount=type=ssh,id=deploy \\\n'
+        "  --mount=type=cache,id=no,target=/c true\n"
+    )
+    assert wishes.secrets_in(text) == ["a", "b", "c"]
+    assert wishes.agents_in(text) == ["default", "deploy"]
+
+
+def test_registries_that_are_named() -> None:
+    text = "FROM reg.example.com:5000/a/b:1\nFROM localhost/x\nCOPY --from=ghcr.io/o/i /a /b\nFROM nginx\n"
+    assert wishes.hosts_in([text]) == ["docker.io", "reg.example.com:5000", "localhost", "ghcr.io"]
