@@ -1,4 +1,4 @@
-"""Builds by BuildKit's protocol: a client like buildx on a real daemon, and buildx itself where there is one."""
+"""Builds by BuildKit's protocol: a client like buildx on a real daemon, and buildx itself where it is."""
 
 import asyncio
 import io
