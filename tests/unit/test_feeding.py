@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import proa_native
@@ -39,13 +40,15 @@ async def test_a_failure_keeps_no_descriptor(body: Callable[[], AsyncIterator[by
         numbers.append(feed.fileno())
         proa_native.unpack_layer(feed, str(tmp_path))
 
-    async def fail() -> None:
+    async def fail(pool: ThreadPoolExecutor) -> None:
         with pytest.raises((InvalidParameter, ValueError)):
             await supply(
-                body(), unpack, lambda call, feed: loop.run_in_executor(None, call, feed), asyncio.to_thread
+                body(), unpack, lambda call, feed: loop.run_in_executor(pool, call, feed), asyncio.to_thread
             )
 
-    await fail()
+    # A thread lets go of its work a moment after its future is done: ended, it has.
+    with ThreadPoolExecutor(1) as pool:
+        await fail(pool)
     await asyncio.sleep(0)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(numbers[0])

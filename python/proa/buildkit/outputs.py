@@ -2,7 +2,7 @@
 
     image, moby     in the store, and pushed where asked for
     docker, oci     an archive, in pieces                     FileSend.DiffCopy, a stream of bytes
-    tar             its files as a container has them         the same
+    tar             its files                                 the same
     local           those files one by one                    FileSend.DiffCopy, as fsutil's sender
 
 Source: moby/buildkit exporter/*, session/filesync; tonistiigi/fsutil send.go.
@@ -57,9 +57,9 @@ class Containers(Protocol):
 
 
 class Files(Protocol):
-    """The files of a container."""
+    """The files of a container, or of its image."""
 
-    async def export(self, ref: str) -> AsyncIterator[bytes]: ...
+    async def export(self, ref: str, *, image: bool = False) -> AsyncIterator[bytes]: ...
 
 
 class Outputs:
@@ -109,7 +109,7 @@ class Outputs:
         """A tar of the image's files; the container that has them never runs."""
         made = await self._containers.create(None, ContainerCreateRequest(image=image, cmd=["/"]), None)
         try:
-            async with aclosing(await self._files.export(made.id)) as files:  # type: ignore[type-var]
+            async with aclosing(await self._files.export(made.id, image=True)) as files:  # type: ignore[type-var]
                 yield files
         finally:
             removal = self._containers.remove(made.id, volumes=True, force=True, link=False)
