@@ -78,8 +78,8 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     """proa's own: the directory with <host:port>/ca.crt and <host>/hosts.toml, instead of those in /etc."""
     proxies: dict[str, str] = {}
     """`http-proxy`, `https-proxy` and `no-proxy` for registries, over those of the environment."""
-    max_concurrent_downloads: int = 6
-    """Layers that are downloaded from one registry and unpacked at a time."""
+    max_concurrent_downloads: int = 3
+    """Layers that are downloaded from one registry and unpacked at a time; Docker's number."""
     max_concurrent_uploads: int = 5
     """Layers of one push."""
     max_download_attempts: int = 5
