@@ -17,7 +17,7 @@ import peers
 import pytest
 from docker_rig import Docker, dockerd
 from faulty_proxy import FaultyProxy
-from image_archives import oci_archive, tar
+from image_archives import docker_archive, oci_archive, tar
 from instance import Instance, eventually, instance, require_root
 from registry_server import RegistryServer, registry_server
 from skopeo_rig import skopeo
@@ -346,6 +346,39 @@ def test_a_disk_that_is_full(registry: RegistryServer, tmp_path: Path) -> None:
             assert left_behind(running)["partial"] == []
             running.process.terminate()
             running.process.wait()
+    finally:
+        subprocess.run(["umount", "-l", str(root / "lib")], check=True)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_a_disk_that_is_full_at_a_load_a_push_and_a_commit(registry: RegistryServer, tmp_path: Path) -> None:
+    archive = tmp_path / "archive.tar"
+    archive.write_bytes(docker_archive([tar({"large": os.urandom(40_000_000)})], ["full:1"]))
+    small = tmp_path / "small.tar"
+    name = f"{registry.host}/full:2"
+    small.write_bytes(docker_archive([tar({"large": os.urandom(18_000_000)})], [name]))
+    root = Path(tempfile.mkdtemp(prefix="proa-pull-"))
+    (root / "lib").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "proa-test", str(root / "lib")]
+    subprocess.run(mount, check=True)
+    try:
+        with instance(root) as running:
+
+            def refused(*words: str) -> None:
+                before = left_behind(running)
+                done = running.run(*words, cli="proa")
+                assert (done.returncode, "no space left on device" in done.stderr.lower()) == (1, True), done
+                assert eventually(lambda: left_behind(running) == before)
+
+            refused("load", "-i", str(archive))
+            proa(running, "load", "-i", str(small))
+            refused("push", name)  # its layer's blob would be as large again
+            proa(running, "rmi", name)
+            script = "head -c 18000000 /dev/urandom > /large"
+            proa(running, "run", "--network", "none", "--name", "filler", "busybox", "sh", "-c", script)
+            refused("commit", "filler", "full:3")
+            assert running.run("images", "-q", "full", cli="proa").stdout == ""
+            proa(running, "rm", "filler")
     finally:
         subprocess.run(["umount", "-l", str(root / "lib")], check=True)
         shutil.rmtree(root, ignore_errors=True)

@@ -160,3 +160,17 @@ async def test_credentials_reach_the_registry(rig: Rig, registry: FakeRegistry) 
     credentials = Credentials(username="user", password="secret")
     await told(await rig.images.push("app", "1", "", credentials))
     assert set(registry.credentials) == {credentials}
+
+
+async def test_what_came_uncompressed_has_the_same_digests_whatever_is_done_first(
+    rig: Rig, registry: FakeRegistry
+) -> None:
+    archive = docker_archive([BASE, TOP], ["app:1", "app:2"])
+    await rig.load(chunks(archive))
+    await rig.push("app", "1")
+    await rig.images.remove(rig.images.resolve("app:1").id, force=True, prune=True)
+    await rig.load(chunks(archive))
+    with tarfile.open(fileobj=io.BytesIO(await rig.save("app:2"))) as saved:
+        assert {f"blobs/sha256/{digest(layer)[7:]}" for layer in (BASE, TOP)} <= set(saved.getnames())
+    await rig.push("app", "2")
+    assert manifest(registry, "2") == manifest(registry, "1")

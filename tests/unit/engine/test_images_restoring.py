@@ -127,7 +127,7 @@ async def test_blobs_that_are_whole_are_looked_at_once(tmp_path: Path) -> None:
     assert await (await rig.again(boot="third")).names() == ["app:1"]
 
 
-async def test_what_came_uncompressed_is_lost_alone(tmp_path: Path) -> None:
+async def test_what_came_uncompressed_is_lost_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It has no blob to come back from; what was pulled before it is not touched."""
     rig = Rig(tmp_path, synced=False)
     await rig.load(chunks(oci_archive([BASE], "kept:1")))
@@ -135,6 +135,9 @@ async def test_what_came_uncompressed_is_lost_alone(tmp_path: Path) -> None:
     rig = await rig.again(boot="second")
     assert await rig.names() == ["kept:1"]
     assert len(rig.files()) == 2
+    assert (
+        "(lost:1) was lost in a power loss: a layer loaded uncompressed or built here had not" in caplog.text
+    )
 
 
 async def test_what_came_uncompressed_comes_back_by_the_blob_of_another(tmp_path: Path) -> None:

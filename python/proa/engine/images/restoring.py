@@ -58,8 +58,10 @@ class Restorer:
             log.error("a layer cannot be unpacked again, its image is gone: %s", snapshot.chain_id)
             return Digest("")
         # One that came uncompressed has no blob, but another image may have the same layer with one.
-        digest = next((each for each in digests if self._store.content.find(each) is not None), digests[0])
+        digest = next((each for each in digests if self._store.content.find(each) is not None), None)
         try:
+            if digest is None:
+                raise System("a layer loaded uncompressed or built here had not reached the disk yet")
             await self._again(snapshot, digest)
         except (InvalidParameter, System) as exc:
             self._forget(lambda layer: layer.chain_id == snapshot.chain_id, exc)
