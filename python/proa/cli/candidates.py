@@ -9,13 +9,12 @@ Source: cobra, "Generating shell completions"; the observed output of docker 28.
 import sys
 
 from proa.cli.catalogue import GROUP_HELP, GROUPS, MODULES, UNLISTED
-from proa.cli.completion_values import ARGUMENTS, Candidates, argument_values, flag_values
+from proa.cli.completion_values import ARGUMENTS, NO_FILES, Candidates, argument_values, flag_values
 from proa.cli.failure import Failure, HelpRequested
 from proa.cli.flags import Command, Flag, Globals
 from proa.cli.main import find, load
 
 ERROR = 1
-NO_FILES = 4
 
 # Kinds of flags that may be given once.
 _SINGLE = ("bool", "string", "int", "int64", "uint64", "bytes", "duration", "decimal")
