@@ -16,12 +16,12 @@ import os
 import posixpath
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import proa_native
@@ -32,6 +32,8 @@ from proa.build.words import is_bare_git, is_git
 from proa.errors import InvalidParameter, NotFound, System
 from proa.feeding import supply
 from proa.ignore import read_ignore_file
+
+_T = TypeVar("_T")
 
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
 _HEAD: Final = 512
@@ -63,6 +65,7 @@ class Contexts:
         self._contexts: dict[str, Context] = {}
         self._holders = 0
         self._removing: asyncio.Future[Any] | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -78,7 +81,7 @@ class Contexts:
         self._closed = True
         if not self._holders:
             with suppress(OSError):
-                await asyncio.shield(self._remove())
+                await asyncio.shield(asyncio.ensure_future(self._remove()))
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -89,13 +92,22 @@ class Contexts:
         finally:
             self._holders -= 1
             if self._closed and not self._holders:
-                self._removing = self._remove()
+                self._removing = asyncio.ensure_future(self._remove())
                 self._removing.add_done_callback(
                     lambda removing: removing.cancelled() or removing.exception()
                 )
 
-    def _remove(self) -> "asyncio.Future[Any]":
-        return self._run(proa_native.remove_tree, str(self._scratch))
+    def task(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        """Work of several steps at once, which no single one's end ends: it goes with the contexts."""
+        task = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        return task
+
+    async def _remove(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._run(proa_native.remove_tree, str(self._scratch))
 
     # ---- where contexts come from -------------------------------------------------------------------
 

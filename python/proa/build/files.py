@@ -21,6 +21,7 @@ import proa_native
 
 from proa.build import graph
 from proa.build.archives import is_archive, unpack
+from proa.build.calls import to_its_end
 from proa.build.contexts import Context, Contexts, fetch_git, resolve_git
 from proa.build.owners import owner_of
 from proa.build.ports import Output
@@ -103,7 +104,7 @@ class BuildFiles:
         if name not in self._trees:
             context = self._contexts.find(name)
             title = f"[context {name}] load from client" if name else "[internal] load build context"
-            self._trees[name] = asyncio.ensure_future(self._load(name, title, context))
+            self._trees[name] = self._contexts.task(self._load(name, title, context))
         return await asyncio.shield(self._trees[name])
 
     async def _load(self, name: str, title: str, context: Context) -> proa_native.FileTree:
@@ -192,7 +193,7 @@ class BuildFiles:
         Raises NotFound, InvalidParameter, System.
         """
         if (name, source) not in self._counted:
-            self._counted[name, source] = asyncio.ensure_future(self._set_apart(name, source))
+            self._counted[name, source] = self._contexts.task(self._set_apart(name, source))
         return await asyncio.shield(self._counted[name, source])
 
     async def _set_apart(self, name: str, source: str) -> str:
@@ -311,7 +312,7 @@ class BuildFiles:
     async def _fetch(self, source: graph.FromUrl) -> tuple[Path, str, int]:
         """(file, digest, seconds of Last-Modified) of a URL, once a build. Raises InvalidParameter."""
         if source.url not in self._fetched:
-            self._fetched[source.url] = asyncio.ensure_future(self._download(source.url))
+            self._fetched[source.url] = self._contexts.task(self._download(source.url))
         path, digest, modified = await asyncio.shield(self._fetched[source.url])
         if source.checksum and source.checksum != digest:
             raise InvalidParameter(f"digest mismatch {digest}: {source.checksum}")
@@ -339,7 +340,7 @@ class BuildFiles:
 
     async def _commit(self, source: graph.FromGit) -> str:
         if source.remote not in self._commits:
-            self._commits[source.remote] = asyncio.ensure_future(resolve_git(source.remote))
+            self._commits[source.remote] = self._contexts.task(resolve_git(source.remote))
         commit = await asyncio.shield(self._commits[source.remote])
         if source.checksum and not commit.startswith(source.checksum):
             raise InvalidParameter(f"expected checksum to match {source.checksum}, got {commit}")
@@ -353,7 +354,7 @@ class BuildFiles:
     async def _checked(self, work: Callable[[], _T]) -> _T:
         """A blocking call of the native core, its errors in the engine's words."""
         try:
-            return await self._run(work)
+            return await to_its_end(self._run(work))
         except ValueError as exc:
             raise InvalidParameter(str(exc)) from exc
         except FileNotFoundError as exc:

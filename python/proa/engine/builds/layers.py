@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import proa_native
 
+from proa.build.calls import to_its_end
 from proa.build.ports import Measured
 from proa.engine.builds.linking import link_layer
 from proa.engine.images.store import ImageStore
@@ -86,9 +87,8 @@ class BuildLayers:
         draft = self._snapshots.draft()
         linking = self._run(partial(link_layer, directory, lower), str(draft))
         try:
-            await asyncio.shield(linking)
+            await to_its_end(linking)
         except BaseException:
-            await asyncio.wait((linking,))
             await self._snapshots.discard(draft)
             raise
         return str(draft)

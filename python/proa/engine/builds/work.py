@@ -10,6 +10,7 @@ from pathlib import Path
 import proa_native
 
 from proa.build import graph
+from proa.build.calls import to_its_end
 from proa.build.contexts import Contexts
 from proa.build.files import BuildFiles
 from proa.build.ports import Mounted, Output, StepFailed, StepNotStarted
@@ -163,4 +164,5 @@ class Workshop:
 
     async def _rewrite(self, epoch_ns: int, rootfs: Overlay) -> None:
         """No file of a layer is younger than the epoch."""
-        await asyncio.get_running_loop().run_in_executor(self._executor, clamp_times, rootfs.upper, epoch_ns)
+        loop = asyncio.get_running_loop()
+        await to_its_end(loop.run_in_executor(self._executor, clamp_times, rootfs.upper, epoch_ns))
