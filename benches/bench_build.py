@@ -4,8 +4,9 @@
 
 Peers are dockerd's classic builder, BuildKit's buildkitd and buildah, where they are installed.
 Both daemons of Docker's API are driven by the same docker CLI, which sends the context; proa's own client, on
-the same host, does not: that is the row `proa build`. BuildKit and buildah make an image in their own store,
-as proa does. Ratios are of medians taken in turn in one run. Run it as root with `proa` installed.
+the same host, does not: that is the row `proa build`. With buildx, where that is, the CLI speaks BuildKit's
+protocol to proad. BuildKit and buildah make an image in their own store, as proa does. Ratios are of medians
+taken in turn in one run. Run it as root with `proa` installed.
 """
 
 import argparse
@@ -120,6 +121,8 @@ def main() -> None:
         proa = stack.enter_context(peers.proad(root / "proa"))
         peers.load(proa, archive)
         clients = [builders.ProaBuild(proa), builders.DockerBuild("docker at proad", proa, root)]
+        if not builders.missing("buildx"):
+            clients.append(builders.BuildxBuild("buildx at proad", proa, root))
         if not options.no_peers:
             clients += peers_here(stack, root, archive)
         table = measure(clients, contexts(root / "contexts", options.files), options.rounds, options.rows)

@@ -83,6 +83,17 @@ class DockerBuild(Builder):
         self.run(["docker", "save", "-o", str(target), TAG])
 
 
+class BuildxBuild(Builder):
+    """The docker CLI with its plugin buildx, which speaks BuildKit's protocol to the daemon."""
+
+    def __init__(self, name: str, engine: Engine, root: Path) -> None:
+        environment = peers.docker_cli_environment(engine, root / "buildx")
+        plugins = Path(environment["DOCKER_CONFIG"], "cli-plugins")
+        plugins.mkdir(parents=True)
+        (plugins / "docker-buildx").symlink_to(str(found("docker-buildx")))
+        super().__init__(name, ["docker", "build", "-q", "-t", TAG], environment)
+
+
 class Buildah(Builder):
     """buildah with its cache of layers; it needs no daemon, and no limits that it would have to raise."""
 
@@ -166,6 +177,10 @@ def _until_it_answers(command: Sequence[str], process: "subprocess.Popen[bytes]"
 
 def missing(name: str) -> str:
     """Why a builder cannot run here; empty where it can."""
-    needs = {"buildkit": ("buildkitd", "buildctl", "skopeo", "runc"), "classic": ("dockerd", "docker")}
+    needs = {
+        "buildx": ("docker", "docker-buildx"),
+        "buildkit": ("buildkitd", "buildctl", "skopeo", "runc"),
+        "classic": ("dockerd", "docker"),
+    }
     absent = [program for program in needs.get(name, (name,)) if not found(program)]
     return f"no {' and no '.join(absent)} here" if absent else ""
