@@ -247,6 +247,30 @@ def test_a_flood_of_attached_clients_is_let_go(daemon: Instance) -> None:
         assert eventually(lambda: len(os.listdir(f"/proc/{keeper}/fd")) < many - 250)
 
 
+def test_followers_of_logs_share_what_a_user_has_128_of(daemon: Instance) -> None:
+    assert daemon.engine is not None
+    clients = []
+    with running(daemon) as name:
+        try:
+            for _ in range(300):
+                client = socket.socket(socket.AF_UNIX)
+                clients.append(client)
+                client.settimeout(20)
+                client.connect(daemon.engine.socket)
+                target = f"/containers/{name}/logs?follow=1&stdout=1"
+                client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            for client in clients:
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            daemon.run("exec", name, "sh", "-c", "echo told to all > /proc/1/fd/1", cli="proa")
+            for client in clients:
+                text = b""
+                while b"told to all" not in text:
+                    text += client.recv(1000) or pytest.fail("cut")
+        finally:
+            for client in clients:
+                client.close()
+
+
 @pytest.mark.parametrize(
     "request_line",
     ["POST /images/load", "POST /build", "PUT /containers/{name}/archive?path=/tmp"],

@@ -6,13 +6,12 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::inotify;
-
 use super::json_line::{format_time_fixed, frame_header, Line};
+use super::log_watch::Watch;
 use crate::error::{Error, Result};
 
 const BLOCK: usize = 64 * 1024;
@@ -74,7 +73,7 @@ pub struct LogReader {
     pieces: VecDeque<Piece>,
     /// Bytes read and not decoded: at most a block and one line.
     undecoded: Vec<u8>,
-    inotify: Option<OwnedFd>,
+    watch: Option<Watch>,
     /// An entry past `until_ns` was seen.
     done: bool,
 }
@@ -83,9 +82,10 @@ impl LogReader {
     /// A log that does not exist (yet) is empty.
     pub fn open(path: impl Into<PathBuf>, query: Query) -> Result<Self> {
         let path = path.into();
-        let inotify = if query.follow { Some(watch_directory(&path)?) } else { None };
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let watch = if query.follow { Some(Watch::new(directory)?) } else { None };
         let mut reader =
-            Self { path, query, pieces: VecDeque::new(), undecoded: Vec::new(), inotify, done: false };
+            Self { path, query, pieces: VecDeque::new(), undecoded: Vec::new(), watch, done: false };
         reader.collect()?;
         if reader.query.tail >= 0 {
             reader.seek_tail()?;
@@ -96,12 +96,14 @@ impl LogReader {
     /// Readable when there may be more; only when following.
     #[must_use]
     pub fn notifier(&self) -> Option<BorrowedFd<'_>> {
-        self.inotify.as_ref().map(AsFd::as_fd)
+        self.watch.as_ref().map(Watch::notifier)
     }
 
     /// About `limit` bytes ready for the wire; empty at the end of what is there now.
     pub fn read(&mut self, limit: usize) -> Result<Vec<u8>> {
-        self.drain_notifications();
+        if let Some(watch) = &self.watch {
+            watch.drain();
+        }
         let mut out = Vec::new();
         while out.len() < limit && !self.done {
             if !self.decode(&mut out, limit) && !self.fill()? {
@@ -253,12 +255,6 @@ impl LogReader {
         path.into()
     }
 
-    fn drain_notifications(&self) {
-        let Some(inotify) = &self.inotify else { return };
-        let mut buffer = [0_u8; 4096];
-        while rustix::io::read(inotify, &mut buffer).is_ok_and(|count| count > 0) {}
-    }
-
     fn failed(&self, operation: &str, error: std::io::Error) -> Error {
         Error::os(format!("{operation} log"), self.path.to_string_lossy(), error)
     }
@@ -318,17 +314,6 @@ fn open(path: &Path) -> Result<Option<File>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::os("open log", path.to_string_lossy(), error)),
     }
-}
-
-/// A notifier of writes to and renames in the log's directory.
-fn watch_directory(path: &Path) -> Result<OwnedFd> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let failed = |error: rustix::io::Errno| Error::os("watch", directory.to_string_lossy(), error);
-    let inotify =
-        inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).map_err(failed)?;
-    let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-    inotify::add_watch(&inotify, directory, events).map_err(failed)?;
-    Ok(inotify)
 }
 
 #[cfg(test)]

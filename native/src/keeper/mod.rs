@@ -30,6 +30,7 @@ mod janitor;
 mod json_line;
 mod ledger;
 pub mod log_reader;
+mod log_watch;
 mod log_writer;
 mod net_pool;
 mod networks;
