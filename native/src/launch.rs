@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, Result};
 
-use crate::child::{self, Script};
+use crate::child;
 use crate::process::Host;
+use crate::script::Script;
 use crate::sys::{self, Clone, Stack};
 
 /// Clones a child that interprets `script`; returns its pid and pidfd. `script` and `stack` must be

@@ -34,6 +34,7 @@ pub mod process;
 #[cfg(feature = "python")]
 mod py;
 pub mod rootfs;
+mod script;
 pub mod seccomp;
 pub mod sys;
 mod timers;

@@ -7,7 +7,7 @@
 use std::ffi::{c_int, CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use crate::child::{self, Operation as Op, Program, Script, Slot, Source, Target};
+use crate::child;
 use crate::confine::capability_names;
 use crate::error::Error;
 use crate::init::Kept;
@@ -15,6 +15,7 @@ use crate::keeper::protocol::Failure;
 use crate::mount::Kind;
 use crate::plan::{Namespace, Network, Plan, Process};
 use crate::process::{ContainerHandle, Host, SpawnContext, Stdio};
+use crate::script::{Operation as Op, Program, Script, Slot, Source, Target};
 use crate::sys::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 
 /// What an operation is called in a failure or a warning.

@@ -36,7 +36,6 @@ use rustix::process::{
 
 use crate::bare::Bare;
 use crate::cgroup::Group;
-use crate::child::{Record, RecordKind, Script};
 use crate::error::{Error, Result};
 use crate::idmap::{self, IdMaps};
 use crate::init::Kept;
@@ -44,6 +43,7 @@ use crate::keeper::protocol::Failure;
 use crate::launch;
 use crate::plan::{Plan, Process, UserNamespace};
 use crate::prepare::{self, failure, Label, Prepared};
+use crate::script::{Record, RecordKind, Script};
 use crate::sys::{self, Stack};
 
 /// A container that runs: what `exec_into` and namespace joins need of it.

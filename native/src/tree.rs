@@ -13,7 +13,7 @@ use rustix::mount::{open_tree, OpenTreeFlags};
 use rustix::pty::OpenptFlags;
 
 use crate::cgroup;
-use crate::child::{set_size, Operation as Op, Slot, Source};
+use crate::child::set_size;
 use crate::dev::{self, Dev, Owners, Wanted};
 use crate::error::{Error, Result};
 use crate::idmap::to_host;
@@ -23,6 +23,7 @@ use crate::overlay::{self, Overlay};
 use crate::plan::{Mount, Namespace, Network, Plan, Propagation, Rootfs};
 use crate::prepare::{c_string, failure, invalid, peer, target, Builder, Step};
 use crate::process::SpawnContext;
+use crate::script::{Operation as Op, Slot, Source};
 use crate::sys::{self, MountAttributes, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 
 /// Files below /proc that a bind may cover: what lxcfs serves, as runc has it.
