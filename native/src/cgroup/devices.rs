@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::hierarchy::{open_at, Parent};
+use super::parent::{open_at, Parent};
 use crate::error::{Error, Result};
 use crate::plan::DeviceRule;
 use crate::sys::bpf::{self, Instruction};

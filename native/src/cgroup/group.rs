@@ -9,7 +9,8 @@ use rustix::fs::{mkdirat, openat, unlinkat, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 
-use super::hierarchy::{inherit_cpuset, read_at, subdirectories, write_at, Hierarchy, Parent, Place};
+use super::hierarchy::{subdirectories, Hierarchy, Place};
+use super::parent::{inherit_cpuset, read_at, write_at, Parent};
 use super::{devices, limits};
 use crate::error::{Error, Result};
 use crate::plan::Resources;

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-use super::hierarchy::{read_at, write_at, Parent};
+use super::parent::{read_at, write_at, Parent};
 use super::{v1, v2};
 use crate::error::{Error, Result};
 use crate::plan::Resources;

@@ -6,12 +6,13 @@
 //!
 //! | file         | decision it hides                                              |
 //! |--------------|----------------------------------------------------------------|
-//! | hierarchy.rs | what is mounted where; parents, their controllers              |
+//! | hierarchy.rs | what is mounted where                                          |
 //! | group.rs     | life of one group: make, attach, freeze, kill, remove          |
 //! | limits.rs    | which writes a set of limits is, and their order; undo         |
 //! | v1.rs v2.rs  | the words of the two interfaces                                |
 //! | devices.rs   | device rules as v1 lines or as an eBPF program                 |
 //! | oom.rs       | how a kill for want of memory is counted and announced         |
+//! | parent.rs    | where groups are made, and the files there                     |
 //! | stats.rs     | Docker's sample out of the kernel's files                      |
 //!
 //! Sources: the kernel's admin-guide/cgroup-v1/*.rst and admin-guide/cgroup-v2.rst.
@@ -21,6 +22,7 @@ mod group;
 mod hierarchy;
 mod limits;
 mod oom;
+mod parent;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@ use rustix::event::{eventfd, EventfdFlags};
 use rustix::fs::{openat, statat, AtFlags, Mode, OFlags};
 
 use super::group::Group;
-use super::hierarchy::{read_at, subdirectories, write_at};
+use super::hierarchy::subdirectories;
+use super::parent::{read_at, write_at};
 use crate::error::{Error, Result};
 
 const V1_FILE: &str = "memory.oom_control";
