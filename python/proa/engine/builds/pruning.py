@@ -20,9 +20,14 @@ from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter, System
 from proa.schema.build import BuildCacheRecord, BuildPruneReport
 
-_FILTERS = frozenset(
-    ("until", "id", "type", "description", "inuse", "shared", "private", "parents", "label", "label!")
-)
+_FILTERS = frozenset(("until", "id", "type", "description", "inuse", "shared", "private", "label", "label!"))
+
+
+_STATES: Mapping[str, Callable[[BuildCacheRecord], bool]] = {
+    "inuse": lambda record: record.in_use,
+    "shared": lambda record: record.shared,
+    "private": lambda record: not record.shared,
+}
 
 
 class _Candidate(Struct, frozen=True):
@@ -140,6 +145,16 @@ def _remove_tree(path: str) -> None:
         raise System(exc.strerror or str(exc)) from exc
 
 
+def _states(name: str, values: Sequence[str]) -> set[bool]:
+    """What a filter of yes or no lets pass; without a value it is yes. Raises InvalidParameter."""
+    found = set()
+    for value in values or ("",):
+        if value.lower() not in ("", "1", "0", "true", "false"):
+            raise InvalidParameter(f"invalid filter '{name}={value}'")
+        found.add(value.lower() in ("", "1", "true"))
+    return found
+
+
 def _tests(filters: Mapping[str, Sequence[str]]) -> Callable[[_Candidate], bool]:
     for name in filters:
         if name not in _FILTERS:
@@ -149,9 +164,15 @@ def _tests(filters: Mapping[str, Sequence[str]]) -> Callable[[_Candidate], bool]
         raise InvalidParameter("filters expect only one value for until")
     before = time.time_ns() - parse_duration(until[0]) if until else None
     ids, types = filters.get("id", ()), filters.get("type", ())
+    descriptions = filters.get("description", ())
+    states = [(name, _states(name, filters[name])) for name in _STATES if name in filters]
 
     def test(candidate: _Candidate) -> bool:
         record = candidate.record
+        if any(_STATES[name](record) not in wanted for name, wanted in states):
+            return False
+        if descriptions and record.description not in descriptions:
+            return False
         if "label" in filters:
             return False  # `system prune` asks all kinds of things with one filter; these have no labels
         if before is not None and candidate.used_ns > before:
