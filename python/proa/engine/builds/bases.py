@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from proa.build.planning import Base
 from proa.build.platforms import host_platform, shown
 from proa.engine.images import Images
-from proa.engine.images.store import ImageRecord
+from proa.engine.images.records import ImageRecord
 from proa.engine.platforms import suits
 from proa.errors import NotFound
 from proa.schema.oci import Platform

@@ -12,7 +12,7 @@ from typing import Final
 
 from proa.build import graph
 from proa.engine.builds.records import Blob, Offer
-from proa.engine.images.store import ImageRecord, parse_time
+from proa.engine.images.records import ImageRecord, parse_time
 from proa.schema.oci import Descriptor, History
 
 _NOP: Final = "/bin/sh -c #(nop)"

@@ -16,14 +16,8 @@ from proa.engine.builds.outputs import ImageWish, index_of, manifest_of
 from proa.engine.builds.records import inline
 from proa.engine.durations import rfc3339
 from proa.engine.images.importing import config_document
-from proa.engine.images.store import (
-    ImageRecord,
-    ImageStore,
-    Layer,
-    Lease,
-    StoredManifest,
-    decode_image_file,
-)
+from proa.engine.images.records import ImageRecord, Layer, StoredManifest, decode_image_file
+from proa.engine.images.store import ImageStore, Lease
 from proa.engine.ports import EventSink
 from proa.schema.build_cache import INLINE
 from proa.schema.oci import Descriptor, Platform

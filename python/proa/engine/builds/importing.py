@@ -20,7 +20,8 @@ from proa.engine.builds.linking import link_layer
 from proa.engine.builds.places import Place
 from proa.engine.builds.records import Blob, Offer, read_config, read_inline
 from proa.engine.images.intake import Intake, Unpacked, inherit, unpack_from
-from proa.engine.images.store import ImageRecord, ImageStore, chain_ids, decode_image_file
+from proa.engine.images.records import ImageRecord, chain_ids, decode_image_file
+from proa.engine.images.store import ImageStore
 from proa.engine.platforms import choose
 from proa.errors import InvalidParameter, ProaError
 from proa.schema.build_cache import CACHE_CONFIG, INLINE

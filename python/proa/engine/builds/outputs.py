@@ -15,7 +15,7 @@ from msgspec import Struct
 from proa.content import digest_of
 from proa.engine.builds.blobs import Compression
 from proa.engine.builds.caching import compression_of
-from proa.engine.images.store import StoredManifest
+from proa.engine.images.records import StoredManifest
 from proa.errors import InvalidParameter
 from proa.schema.oci import (
     CONFIG,

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from proa.engine.durations import rfc3339
-from proa.engine.images.store import parse_time
+from proa.engine.images.records import parse_time
 from proa.errors import InvalidParameter
 from proa.schema.build_cache import (
     CacheConfig,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import proa_native
 
-from proa.engine.images.store import ImageRecord, ImageStore, Layer
+from proa.engine.images.records import ImageRecord, Layer
+from proa.engine.images.store import ImageStore
 from proa.errors import NotFound, System
 from proa.schema.reference import Digest
 

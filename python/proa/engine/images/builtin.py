@@ -7,7 +7,8 @@ import proa_native
 
 from proa.content import digest_of
 from proa.engine.images.intake import unpack
-from proa.engine.images.store import ImageRecord, ImageStore, Layer, decode_image_file, host_architecture
+from proa.engine.images.records import ImageRecord, Layer, decode_image_file, host_architecture
+from proa.engine.images.store import ImageStore
 from proa.hello import HELLO_NAME, hello_config, hello_layer
 from proa.schema.reference import parse_reference
 

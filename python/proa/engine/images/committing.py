@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from proa.engine.images.importing import config_document
 from proa.engine.images.intake import Intake, Unpacked
-from proa.engine.images.store import ImageRecord, ImageStore, Layer, decode_image_file, host_architecture
+from proa.engine.images.records import ImageRecord, Layer, decode_image_file, host_architecture
+from proa.engine.images.store import ImageStore
 from proa.engine.ports import EventSink
 from proa.errors import NotFound, System
 from proa.schema.image import ImageConfig

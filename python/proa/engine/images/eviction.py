@@ -25,8 +25,9 @@ from typing import Final
 from msgspec import Struct
 
 from proa.engine.images.filters import glob_pattern, matches_reference
+from proa.engine.images.records import ImageRecord
 from proa.engine.images.removal import Remover
-from proa.engine.images.store import ImageRecord, ImageStore
+from proa.engine.images.store import ImageStore
 from proa.engine.ports import ContainersOfImages
 from proa.schema.config import DaemonConfig
 from proa.schema.watermarks import Watermarks

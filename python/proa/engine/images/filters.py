@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from proa.durations import parse_duration
-from proa.engine.images.store import ImageRecord, ImageStore, parse_time
+from proa.engine.images.records import ImageRecord, parse_time
+from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter
 from proa.schema.reference import Reference
 

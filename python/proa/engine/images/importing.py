@@ -20,7 +20,8 @@ from msgspec import Struct
 from proa.build.changes import apply_changes
 from proa.engine.images.intake import Intake, Unpacked, unpack_from
 from proa.engine.images.progress import Progress, streamed
-from proa.engine.images.store import ImageStore, decode_image_file, host_architecture
+from proa.engine.images.records import decode_image_file, host_architecture
+from proa.engine.images.store import ImageStore
 from proa.engine.platforms import parse_platform
 from proa.engine.ports import EventSink
 from proa.errors import InvalidParameter

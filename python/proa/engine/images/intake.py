@@ -14,7 +14,8 @@ from typing import Any, Self, TypeVar
 import proa_native
 from msgspec import Struct
 
-from proa.engine.images.store import ImageRecord, ImageStore, Layer, StoredManifest, chain_ids
+from proa.engine.images.records import ImageRecord, Layer, StoredManifest, chain_ids
+from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter, System
 from proa.feeding import supply
 from proa.schema.oci import ImageFile

@@ -28,7 +28,8 @@ from proa.content import digest_of
 from proa.engine.images import legacy
 from proa.engine.images.blobs import pack
 from proa.engine.images.intake import Intake, Unpacked, translated, unpacked
-from proa.engine.images.store import ImageStore, Layer, chain_ids, decode_image_file, host_architecture
+from proa.engine.images.records import Layer, chain_ids, decode_image_file, host_architecture
+from proa.engine.images.store import ImageStore
 from proa.engine.platforms import is_for
 from proa.engine.ports import EventSink
 from proa.errors import InvalidParameter, NotFound

@@ -18,7 +18,8 @@ import msgspec
 
 from proa.engine.images.fetching import Fetches
 from proa.engine.images.progress import Progress, streamed
-from proa.engine.images.store import ImageStore, host_architecture
+from proa.engine.images.records import host_architecture
+from proa.engine.images.store import ImageStore
 from proa.engine.images.transfer import Registry, Request, Transfer
 from proa.engine.platforms import check_platform, choose, parse_platform, suits
 from proa.engine.ports import EventSink

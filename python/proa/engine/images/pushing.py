@@ -23,7 +23,8 @@ import msgspec
 from proa.engine.images.blobs import Blobs
 from proa.engine.images.compression import Compressor
 from proa.engine.images.progress import Progress, streamed
-from proa.engine.images.store import ImageRecord, ImageStore, StoredManifest
+from proa.engine.images.records import ImageRecord, StoredManifest
+from proa.engine.images.store import ImageStore
 from proa.engine.images.transfer import all_of, shown, stop
 from proa.engine.platforms import check_platform
 from proa.engine.ports import EventSink

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from proa.engine.images import filters as image_filters
 from proa.engine.images.disposal import Disposal
-from proa.engine.images.store import ImageRecord, ImageStore, is_id_of
+from proa.engine.images.records import ImageRecord, is_id_of
+from proa.engine.images.store import ImageStore
 from proa.engine.ports import ContainersOfImages, EventSink
 from proa.errors import Conflict
 from proa.schema.image import ImageDeleteResponseItem

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from proa.engine.images.intake import Unpacked, inherit, unpack
-from proa.engine.images.store import ImageStore, Layer
+from proa.engine.images.records import Layer
+from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter, System
 from proa.schema.reference import Digest
 from proa.snapshots import Committed

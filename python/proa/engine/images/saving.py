@@ -19,7 +19,8 @@ import msgspec
 
 from proa.content import Content, digest_of
 from proa.engine.images.blobs import Blobs
-from proa.engine.images.store import ImageRecord, ImageStore, is_id_of
+from proa.engine.images.records import ImageRecord, is_id_of
+from proa.engine.images.store import ImageStore
 from proa.engine.platforms import is_for
 from proa.errors import InvalidParameter, NotFound, System
 from proa.schema import oci

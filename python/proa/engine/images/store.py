@@ -9,21 +9,17 @@ compression it came with. Collection is mark and sweep, from images, containers 
 long as the work that holds it, since no such work survives the process.
 """
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-import msgspec
-from msgspec import Struct
-
 from proa.content import Content
 from proa.engine.images import indexes, lineage, usage
+from proa.engine.images.records import ImageRecord, Layer, StoredManifest, decode_image_file
 from proa.engine.images.syncing import Syncing
 from proa.engine.ports import Database
 from proa.errors import InvalidParameter, NotFound
@@ -70,77 +66,8 @@ SCHEMA: Final = (
     usage.SCHEMA,
 )
 
-_image_file = msgspec.json.Decoder(ImageFile)
-
-_ARCHITECTURES: Final = {
-    "x86_64": ("amd64", ""),
-    "aarch64": ("arm64", "v8"),
-    "armv7l": ("arm", "v7"),
-    "riscv64": ("riscv64", ""),
-    "ppc64le": ("ppc64le", ""),
-    "s390x": ("s390x", ""),
-}
-
-
-def host_architecture() -> tuple[str, str]:
-    """(architecture, variant) of this host in OCI words."""
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, (machine, ""))
-
-
 RECEIVED_AT_ONCE: Final = 32
 """Uploads of images and of contexts; more of them wait for each other."""
-
-
-class Layer(Struct, frozen=True):
-    """One layer of an image."""
-
-    digest: Digest
-    """The blob as it came."""
-    diff_id: Digest
-    chain_id: Digest
-
-
-class ImageRecord(Struct, frozen=True, kw_only=True):
-    """An image that is there, whole. Implements engine.ports.ContainerImage."""
-
-    id: Digest
-    config_blob: bytes
-    file: ImageFile
-    config: ImageConfig
-    added_ns: int
-    content: tuple[Layer, ...]
-    """Base first."""
-    sizes: tuple[int, ...]
-    """Bytes of each layer's files, base first."""
-    layers: tuple[str, ...]
-    """Directories of the unpacked layers, top first."""
-
-    @property
-    def os(self) -> str:
-        return self.file.os or "linux"
-
-    @property
-    def architecture(self) -> str:
-        return self.file.architecture
-
-    @property
-    def variant(self) -> str:
-        return self.file.variant
-
-    @property
-    def chain_id(self) -> str:
-        """The top layer's; empty for an image without layers."""
-        return self.content[-1].chain_id if self.content else ""
-
-    @property
-    def size(self) -> int:
-        return sum(self.sizes)
-
-    @property
-    def created_ns(self) -> int:
-        """Nanoseconds since 1970; 0 where the image does not say."""
-        return parse_time(self.file.created)
 
 
 class Lease:
@@ -150,44 +77,6 @@ class Lease:
         self.blobs: set[str] = set()
         self.chain_ids: set[str] = set()
         """With all below them."""
-
-
-class StoredManifest(Struct, frozen=True):
-    """The manifest that an image was pulled by, as it came."""
-
-    media_type: str
-    data: bytes
-
-
-def parse_time(text: str | None) -> int:
-    """RFC 3339 to nanoseconds since 1970; 0 for what is not a time (as in images that hide theirs)."""
-    if not text:
-        return 0
-    whole, dot, rest = text.partition(".")
-    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))] if dot else ""
-    zone = rest[len(digits) :] if dot else ""
-    try:
-        seconds = int(datetime.fromisoformat((whole + zone).replace("Z", "+00:00")).timestamp())
-    except ValueError:
-        return 0
-    return max(0, seconds * 10**9 + int(digits[:9].ljust(9, "0") or 0))
-
-
-def decode_image_file(blob: bytes) -> ImageFile:
-    """A config blob. Raises InvalidParameter where it is none."""
-    try:
-        return _image_file.decode(blob)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidParameter(f"invalid image config: {exc}") from exc
-
-
-def chain_ids(diff_ids: Iterable[str]) -> list[Digest]:
-    """Chain id of each layer, base first: the digest of the chain below, a space, and the diff_id."""
-    chain: list[Digest] = []
-    for diff_id in diff_ids:
-        text = f"{chain[-1]} {diff_id}" if chain else None
-        chain.append(Digest(diff_id if text is None else "sha256:" + sha256(text.encode()).hexdigest()))
-    return chain
 
 
 class ImageStore:
@@ -563,12 +452,6 @@ def _with_those_below(chain_ids: Iterable[str], parents: Mapping[str, str]) -> s
 
 def _nobody() -> None:
     pass
-
-
-def is_id_of(record: ImageRecord, ref: str) -> bool:
-    """Whether the image was named by its id or a prefix of it."""
-    digits = id_prefix(ref)
-    return bool(digits) and record.id.startswith(f"sha256:{digits}")
 
 
 def shown(ref: str) -> str:

@@ -18,15 +18,8 @@ from msgspec import Struct
 from proa.engine.images.fetching import Fetch, Fetches, Source
 from proa.engine.images.intake import Intake, Unpacked
 from proa.engine.images.progress import LayerProgress, Progress
-from proa.engine.images.store import (
-    ImageRecord,
-    ImageStore,
-    Layer,
-    Lease,
-    StoredManifest,
-    chain_ids,
-    decode_image_file,
-)
+from proa.engine.images.records import ImageRecord, Layer, StoredManifest, chain_ids, decode_image_file
+from proa.engine.images.store import ImageStore, Lease
 from proa.errors import InvalidParameter
 from proa.registry import Manifest as Found
 from proa.schema.oci import CONFIG, DOCKER_CONFIG, Descriptor, ImageFile, Manifest

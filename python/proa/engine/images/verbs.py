@@ -22,10 +22,11 @@ from proa.engine.images.eviction import Evictor
 from proa.engine.images.importing import Import, Importer
 from proa.engine.images.lineage import places
 from proa.engine.images.loading import Loader
+from proa.engine.images.records import ImageRecord, parse_time
 from proa.engine.images.removal import Remover
 from proa.engine.images.restoring import Restorer
 from proa.engine.images.saving import Saver
-from proa.engine.images.store import ImageRecord, ImageStore, parse_time
+from proa.engine.images.store import ImageStore
 from proa.engine.images.syncing import Syncing
 from proa.engine.platforms import check_platform
 from proa.engine.ports import ContainersOfImages, Database, EventSink
