@@ -104,10 +104,12 @@ def parent_options(record: NetworkRecord) -> ParentOptions:
     parent = options.get("parent", "")
     made = not parent or "." in parent
     if record.driver == "macvlan":
-        mode = _choice(options.get("macvlan_mode", "bridge"), _MACVLAN_MODES, "macvlan_mode")
+        mode = _choice(options.get("macvlan_mode", "bridge"), _MACVLAN_MODES, "macvlan mode", "macvlan")
     else:
-        mode = _choice(options.get("ipvlan_mode", "l2"), _IPVLAN_MODES, "ipvlan_mode")
-        mode += "/" + _choice(options.get("ipvlan_flag", "bridge"), _IPVLAN_FLAGS, "ipvlan_flag")
+        mode = _choice(options.get("ipvlan_mode", "l2"), _IPVLAN_MODES, "ipvlan mode", "ipvlan")
+        mode += "/" + _choice(options.get("ipvlan_flag", "bridge"), _IPVLAN_FLAGS, "ipvlan flag", "ipvlan")
+    if parent == "lo":
+        raise InvalidParameter(f"loopback interface is not a valid {record.driver} parent link")
     name = check_name(parent) if parent else f"dm-{record.id[:12]}"
     return ParentOptions(parent=name, made=made, mode=mode, mtu=mtu(record.options))
 
@@ -173,9 +175,11 @@ def _flag(options: Mapping[str, str], name: str, *, default: bool = True) -> boo
     raise InvalidParameter(f"failed to parse {_BRIDGE}{name} value: {text}")
 
 
-def _choice(text: str, known: tuple[str, ...], what: str) -> str:
+def _choice(text: str, known: tuple[str, ...], what: str, driver: str) -> str:
     if text not in known:
-        raise InvalidParameter(f"requested {what} '{text}' is not valid, '{known[0]}' mode is the default")
+        kind = what.rpartition(" ")[2]
+        default = f"'{known[0]}' {kind} is the {driver} driver default"
+        raise InvalidParameter(f"requested {what} '{text}' is not valid, {default}")
     return text
 
 

@@ -157,7 +157,8 @@ def find_bridge(name: str) -> Bridge | None:
 
 def ensure_parent(name: str, mark: str) -> None:
     """The interface that macvlans or ipvlans sit on: a VLAN of another one where it is named `eth0.50`, a
-    dummy where nobody named one (`dm-...`). One that is there is used as it is. Raises OSError.
+    dummy where nobody named one (`dm-...`). One that is there is used as it is. Raises OSError; ValueError
+    for a name that is neither.
     """
     index = _index(name)
     with Netlink(ROUTE) as netlink:
@@ -172,7 +173,7 @@ def ensure_parent(name: str, mark: str) -> None:
             elif name.startswith("dm-"):
                 info = nested(_IFLA_LINKINFO, string(_INFO_KIND, "dummy"))
             else:
-                raise OSError(errno.ENODEV, f"interface {name} was not found on the host")
+                raise ValueError(f"{name} is not there, and no VLAN of another")
             body = _LINK.pack(0, 0, 0, 0, 0) + string(_IFLA_IFNAME, name) + info
             netlink.request(Message(_NEWLINK, ACK | CREATE | EXCL, body, f"create interface {name}"))
             index = socket.if_nametoindex(name)

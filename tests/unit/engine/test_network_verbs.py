@@ -165,6 +165,21 @@ async def test_prune_takes_what_matches(verbs: NetworkVerbs, networking: Network
         ),
         (NetworkCreateRequest(name="x", driver="odd"), NotFound, 'plugin "odd" not found'),
         (NetworkCreateRequest(name="x", driver="host"), Forbidden, 'only one instance of "host" network'),
+        (
+            NetworkCreateRequest(name="x", driver="macvlan", options={"macvlan_mode": "odd"}),
+            InvalidParameter,
+            "requested macvlan mode 'odd' is not valid, 'bridge' mode is the macvlan driver default",
+        ),
+        (
+            NetworkCreateRequest(name="x", driver="ipvlan", options={"ipvlan_flag": "odd"}),
+            InvalidParameter,
+            "requested ipvlan flag 'odd' is not valid, 'bridge' flag is the ipvlan driver default",
+        ),
+        (
+            NetworkCreateRequest(name="x", driver="macvlan", options={"parent": "lo"}),
+            InvalidParameter,
+            "loopback interface is not a valid macvlan parent link",
+        ),
     ],
 )
 async def test_networks_that_cannot_be(

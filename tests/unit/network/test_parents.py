@@ -2,10 +2,18 @@
 
 import pytest
 
-from proa.network import link
+from proa.errors import System
+from proa.network import NetworkRecord, hosts, link
+from proa.schema.config import DaemonConfig
 
 
 @pytest.mark.parametrize("vlan", ["0", "4095", "99999", "abc", "²", "-1", ""])
 def test_a_vlan_s_number_is_one(vlan: str) -> None:
     with pytest.raises(OSError, match="vlan id must be between 1-4094"):
         link.ensure_parent(f"nosuch0.{vlan}", "mark")
+
+
+def test_one_that_is_not_there_and_cannot_be_made() -> None:
+    record = NetworkRecord(id="1", name="m", driver="macvlan", options={"parent": "nosuch0"})
+    with pytest.raises(System, match="invalid subinterface vlan name nosuch0, example formatting is eth0"):
+        hosts.raise_parent(DaemonConfig(), record)
