@@ -7,9 +7,9 @@ import asyncio
 import zlib
 from typing import Any, Protocol
 
-from proa.errors import NotFound
+from proa.errors import Forbidden, NotFound
 from proa.network import drivers
-from proa.network.ipam import IPV4, IPV6, mac_of, to_text
+from proa.network.ipam import IPV4, IPV6, mac_of, parse_any, to_text
 from proa.network.pool import Offer, Pool
 from proa.network.records import NetworkRecord, SubnetRecord, new_id
 from proa.network.sandbox import Endpoint, EndpointWish, Keeper
@@ -44,6 +44,8 @@ class Network:
         self._host = host
         self._rising: asyncio.Task[None] | None = None
         self._standing: set[str] = set()
+        self.leaving: set[asyncio.Task[None]] = set()
+        """Those who give back addresses of it."""
         size = config.network_pool_size
         self.shards = Shards(self.bridge.name if self.is_bridge else "", f"ps{record.id[:8]}")
         self.pool = Pool(
@@ -94,7 +96,7 @@ class Network:
     async def new_endpoint(self, wish: EndpointWish, interface: str = "") -> Endpoint:
         """An endpoint with addresses of its own, until `free_endpoint`. Raises ProaError."""
         self.spaces.check(wish, default=self.record.name == "bridge")
-        assigned = self.spaces.assign(wish)
+        assigned = await self._assign(wish)
         bridge = self.shards.place() if self.is_bridge else ""
         try:
             if bridge and bridge not in self._standing:
@@ -105,6 +107,16 @@ class Network:
             self.spaces.free(assigned)
             self.shards.leave(bridge)
             raise
+
+    async def _assign(self, wish: EndpointWish) -> Assigned:
+        """Addresses for a wish; one that is about to come free, or that only the pool has, is waited for."""
+        try:
+            return self.spaces.assign(wish)
+        except Forbidden:
+            if self.leaving:
+                await asyncio.wait(self.leaving)
+            await self.pool.leave({to_text(*parse_any(text)) for text in (wish.ipv4, wish.ipv6) if text})
+        return self.spaces.assign(wish)
 
     def free_endpoint(self, endpoint: Endpoint) -> None:
         """A container, or the pool, has it no more. Once for each."""

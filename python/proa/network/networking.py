@@ -153,7 +153,12 @@ class Networking:
             return
         if sandbox.ports and (stay := await self._publishing.unpublish(container_id, sandbox)):
             _log.warning("published ports stay: %s", stay)
-        self._soon(self._give_back(container_id, sandbox))
+        leaving = self._soon(self._give_back(container_id, sandbox))
+        for endpoint in sandbox.endpoints:
+            network = self._catalogue.get(endpoint.network_id)
+            if network is not None:
+                network.leaving.add(leaving)
+                leaving.add_done_callback(network.leaving.discard)
 
     async def keeper_changed(self, prepared: Sequence[int]) -> None:
         """The keeper said hello: these keys are what it holds.
@@ -474,10 +479,11 @@ class Networking:
             except ProaError as exc:
                 _log.debug("release of network namespace %x: %s", key, exc)
 
-    def _soon(self, work: Coroutine[None, None, None]) -> None:
+    def _soon(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _with_routes(wire: KeeperEndpoint, sandbox: Sandbox) -> KeeperEndpoint:

@@ -155,12 +155,26 @@ class Pool:
             self._refill.cancel()
             await asyncio.wait([self._refill])
         while release and self._ready:
-            prepared = self._ready.popleft()
+            await self._drop(self._ready.popleft())
+
+    async def leave(self, addresses: set[str]) -> None:
+        """Give up what has one of these addresses, which somebody asks for."""
+        if self._refill is not None and not self._refill.done():
+            await asyncio.wait([self._refill])
+        found = [p for p in self._ready if addresses.intersection(p.endpoint.addresses)]
+        for prepared in found:
+            self._ready.remove(prepared)
+            self._schedule()
+        for prepared in found:
+            await self._drop(prepared)
+
+    async def _drop(self, prepared: Prepared) -> None:
+        try:
+            await self._keeper.release(prepared.key)
+        except ProaError as exc:
+            _log.debug("release of network namespace %x: %s", prepared.key, exc)
+        finally:
             self._source.free_endpoint(prepared.endpoint)
-            try:
-                await self._keeper.release(prepared.key)
-            except ProaError as exc:
-                _log.debug("release of network namespace %x: %s", prepared.key, exc)
 
     def _schedule(self) -> None:
         """Fill soon; at once where the next takes would find little."""

@@ -8,7 +8,7 @@ import pytest
 from fake_host import Host, opened
 from fake_keeper import FakeKeeper
 
-from proa.errors import NotFound, System
+from proa.errors import Forbidden, NotFound, System
 from proa.metadata import Metadata
 from proa.network import (
     EndpointWish,
@@ -16,7 +16,7 @@ from proa.network import (
     PortWish,
     firewall,
 )
-from proa.schema.network import PortBinding
+from proa.schema.network import IPAM, IPAMConfig, NetworkCreateRequest, PortBinding
 from proa.schema.plan import ContainerNamespace, HostNamespace, NoNetwork, PreparedNetwork
 
 DEFAULT = (EndpointWish(network="bridge"),)
@@ -171,6 +171,34 @@ async def test_a_port_that_is_about_to_be_free_is_waited_for(database: Metadata,
     assert (await network.connect("c2", wish)).ports[0].host_port == number
     await ending
     await network.disconnect("c2")
+    await network.close()
+
+
+async def test_an_address_of_ones_own(database: Metadata, host: Host) -> None:
+    """One that the last container is about to give back is waited for; the pool gives way."""
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=3)
+    subnet = IPAM(config=[IPAMConfig(subnet="10.9.0.0/24")])
+    await network.create(NetworkCreateRequest(name="own", ipam=subnet))
+
+    def asking(address: str) -> NetworkWish:
+        return NetworkWish(
+            mode="bridge", endpoints=(EndpointWish(network="own", ipv4=address),), hostname="b"
+        )
+
+    first = await network.connect("c0", asking(""))
+    assert first.address == "10.9.0.2"
+    for _ in range(30):
+        await asyncio.sleep(0)  # the pools fill
+    assert len(keeper.prepared) == 3 + 1 + 3
+    sandbox = await network.connect("c1", asking("10.9.0.4"))
+    assert sandbox.address == "10.9.0.4"
+    with pytest.raises(Forbidden, match="Address already in use"):
+        await network.connect("c2", asking("10.9.0.4"))
+    await network.disconnect("c1")
+    assert (await network.connect("c1", asking("10.9.0.4"))).address == "10.9.0.4"
+    for container in ("c0", "c1"):
+        await network.disconnect(container)
     await network.close()
 
 
