@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 from proa.buildkit import messages
 from proa.buildkit.grpc import CallFailed, Calling
-from proa.buildkit.http2 import Headers
 from proa.buildkit.sessions import Session
+from proa.buildkit.stream import Headers
 from proa.errors import InvalidParameter, System
 
 STAT, REQ, DATA, FIN, ERR = range(5)

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote, unquote
 
-from proa.buildkit.http2 import Connection, Headers, Stream
+from proa.buildkit.http2 import Connection
+from proa.buildkit.stream import Headers, Stream
 from proa.errors import InvalidParameter, NotFound, ProaError
 
 OK, CANCELLED, UNKNOWN, INVALID_ARGUMENT, NOT_FOUND = 0, 1, 2, 3, 5

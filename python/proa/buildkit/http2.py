@@ -3,7 +3,7 @@
 Ours and not a library's because of what a build context is: some frames for each of its files, tens of
 thousands, at a few microseconds each. Header compression, which is the intricate part, is hpack's.
 
-Everything happens on the loop; a `Stream` is for one reader and one writer at a time.
+Everything happens on the loop.
 
 Source: RFC 9113.
 """
@@ -11,39 +11,27 @@ Source: RFC 9113.
 import asyncio
 import logging
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
 import hpack
 
+from proa.buildkit.stream import WINDOW, Headers, Stream, StreamReset
+
 logging.getLogger("hpack").setLevel(logging.INFO)  # it tells of every header
 
-Headers = Sequence[tuple[str, str]]
-
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
-    range(10)
-)
+DATA, HEADERS, _, RST_STREAM, SETTINGS, _, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 ACK = END_STREAM = 0x1
 END_HEADERS, PADDED, PRIORITIZED = 0x4, 0x8, 0x20
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT, INITIAL_WINDOW, MAX_FRAME, MAX_HEADER_LIST = range(1, 7)
-NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL = (
-    0,
-    1,
-    3,
-    5,
-    6,
-    7,
-    8,
-)
-COMPRESSION_ERROR = 9
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT, INITIAL_WINDOW, _, MAX_HEADER_LIST = range(1, 7)
+PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, REFUSED_STREAM, COMPRESSION_ERROR = 1, 3, 6, 7, 9
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DEFAULT_WINDOW: Final = 65535
 LARGEST_WINDOW: Final = 2**31 - 1
 FRAME: Final = 16384
 """What we take, and send at most."""
-STREAM_WINDOW: Final = 1 << 20
 CONNECTION_WINDOW: Final = 8 << 20
 STREAMS_AT_ONCE: Final = 128
 HEADER_BYTES: Final = 64 << 10
@@ -55,130 +43,6 @@ class ProtocolError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-class StreamReset(ConnectionResetError):
-    """The other side has given the stream up, or the connection is gone."""
-
-
-class Stream:
-    """One request and its answer."""
-
-    def __init__(self, connection: "Connection", number: int, window: int) -> None:
-        self.number = number
-        self.headers: list[tuple[str, str]] = []
-        """What the other side began with; of a client's stream empty until the answer begins."""
-        self.trailers: list[tuple[str, str]] = []
-        self.window = window
-        self._connection = connection
-        self._chunks: list[bytes] = []
-        self._credit = 0
-        self._ended = False
-        self._failure: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.closed_by_us = False
-
-    async def read(self) -> bytes:
-        """What has come and was not read, at least a byte; empty at the end. Raises StreamReset."""
-        while not self._chunks:
-            if self._ended:  # what comes after, as a server's reset of what it did not read, changes nothing
-                return b""
-            if self._failure is not None:
-                raise self._failure
-            await self._changed()
-        data = b"".join(self._chunks)
-        self._chunks.clear()
-        self._give_credit(len(data))
-        return data
-
-    async def begun(self) -> None:
-        """Wait for the other side's headers. Raises StreamReset."""
-        while not self.headers:
-            if self._failure is not None:
-                raise self._failure
-            await self._changed()
-
-    async def _changed(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _give_credit(self, count: int) -> None:
-        self._credit += count
-        if self._credit >= STREAM_WINDOW // 4 and not self._ended:
-            self._connection.send_frame(WINDOW_UPDATE, 0, self.number, self._credit.to_bytes(4, "big"))
-            self._credit = 0
-
-    async def write(self, data: bytes) -> None:
-        """Send bytes, as fast as the other side takes them. Raises StreamReset."""
-        await self._connection.send_data(self, data)
-
-    def send_headers(self, headers: Headers, *, end: bool = False) -> None:
-        """Headers or, at the end, trailers."""
-        self._connection.send_headers(self.number, headers, end=end)
-        if end:
-            self.end_ours()
-
-    def end(self) -> None:
-        """Nothing more is sent."""
-        if not self.closed_by_us:
-            self._connection.send_frame(DATA, END_STREAM, self.number)
-            self.end_ours()
-
-    def end_ours(self) -> None:
-        """Our half is closed."""
-        self.closed_by_us = True
-        self._connection.forget_ended(self)
-
-    def reset(self, code: int = CANCEL) -> None:
-        """Give the stream up. Idempotent."""
-        if not (self.closed_by_us and self.ended):
-            self._connection.send_frame(RST_STREAM, 0, self.number, code.to_bytes(4, "big"))
-        self.fail(StreamReset("the stream was reset"))
-        self.closed_by_us = True
-        self._connection.forget_ended(self)
-
-    # ---- what the connection tells ------------------------------------------------------------------
-
-    @property
-    def ended(self) -> bool:
-        """Nothing more comes."""
-        return self._ended or self._failure is not None
-
-    @property
-    def failure(self) -> Exception | None:
-        """Why nothing more comes or goes."""
-        return self._failure
-
-    def received(self, data: bytes) -> None:
-        """Bytes of the body."""
-        self._chunks.append(data)
-        self._wake()
-
-    def received_headers(self, headers: list[tuple[str, str]]) -> None:
-        """The first are headers, the next trailers."""
-        if self.headers:
-            self.trailers = headers
-        else:
-            self.headers = headers
-        self._wake()
-
-    def received_end(self) -> None:
-        """The other half is closed."""
-        self._ended = True
-        self._wake()
-
-    def fail(self, failure: Exception) -> None:
-        """Whoever reads or writes is told."""
-        if self._failure is None:
-            self._failure = failure
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Connection(asyncio.Protocol):
@@ -213,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's are no asyncio.Transport
         if self._serve is None:
             self._write(PREFACE)
-        settings = {INITIAL_WINDOW: STREAM_WINDOW, MAX_HEADER_LIST: HEADER_BYTES}
+        settings = {INITIAL_WINDOW: WINDOW, MAX_HEADER_LIST: HEADER_BYTES}
         settings |= {MAX_CONCURRENT: STREAMS_AT_ONCE} if self._serve else {ENABLE_PUSH: 0}
         self.send_frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *pair) for pair in settings.items()))
         more = CONNECTION_WINDOW - DEFAULT_WINDOW

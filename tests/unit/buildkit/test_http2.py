@@ -16,6 +16,7 @@ import pytest
 
 from proa.buildkit import grpc, http2
 from proa.buildkit.grpc import Call, CallFailed, Calling
+from proa.buildkit.stream import StreamReset
 from proa.errors import InvalidParameter
 
 REQUEST = [
@@ -341,7 +342,7 @@ class TestClient:
         asking = asyncio.create_task(grpc.ask(other.ours, "/m", b""))
         await other.of(h2.events.RequestReceived)
         other.socket.close()
-        with pytest.raises(http2.StreamReset):
+        with pytest.raises(StreamReset):
             await asking
-        with pytest.raises(http2.StreamReset):
+        with pytest.raises(StreamReset):
             await grpc.ask(other.ours, "/m", b"")
