@@ -9,6 +9,7 @@ from typing import Self, final
 __all__ = [
     "ByteFeed",
     "ContainerFiles",
+    "Expression",
     "FileDigests",
     "FileTree",
     "LayerUnpacker",
