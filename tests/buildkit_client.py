@@ -35,6 +35,8 @@ class Client:
         """The metadata of each request for a directory."""
         self.received: dict[str, bytes] = {}
         """Files that came as an output, by path."""
+        self.follows = True
+        """Only what is asked for by name is sent, as buildx does; else everything always is."""
         self.archive = b""
         """An archive that came as an output."""
         self.wants_archive = False
@@ -126,7 +128,7 @@ class Client:
             (path, told)
             for path, told in walk(str(root))
             if told.path not in wish["exclude-patterns"]
-            and (not wish["followpaths"] or told.path in wish["followpaths"])
+            and (not (wish["followpaths"] and self.follows) or told.path in wish["followpaths"])
         ]
         for _, told in found:
             await call.send(messages.Packet(type=STAT, stat=told).SerializeToString())

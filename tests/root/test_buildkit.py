@@ -140,6 +140,37 @@ async def test_a_client_that_goes_away_ends_its_build(daemon: Instance, tmp_path
     await nothing_left(daemon)
 
 
+async def test_links_lead_to_nothing_of_the_host(daemon: Instance, tmp_path: Path) -> None:
+    """A Dockerfile below a link: what the link means in the client's directory, never on the host."""
+    secret = tmp_path / "host/Dockerfile"
+    write_files(tmp_path / "host", {"Dockerfile": "FROM busybox\nRUN echo of the host\n"})
+    inside = f"c{secret.parent}/Dockerfile"
+    context = write_files(tmp_path, {inside: "FROM busybox\nRUN echo of the client\n"}) / "c"
+    (context / "link").symlink_to(secret.parent)
+    (context / "Linked").symlink_to(secret)
+    async with client(socket_of(daemon), context) as buildx:
+        buildx.follows = False
+        for name in ("link/Dockerfile", "Linked"):
+            await buildx.build({"filename": name, "no-cache": ""})
+            assert b"".join(log.msg for status in buildx.told for log in status.logs) == b"of the client\n"
+        up = "../" * 20 + str(secret).lstrip("/")
+        await buildx.build({"filename": up, "no-cache": ""})
+        assert b"".join(log.msg for status in buildx.told for log in status.logs) == b"of the client\n"
+
+
+async def test_an_ignore_file_of_the_dockerfiles_own(daemon: Instance, tmp_path: Path) -> None:
+    files = {
+        "Dockerfile": "FROM busybox\nCOPY . /c\nRUN ls /c\n",
+        "Dockerfile.dockerignore": "b\nDockerfile*\n.dockerignore\n",
+        ".dockerignore": "a\n",
+        "a": "",
+        "b": "",
+    }
+    async with client(socket_of(daemon), write_files(tmp_path, files)) as buildx:
+        await buildx.build({})
+    assert b"".join(log.msg for status in buildx.told for log in status.logs) == b"a\n"
+
+
 async def test_checks(daemon: Instance, tmp_path: Path) -> None:
     context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nMAINTAINER me\n"})
     async with client(socket_of(daemon), context) as buildx:

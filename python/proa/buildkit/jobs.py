@@ -146,7 +146,6 @@ class Builder:
 
     async def _room(self, stack: AsyncExitStack) -> Path:
         """An empty directory, for as long as the stack lasts."""
-
         place = self._scratch / token_hex(8)
         os.makedirs(place, 0o700)
         stack.push_async_callback(self._remove, place)
@@ -171,7 +170,7 @@ class Builder:
             follow=[wanted.file, f"{wanted.file}.dockerignore"],
         )
         text = _read(files, wanted.file)
-        ignore = _read(files, f"{wanted.file}.dockerignore")
+        ignore = own_ignore = _read(files, f"{wanted.file}.dockerignore")
         if ignore is None:
             found = await self._directory(
                 session, wanted.context, scratch / "ignore", follow=[".dockerignore"]
@@ -189,7 +188,7 @@ class Builder:
             )
         own = ProaBuild(
             context=str(context),
-            dockerfile_path=f"{files}/{wanted.file}" if text is not None else "",
+            dockerfile_path="" if text is None else _written(scratch / "file", wanted.file, text, own_ignore),
             contexts=contexts,
         )
         return own, text or ""
@@ -229,6 +228,16 @@ def _read(directory: Path, name: str) -> str | None:
     """A small file of a received directory; what it links to only in there."""
     (data,) = proa_native.read_in_layers([str(directory)], [name], limit=1 << 20)
     return None if data is None else data.decode("utf-8", "replace")
+
+
+def _written(place: Path, name: str, text: str, ignore: str | None) -> str:
+    """The path of a Dockerfile, and an ignore file of its own, where no link of the client's leads."""
+    os.mkdir(place, 0o700)
+    path = place / os.path.basename(name)
+    path.write_text(text)
+    if ignore is not None:
+        Path(f"{path}.dockerignore").write_text(ignore)
+    return str(path)
 
 
 async def _uploaded(session: Session, path: str) -> AsyncIterator[bytes]:

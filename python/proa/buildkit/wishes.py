@@ -114,6 +114,8 @@ def options_of(
         for name, value in _prefixed(options, "context:").items()
         if not value.startswith(_LOCAL)
     }
+    if any(value.startswith("/") for value in contexts.values()):
+        raise InvalidParameter("a named context is no directory of the daemon's host")
     network = options.get("force-network-mode", "")
     if network not in _NETWORKS:
         raise InvalidParameter(f"unsupported network mode {network!r}")
@@ -122,8 +124,8 @@ def options_of(
             own,
             contexts={**contexts, **own.contexts},
             no_cache_filter=[name for name in (no_cache or "").split(",") if name],
-            cache_from=[{"type": each.Type, **each.Attrs} for each in imports],
-            cache_to=[{"type": each.Type, **each.Attrs} for each in exports],
+            cache_from=[_cache(each) for each in imports],
+            cache_to=[_cache(each) for each in exports],
             output=export.fields,
             source_date_epoch=int(epoch) if epoch else None,
             check=options.get("requestid") == LINT,
@@ -189,6 +191,15 @@ def _prefixed(options: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 def _row(text: str) -> list[str]:
     return [field for row in csv.reader([text]) for field in row] if text else []
+
+
+def _cache(asked: Any) -> dict[str, str]:
+    """Raises NotImplemented_ for one in the client's directories."""
+    if asked.Type == "local":
+        raise NotImplemented_(
+            "caches of type local are not supported over this protocol: use registry or inline"
+        )
+    return {"type": asked.Type, **asked.Attrs}
 
 
 def _number(options: Mapping[str, str], name: str) -> int:

@@ -90,6 +90,15 @@ def test_a_bad_epoch_is_refused() -> None:
         wishes.options_of(given, wishes.Export(), ProaBuild(), (), ())
 
 
+def test_nothing_of_the_daemons_host_is_named() -> None:
+    with pytest.raises(InvalidParameter):
+        options(context__x="/etc")
+    cache = messages.CacheEntry(Type="local", Attrs={"dest": "/etc"})
+    for caches in (([cache], ()), ((), [cache])):
+        with pytest.raises(NotImplemented_):
+            wishes.options_of({}, wishes.Export(), ProaBuild(), *caches)
+
+
 def test_an_sbom_is_refused_and_provenance_passed_over() -> None:
     options(attest__provenance="mode=min,inline-only=true")
     options(attest__sbom="disabled=true")
