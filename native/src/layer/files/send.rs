@@ -145,9 +145,10 @@ impl<'a> Sender<'a> {
             }
             FileType::Symlink => {
                 header.typeflag = b'2';
-                header.link = rustix::fs::readlinkat(fd, c"", Vec::new())
-                    .map_err(|errno| failed("readlink", path, errno))?
-                    .into_bytes();
+                header.link = match rustix::fs::readlinkat(fd, c"", Vec::new()) {
+                    Err(errno) if CHANGED.contains(&errno) => return Ok(None),
+                    other => other.map_err(|errno| failed("readlink", path, errno))?.into_bytes(),
+                };
                 self.header(&header)?;
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
@@ -240,7 +241,11 @@ impl Level {
     fn new(fd: OwnedFd, path: Vec<u8>) -> Result<Self> {
         let fail = |errno| failed("read", &path, errno);
         let device = rustix::fs::fstat(&fd).map_err(fail)?.st_dev;
-        let mut names: Vec<_> = list(&fd).map_err(fail)?.into_iter().map(|(name, _)| name).collect();
+        let listed = match list(&fd) {
+            Err(errno) if CHANGED.contains(&errno) => Vec::new(), // removed since it was opened
+            other => other.map_err(fail)?,
+        };
+        let mut names: Vec<_> = listed.into_iter().map(|(name, _)| name).collect();
         names.sort_unstable_by(|left, right| right.cmp(left));
         Ok(Self { fd: Some(fd), path, device, names })
     }
