@@ -14,7 +14,7 @@ use std::ffi::{c_void, CStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use rustix::fs::{openat2, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, FsMountFlags, FsOpenFlags,
@@ -120,7 +120,7 @@ impl Child<'_> {
             }
             O::AttachRoot { mount } => self.attach_root(*mount)?,
             O::CurrentRoot => {
-                let root = openat2(rustix::fs::CWD, c"/", directory(), Mode::empty(), ResolveFlags::empty())?;
+                let root = sys::open_resolved(rustix::fs::CWD, c"/", directory(), ResolveFlags::empty())?;
                 self.keep(Slot::Root, root);
             }
             O::Make { filesystem, attributes, slot } => {
@@ -255,16 +255,7 @@ impl Child<'_> {
         if no_symlinks {
             how |= ResolveFlags::NO_SYMLINKS;
         }
-        let root = self.slot(Slot::Root)?;
-        // EAGAIN: something was renamed or mounted on the way meanwhile.
-        let mut result = Err(Errno::AGAIN);
-        for _ in 0..64 {
-            result = openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how);
-            if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
-                break;
-            }
-        }
-        result
+        sys::open_resolved(self.slot(Slot::Root)?, path, flags, how)
     }
 
     fn resolve_or_create(&self, target: &Target) -> Result<OwnedFd> {
@@ -498,7 +489,7 @@ fn create_file(below: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 
 fn write_file(directory: BorrowedFd<'_>, path: &CStr, value: &[u8]) -> Result<()> {
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let file = openat2(directory, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), how)?;
+    let file = sys::open_resolved(directory, path, OFlags::WRONLY, how)?;
     rustix::io::write(&file, value).map(drop)
 }
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::mount::{self, filesystem};
 use crate::plan::{Device, DeviceKind};
-use crate::sys::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID};
+use crate::sys::{open_resolved, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID};
 
 /// Name and minor number of the nodes that every container has; all of major 1 but tty.
 const NODES: [(&str, u32, u32); 6] =
@@ -203,7 +203,7 @@ fn chown(below: impl AsFd, name: &str, uid: u32, gid: u32) -> rustix::io::Result
 fn make_directories(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let open = |at: BorrowedFd<'_>, name: &str| rustix::fs::openat2(at, name, flags, Mode::empty(), how);
+    let open = |at: BorrowedFd<'_>, name: &str| open_resolved(at, name, flags, how);
     let mut current = open(root, ".")?;
     let mut end = 0;
     for component in path.split('/') {

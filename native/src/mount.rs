@@ -9,8 +9,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    fstat, fstatfs, open, openat2, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD,
-    PROC_SUPER_MAGIC,
+    fstat, fstatfs, open, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD, PROC_SUPER_MAGIC,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -40,15 +39,11 @@ pub(crate) fn clone_tree(path: &str, recursive: bool) -> Result<OwnedFd> {
 /// A detached copy of what is at `path` below the directory `source`. No link, no `..` and no rename meanwhile leads
 /// out of it: EXDEV.
 fn clone_beneath(source: &str, path: &str, recursive: bool) -> Result<OwnedFd> {
-    const TRIES: usize = 16;
     let fail = |e: Errno| Error::os("volume subpath", path, e);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let base = open(source, flags, Mode::empty()).map_err(|e| Error::os("bind source", source, e))?;
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let find = || openat2(&base, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how);
-    // EAGAIN: something was renamed meanwhile, so that the kernel cannot vouch for a `..`.
-    let found = (1..TRIES).map(|_| find()).find(|found| !matches!(found, Err(Errno::AGAIN)));
-    let found = found.unwrap_or_else(find).map_err(fail)?;
+    let found = sys::open_resolved(&base, path, OFlags::PATH, how).map_err(fail)?;
     let mut flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
@@ -79,8 +74,8 @@ pub fn sealed_program(path: &str) -> Result<OwnedFd> {
 pub fn shared_memory_of(init: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fail = |e: Errno| Error::os("share", "/dev/shm", e);
     let copy = || {
-        let how = (OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS);
-        let fd = openat2(CWD, c"/dev/shm", how.0, Mode::empty(), how.1)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let fd = sys::open_resolved(CWD, c"/dev/shm", flags, ResolveFlags::NO_SYMLINKS)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         open_tree(fd, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
     };
@@ -107,8 +102,8 @@ pub fn processes_of(pid: i32, init: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// A copy of what the container itself has at /proc, if it is a procfs of its own pid namespace.
 fn processes_shared_by(namespace: BorrowedFd<'_>, init: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     let copy = || {
-        let how = (OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS);
-        let fd = openat2(CWD, c"/proc", how.0, Mode::empty(), how.1)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let fd = sys::open_resolved(CWD, c"/proc", flags, ResolveFlags::NO_SYMLINKS)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         open_tree(fd, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
     };

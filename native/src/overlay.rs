@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::fs::{open, openat2, Mode, OFlags, ResolveFlags};
+use rustix::fs::{open, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsopen, mount, move_mount, open_tree, unmount,
@@ -269,7 +269,7 @@ fn one_layer(path: &str, user_namespace: Option<BorrowedFd<'_>>) -> Result<Owned
 fn subtree(tree: &OwnedFd, path: &str, place: &str) -> rustix::io::Result<OwnedFd> {
     let copy = || {
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let found = openat2(tree, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)?;
+        let found = sys::open_resolved(tree, path, OFlags::PATH, how)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         open_tree(found, c"", flags | OpenTreeFlags::AT_EMPTY_PATH)
     };

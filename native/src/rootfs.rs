@@ -14,10 +14,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path};
 
-use rustix::fs::{openat, openat2, readlinkat, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD};
+use rustix::fs::{openat, readlinkat, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::sys::open_resolved;
 
 /// Symlinks followed before a path counts as a loop, as the kernel has it.
 const MAX_LINKS: usize = 40;
@@ -63,7 +64,7 @@ pub fn read_in_process_root(pid: u32, paths: &[String], limit: usize) -> Result<
 fn open_regular(root: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
     use std::os::fd::AsRawFd;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let found = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let found = open_resolved(root, path, OFlags::PATH, resolve)?;
     let regular = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) == FileType::RegularFile;
     // The kernel's files look regular; some of them wait for more or are used up by reading (/proc/kmsg).
     if !regular || KERNEL_MAGIC.contains(&rustix::fs::fstatfs(&found)?.f_type) {

@@ -14,6 +14,7 @@ mod mounts;
 mod privileges;
 mod process;
 pub mod quota;
+mod resolve;
 pub mod supervise;
 mod uts;
 
@@ -33,6 +34,7 @@ pub use process::{
     cloexec_from, close_all, close_between, current_directory, dup_to, exit, ignored_signals, kill, reap_any,
     reset_signals, set_file_ids, set_signal_mask, setns, thread_pages, unmap, unshare, wait_signal,
 };
+pub use resolve::open_resolved;
 pub use uts::{loopback_up, set_domainname, set_hostname};
 
 /// One system call by number. Its arguments stay in registers: copying them could call memcpy, which the

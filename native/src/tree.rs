@@ -493,7 +493,7 @@ fn open_any(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Resu
     let relative = path.trim_matches('/');
     let relative = if relative.is_empty() { "." } else { relative };
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, relative, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)
+    sys::open_resolved(root, relative, flags | OFlags::PATH, how)
 }
 
 fn open_in_root(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {

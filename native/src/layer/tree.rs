@@ -11,6 +11,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// Levels below a tree's top at which `remove` flattens it: bounds the open fds.
 const FLATTEN_AT: usize = 64;
@@ -41,7 +42,7 @@ pub(crate) fn open_beneath(root: impl AsFd, path: &[u8], flags: OFlags) -> rusti
     open_with(root, path, flags, resolve)
 }
 
-/// EAGAIN: a rename or mount elsewhere raced with a `..`; the kernel asks to try again.
+/// Open `path` below `root`, `root` itself where it is empty.
 pub(crate) fn open_with(
     root: impl AsFd,
     path: &[u8],
@@ -49,14 +50,7 @@ pub(crate) fn open_with(
     resolve: ResolveFlags,
 ) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
-    let mut tries = 0;
-    loop {
-        match rustix::fs::openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) if tries < 128 => tries += 1,
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
-    }
+    sys::open_resolved(root, path, flags, resolve)
 }
 
 /// Names and types of a directory's entries, `.` and `..` left out, in no order.

@@ -185,5 +185,5 @@ fn make_target(root: BorrowedFd<'_>, path: &str, kind: Kind) -> rustix::io::Resu
 fn in_root(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { "." } else { path };
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)
+    sys::open_resolved(root, path, OFlags::PATH, how)
 }
