@@ -45,6 +45,15 @@ MODULES = {
     "builder prune": "prune",
     "container inspect": "inspect",
     "container prune": "prune",
+    "context create": "contexts",
+    "context export": "contexts",
+    "context import": "contexts",
+    "context inspect": "contexts",
+    "context ls": "contexts",
+    "context rm": "contexts",
+    "context show": "contexts",
+    "context update": "contexts",
+    "context use": "contexts",
     "image inspect": "inspect",
     "image prune": "prune",
     "manifest annotate": "manifest_list",
@@ -110,6 +119,14 @@ GROUPS = {
         "prune": "container prune",
         "remove": "rm",
     },
+    "context": {
+        **{
+            name: f"context {name}"
+            for name in ("create", "export", "import", "inspect", "ls", "rm", "show", "update", "use")
+        },
+        "list": "context ls",
+        "remove": "context rm",
+    },
     "image": {
         **{name: name for name in _IMAGE},
         "inspect": "image inspect",
@@ -147,6 +164,7 @@ GROUP_HELP = {
     "builder": "Manage builds",
     "buildx": "Manage builds, for who is used to this name",
     "container": "Manage containers",
+    "context": "Manage contexts",
     "image": "Manage images",
     "manifest": "Manage image manifests and manifest lists",
     "network": "Manage networks",

@@ -28,6 +28,12 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "commit": ("container",),
     "completion": ("shell",),
     "container inspect": ("container*",),
+    "context export": ("context", "file"),
+    "context import": ("nothing", "file"),
+    "context inspect": ("context*",),
+    "context rm": ("context*",),
+    "context update": ("context",),
+    "context use": ("context",),
     "cp": ("place", "place"),
     "create": ("image",),
     "diff": ("container",),
@@ -147,6 +153,8 @@ def flag_values(command: Command, flag: Flag, current: str, options: Globals) ->
         of_command = _PRUNE_FILTERS
     if of_command is None and name in ("network", "net"):
         return argument_values("network", current, options)
+    if name in ("context", "from") and command.path.split(" ", 1)[0] in ("context", ""):
+        return argument_values("context", current, options)
     if name in _PLACES:
         return argument_values("container", current, options)
     if name == "volume":
@@ -172,6 +180,8 @@ def argument_values(
         return Candidates((), 0)
     if kind == "shell":
         return _matching(current, ["bash", "fish", "zsh"], NO_FILES)
+    if kind == "nothing":
+        return Candidates((), NO_FILES)
     if kind in ("place", "source"):
         # What looks like a path is one, and needs no daemon.
         if current[:1] in ("/", ".", "~"):
@@ -192,7 +202,11 @@ def _matching(current: str, names: "list[str]", directive: int) -> Candidates:
 
 
 def _names(kind: str, current: str, options: Globals) -> list[str]:
-    """What the daemon has of a kind, sorted."""
+    """What the daemon has of a kind, or the contexts, sorted."""
+    if kind == "context":
+        from proa.cli.context_store import DEFAULT, ContextStore
+
+        return sorted({DEFAULT, *ContextStore(options).names()})
     from proa.cli.endpoint import client_for
 
     api = client_for(options)

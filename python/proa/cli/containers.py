@@ -246,7 +246,9 @@ def port(parsed: Parsed) -> int:
             for container in bindings
             for binding in bindings[container] or ()
         ]
-    for line in sorted(lines, key=_natural):
+    from proa.cli.table import natural
+
+    for line in sorted(lines, key=natural):
         print_line(line)
     return 0
 
@@ -254,23 +256,6 @@ def port(parsed: Parsed) -> int:
 def _address(binding: dict[str, str]) -> str:
     host = binding.get("HostIp", "")
     return f"[{host}]:{binding['HostPort']}" if ":" in host else f"{host}:{binding['HostPort']}"
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Numbers in a text sort as numbers."""
-    key: list[tuple[int, int, str]] = []
-    position = 0
-    while position < len(text):
-        end = position
-        if text[position].isdigit():
-            while end < len(text) and text[end].isdigit():
-                end += 1
-            key.append((0, int(text[position:end]), ""))
-        else:
-            end = position + 1
-            key.append((1, 0, text[position]))
-        position = end
-    return key
 
 
 def diff(parsed: Parsed) -> int:

@@ -5,7 +5,7 @@ Source: the observed behaviour of docker 28.
 
 import os
 
-from proa.cli.environment import config_directory
+from proa.cli.environment import CA, CERT, KEY, config_directory
 from proa.cli.failure import ConnectionFailed, Failure
 from proa.cli.transport import Client, default_socket, unix_socket
 
@@ -34,15 +34,14 @@ class TlsFiles:
 def client_for(options: "Globals") -> Client:
     """The client of the endpoint that was asked for. Raises Failure."""
     env = os.environ
-    context = options.context
     if len(options.hosts) > 1:
         raise Failure("Specify only one -H")
-    if context and options.hosts:
+    if options.context and options.hosts:
         raise Failure("conflicting options: cannot specify both --host and --context")
     tls = _tls_files(options)
     host = options.hosts[0] if options.hosts else env.get("PROA_HOST") or env.get("DOCKER_HOST") or ""
-    if context or (not host and (context := env.get("PROA_CONTEXT") or env.get("DOCKER_CONTEXT") or "")):
-        host, tls = _from_context(context, options, tls)
+    if options.context or not host:
+        host, tls = _from_context(options, tls)
     return _client(host, tls)
 
 
@@ -121,36 +120,24 @@ def _tls_files(options: "Globals") -> TlsFiles | None:
         return None
     folder = env.get("DOCKER_CERT_PATH") or config_directory(options)
     ca, cert, key = (
-        given or os.path.join(folder, name)
-        for given, name in zip(explicit, ("ca.pem", "cert.pem", "key.pem"), strict=True)
+        given or os.path.join(folder, name) for given, name in zip(explicit, (CA, CERT, KEY), strict=True)
     )
     return TlsFiles(verify, ca, cert, key)
 
 
-def _from_context(name: str, options: "Globals", tls: TlsFiles | None) -> tuple[str, TlsFiles | None]:
-    """(host, certificates) of a context made by `docker context create`. Raises Failure."""
-    if name == "default":
+def _from_context(options: "Globals", tls: TlsFiles | None) -> tuple[str, TlsFiles | None]:
+    """(host, certificates) of the context in use. Raises Failure."""
+    from proa.cli.context_store import DEFAULT, ContextStore, current
+
+    name = current(options)
+    if name == DEFAULT:
         return "", tls
-    from hashlib import sha256
-
-    from proa.cli.jsontext import decode
-
-    folder = os.path.join(config_directory(options), "contexts")
-    key = sha256(name.encode()).hexdigest()
-    meta = os.path.join(folder, "meta", key, "meta.json")
-    start = "Failed to initialize: unable to resolve docker endpoint"
+    store = ContextStore(options)
     try:
-        with open(meta, encoding="utf-8") as file:
-            endpoint = decode(file.read())["Endpoints"]["docker"]
-        host: str = endpoint["Host"]
-    except OSError as exc:
-        raise Failure(
-            f'{start}: context "{name}": context not found: open {meta}: {(exc.strerror or "").lower()}'
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise Failure(f'{start}: context "{name}": {meta} is not a context of docker') from None
-    files = os.path.join(folder, "tls", key, "docker")
-    if tls is None and os.path.isdir(files):
-        ca, cert, private = (os.path.join(files, name) for name in ("ca.pem", "cert.pem", "key.pem"))
-        tls = TlsFiles(not endpoint.get("SkipTLSVerify"), ca, cert, private)
-    return host, tls
+        context = store.load(name)
+    except Failure as exc:
+        raise Failure(f"Failed to initialize: unable to resolve docker endpoint: {exc}") from None
+    if tls is None and context.tls.get("docker"):
+        ca, cert, private = (f"{store.folders(name)[1]}/docker/{file}" for file in (CA, CERT, KEY))
+        tls = TlsFiles(not context.endpoint.get("SkipTLSVerify"), ca, cert, private)
+    return context.host, tls

@@ -7,6 +7,10 @@ if TYPE_CHECKING:
     from proa.cli.flags import Globals
 
 
+CA, CERT, KEY = "ca.pem", "cert.pem", "key.pem"
+"""Certificates of a daemon, by their files' names."""
+
+
 def variable(name: str) -> str:
     """A variable of the environment that this process was started with; empty where there is none."""
     return posix.environ.get(name.encode("utf-8", "surrogateescape"), b"").decode("utf-8", "surrogateescape")
@@ -30,6 +34,11 @@ def config_directory(options: "Globals") -> str:
 
         home = expanduser("~")
     return f"{home}/.docker"
+
+
+def choice_file(options: "Globals") -> str:
+    """The file with the name of the context that `proa context use` chose."""
+    return f"{config_directory(options)}/contexts/proa-current"
 
 
 def exists(path: str) -> bool:

@@ -146,10 +146,10 @@ def check_count(command: Command, count: int) -> None:
     else:
         wants = f"requires at least {minimum} and at most {maximum} arguments"
     path = f"{PROGRAM} {command.path}"
+    usage = f"{path} {command.usage}".rstrip()
     see = "See" if maximum is None else "Run"
     raise Failure(
-        f"{PROGRAM}: '{path}' {wants}\n\nUsage:  {path} {command.usage}\n\n"
-        f"{see} '{path} --help' for more information"
+        f"{PROGRAM}: '{path}' {wants}\n\nUsage:  {usage}\n\n{see} '{path} --help' for more information"
     )
 
 

@@ -22,7 +22,8 @@ def show_command(command: Command, shorthand: bool) -> int:
     if shorthand:
         os.write(2, b"Flag shorthand -h has been deprecated, use --help\n")
     path = f"{PROGRAM} {command.path}"
-    text = f"Usage:  {path} {command.usage}\n\n{command.long or command.short}\n"
+    usage = f"{path} {command.usage}".rstrip()
+    text = f"Usage:  {usage}\n\n{command.long or command.short}\n"
     if command.aliases:
         aliases = ", ".join(f"{PROGRAM} {alias}" for alias in command.aliases.split(", "))
         text += f"\nAliases:\n  {aliases}\n"

@@ -59,7 +59,7 @@ def _one(kind: str) -> "Any":
 
 
 def _inspect(parsed: Parsed, kinds: tuple[str, ...], search: bool) -> int:
-    render = _renderer(parsed.get("format"))
+    render = renderer(parsed.get("format"))
     api = client(parsed.options)
     found: list[Any] = []
     errors: list[str] = []
@@ -89,7 +89,8 @@ def _find(api: Client, name: str, kinds: tuple[str, ...], size: bool, search: bo
     raise LookupError(f"Error: No such object: {name}")
 
 
-def _renderer(source: str) -> "Any":
+def renderer(source: str) -> "Any":
+    """What prints a list of objects as --format asks. Raises Failure for a template that does not parse."""
     if source in ("", "json"):
         return _print_json if not source else _print_compact
     from proa.cli.template import TemplateError

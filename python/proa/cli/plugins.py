@@ -7,6 +7,7 @@ directories are those of docs.docker.com's "Install the Compose plugin".
 
 import os
 
+from proa.cli.context_store import DEFAULT, current
 from proa.cli.environment import config_directory
 from proa.cli.failure import Failure
 from proa.cli.flags import PROGRAM
@@ -30,7 +31,6 @@ _SWARM = "proa is the engine of one host and has no swarm mode"
 ABSENT = {
     "checkpoint": "checkpoints are not there",
     "config": _SWARM,
-    "context": "contexts that `docker context create` made are used by --context, and not managed",
     "node": _SWARM,
     "plugin": "plugins for volumes are found by their sockets, and not managed",
     "secret": _SWARM,
@@ -59,15 +59,16 @@ def run(path: str, words: list[str], options: "Globals") -> "NoReturn":
     command = [path]
     if options.config:
         command += ["--config", options.config]
-    if options.context:
-        command += ["--context", options.context]
+    context = current(options)
+    if context != DEFAULT:
+        command += ["--context", context]
     for flag in ("tls", "tlsverify"):
         if getattr(options, flag):
             command.append(f"--{flag}")
     for flag in ("tlscacert", "tlscert", "tlskey"):
         if getattr(options, flag):
             command += [f"--{flag}", getattr(options, flag)]
-    if not options.context:
+    if context == DEFAULT:
         api = client(options)
         if api.host.startswith("unix://"):
             # It is started where it is the local one.

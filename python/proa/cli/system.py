@@ -84,6 +84,7 @@ def _as_go_names(version: "dict[str, Any]") -> "dict[str, Any]":
 
 
 def _client_version(api: Client, parsed: Parsed) -> "dict[str, Any]":
+    from proa.cli.context_store import current
     from proa.cli.main import VERSION
 
     machine = os.uname().machine
@@ -94,7 +95,7 @@ def _client_version(api: Client, parsed: Parsed) -> "dict[str, Any]":
         "PythonVersion": sys.version.split()[0],
         "Os": "linux",
         "Arch": _ARCHITECTURES.get(machine, machine),
-        "Context": parsed.options.context or "default",
+        "Context": current(parsed.options),
     }
 
 

@@ -115,3 +115,20 @@ def show(text: str | bytes) -> None:
 def labels(values: "dict[str, str] | None") -> str:
     """`a=1,b=2`, sorted."""
     return ",".join(sorted(f"{key}={value}" for key, value in (values or {}).items()))
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Numbers in a text sort as numbers."""
+    key: list[tuple[int, int, str]] = []
+    position = 0
+    while position < len(text):
+        end = position
+        if text[position].isdigit():
+            while end < len(text) and text[end].isdigit():
+                end += 1
+            key.append((0, int(text[position:end]), ""))
+        else:
+            end = position + 1
+            key.append((1, 0, text[position]))
+        position = end
+    return key

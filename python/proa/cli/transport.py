@@ -6,7 +6,7 @@ refuses it names its own, and the request is sent again. Source: the Docker Engi
 
 import _socket
 
-from proa.cli.environment import variable
+from proa.cli.environment import choice_file, exists, variable
 from proa.cli.failure import ConnectionFailed, DaemonError, Failure
 from proa.cli.jsontext import accelerator, decode, encode
 
@@ -327,7 +327,7 @@ def client(options: "Globals") -> Client:
     else:
         special = any(
             variable(name) for name in ("PROA_HOST", "DOCKER_HOST", "DOCKER_CONTEXT", "PROA_CONTEXT")
-        )
+        ) or exists(choice_file(options))
     if special:
         from proa.cli.endpoint import client_for
 

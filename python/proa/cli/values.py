@@ -74,6 +74,8 @@ def convert(name: str, kind: str, text: str, values: "dict[str, Any]") -> None:
     elif base == "map":
         key, _, value = (_validator(validator)(text) if validator else text).partition("=")
         values.setdefault(name, {})[key] = value
+    elif base == "stringToString":
+        _pairs(text, values.setdefault(name, {}))
     elif base == "filter":
         _filter(text, values.setdefault(name, {}))
     elif base == "ulimit":
@@ -231,6 +233,20 @@ def csv_fields(text: str) -> list[str]:
         raise BadFlag(
             f'parse error on line 1, column {text.index(chr(34)) + 1}: bare " in non-quoted-field'
         ) from None
+
+
+def _pairs(text: str, found: dict[str, str]) -> None:
+    """`a=1,b=2`; a field without `=` belongs to the value before it."""
+    last = ""
+    for field in csv_fields(text):
+        key, equals, value = field.partition("=")
+        if equals:
+            last = key
+            found[key] = value
+        elif last:
+            found[last] += f",{field}"
+        else:
+            raise BadFlag(f"{text} must be formatted as key=value")
 
 
 def _filter(text: str, filters: dict[str, dict[str, bool]]) -> None:

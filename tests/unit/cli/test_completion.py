@@ -70,6 +70,9 @@ def _answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[str],
         (["container", "nothing", "x"], [], 4),
         (["help", "vol"], ["volume"], 4),
         (["completion", ""], ["bash", "fish", "zsh"], 4),
+        (["context", "use", "d"], ["default"], 4),
+        (["--context", "d"], ["default"], 4),
+        (["context", "import", ""], [], 4),
     ],
 )
 def test_what_needs_no_daemon(
