@@ -63,16 +63,16 @@ def test_published_ports_go_along(rig: Rig) -> None:
 @pytest.mark.cgroup
 def test_exit_tty_exec_timeout_network_and_ledger_go_along(rig: Rig) -> None:
     ended, tty = rig.plan("exit 9"), rig.plan("cat", tty=True, stdin=True)
-    timed = rig.plan("sleep 1000", timeout_ns=2_000_000_000)
+    timed = rig.plan("sleep 1000", timeout_ns=8_000_000_000)  # longer than the slowest hand-over
     rig.run(ended)
     rig.wire.exit_of(ended.id)
     terminal = rig.attach(tty.id)
     rig.run(tty)
-    rig.run(timed)
     waiting = rig.plan("cat", stdin=True)
     early = rig.attach(waiting.id, initial_input=b"early ")
     endpoint = protocol.KeeperEndpoint(bridge="", mac=bytes(6), mtu=1500, addresses=(), gateways=())
     rig.wire.ask(lambda seq: protocol.NetPrepare(seq=seq, key=3, endpoint=endpoint))
+    rig.run(timed)
 
     hand_over(rig)
 
