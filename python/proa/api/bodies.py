@@ -1,20 +1,20 @@
 """JSON bodies in, as dockerd takes them.
 
-Strict and fast for what well-behaved clients send. Go clients send `null` for what they leave out and a
-string for a one-word list of words; only where the strict decoding fails is the body read again with those
-put right. Source: moby daemon/server/httputils/httputils.go, api/types/strslice.
+Strict and fast for what well-behaved clients send. Only where the strict decoding fails (keys in another
+case, unknown ones, `null` for what is left out, a word for a list of words) is the body read again as Go
+reads it. Source: moby daemon/server/httputils/httputils.go.
 """
 
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
+from msgspec import Struct
 
+from proa.api import gojson
 from proa.errors import InvalidParameter
 from proa.http._request import Request
 
-T = TypeVar("T")
-
-WORD_LISTS = ("Cmd", "Entrypoint", "Shell")
+T = TypeVar("T", bound=Struct)
 
 
 class Body(Generic[T]):
@@ -22,7 +22,7 @@ class Body(Generic[T]):
 
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
-        self._decode = msgspec.json.Decoder(kind).decode
+        self._decode = msgspec.json.Decoder(gojson.exact(kind)).decode
 
     def read(self, request: Request) -> T:
         """Decode the request's body; an absent one gives the type's defaults. Raises InvalidParameter."""
@@ -31,36 +31,21 @@ class Body(Generic[T]):
         if not body and not request.chunked:
             return self._kind()
         try:
-            try:
-                return self._decode(body)
-            except msgspec.ValidationError:
-                return self._read_again(body)
+            return self.decode(body)
+        except InvalidParameter as exc:
+            raise InvalidParameter(f"invalid JSON: {exc}") from exc
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise invalid_json(body, exc) from exc
         except RecursionError as exc:
             raise InvalidParameter("invalid JSON: it is nested too deep") from exc
 
-    def _read_again(self, body: bytes) -> T:
-        tree = msgspec.json.decode(body)
-        if tree is None:
-            return self._kind()
-        if isinstance(tree, dict):
-            for key in WORD_LISTS:
-                if isinstance(tree.get(key), str):
-                    tree[key] = [tree[key]]
+    def decode(self, data: bytes) -> T:
+        """The value of a JSON text; raises as gojson.decode."""
         try:
-            return msgspec.convert(without_nulls(tree), self._kind)
-        except msgspec.ValidationError as exc:
-            raise InvalidParameter(f"invalid JSON: {exc}") from exc
-
-
-def without_nulls(tree: Any) -> Any:
-    """The tree without the members of objects that are null."""
-    if isinstance(tree, dict):
-        return {key: without_nulls(value) for key, value in tree.items() if value is not None}
-    if isinstance(tree, list):
-        return [without_nulls(value) for value in tree]
-    return tree
+            found: T = self._decode(data)
+            return found
+        except msgspec.ValidationError:
+            return gojson.decode(data, self._kind)
 
 
 def check_content_type(request: Request, body: bytes) -> None:
@@ -84,4 +69,4 @@ def invalid_json(body: bytes, error: Exception) -> InvalidParameter:
         return InvalidParameter("invalid JSON: got EOF while reading request body")
     if "trailing characters" in str(error):
         return InvalidParameter("unexpected content after JSON")
-    return InvalidParameter(f"invalid JSON: {error}")
+    return InvalidParameter(f"invalid JSON: {gojson.malformed(body, error)}")

@@ -24,7 +24,7 @@ from proa.api.streams import JSONLines, WhenDone
 from proa.api.websocket import WebSocketHijack
 from proa.errors import Conflict, InvalidParameter, NotFound
 from proa.http._request import Request
-from proa.schema.container import ContainerCreateRequest, ContainerUpdateRequest, HostConfig
+from proa.schema.container import ContainerConfig, ContainerCreateRequest, ContainerUpdateRequest, HostConfig
 from proa.schema.stream import AttachOptions, LogsOptions
 
 WAIT_CONDITIONS = frozenset(("not-running", "next-exit", "removed"))
@@ -36,7 +36,7 @@ _update_body = Body(ContainerUpdateRequest)
 async def create(engine: Engine, request: Request) -> Response:
     """POST /containers/create."""
     body = _create_body.read(request)
-    if not request.body:
+    if not (body.image or _says_anything(body)):
         raise InvalidParameter("config cannot be empty in order to create a container")
     if request.minor < 40:
         body = _for_old_clients(body)
@@ -44,6 +44,11 @@ async def create(engine: Engine, request: Request) -> Response:
     return created_reply(
         await engine.containers.create(query.optional("name"), body, query.optional("platform"))
     )
+
+
+def _says_anything(body: ContainerCreateRequest) -> bool:
+    """Whether there is a member of the container's own configuration."""
+    return any(getattr(body, name) for name in ContainerConfig.__struct_fields__)
 
 
 def _for_old_clients(body: ContainerCreateRequest) -> ContainerCreateRequest:

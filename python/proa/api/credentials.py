@@ -8,11 +8,10 @@ import binascii
 
 import msgspec
 
+from proa.api import gojson
 from proa.errors import InvalidParameter
 from proa.http._request import Request
 from proa.schema.registry import Credentials
-
-_decode = msgspec.json.Decoder(Credentials).decode
 
 
 def credentials_of(request: Request) -> Credentials | None:
@@ -30,7 +29,7 @@ def decode_credentials(header: str) -> Credentials | None:
         return None
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        found = _decode(data) if data.strip() not in (b"", b"null") else Credentials()
-    except (binascii.Error, msgspec.DecodeError, UnicodeError) as exc:
+        found = gojson.decode(data, Credentials) if data.strip() else Credentials()
+    except (binascii.Error, msgspec.DecodeError, UnicodeError, RecursionError, InvalidParameter) as exc:
         raise InvalidParameter(f"invalid X-Registry-Auth header: {exc}") from None
     return None if found.anonymous else found

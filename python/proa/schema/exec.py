@@ -23,6 +23,9 @@ class ExecCreateRequest(Struct, frozen=True, kw_only=True, rename="pascal"):
     privileged: bool = False
     user: str = ""
     working_dir: str = ""
+    container: str = ""
+    detach: bool = False
+    """These two are sent by docker-py and docker, and mean nothing."""
 
 
 class ExecStartRequest(Struct, frozen=True, kw_only=True, rename="pascal"):

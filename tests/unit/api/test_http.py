@@ -170,11 +170,10 @@ class TestBodies:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            (b"{", "invalid JSON: "),
+            (b"{", "invalid JSON: unexpected EOF"),
             (b" ", "invalid JSON: got EOF while reading request body"),
             (b'{"Image":"a"} x', "unexpected content after JSON"),
-            (b'{"Image":1}', "invalid JSON: Expected `str`, got `int` - at `$.Image`"),
-            (b'{"HostConfig":{"Memory":"1g"}}', "invalid JSON: Expected `int`, got `str`"),
+            (b"{}", "config cannot be empty in order to create a container"),
             (b"", "config cannot be empty in order to create a container"),
         ],
     )

@@ -218,7 +218,11 @@ async def test_logs_are_typed_by_version_and_tty(connect: Connect) -> None:
 
 async def test_before_1_40_an_ipc_namespace_can_be_joined(connect: Connect, engine: FakeEngine) -> None:
     client = connect()
-    for minor, body in ((39, b'{"Image":"x"}'), (39, b'{"HostConfig":{"IpcMode":"private"}}'), (40, b"{}")):
+    for minor, body in (
+        (39, b'{"Image":"x"}'),
+        (39, b'{"Image":"x","HostConfig":{"IpcMode":"private"}}'),
+        (40, b'{"Image":"x"}'),
+    ):
         await client.request("POST", f"/v1.{minor}/containers/create", body)
     asked = [call[2].host_config for call in engine.containers.calls if call[0] == "create"]
     assert [host_config and host_config.ipc_mode for host_config in asked] == ["shareable", "private", None]
