@@ -110,14 +110,14 @@ def test_a_file_system_in_a_file(daemon: Instance, name: str, tmp_path: Path) ->
     assert used.stdout == ""
 
 
-def make_image(path: Path, *options: str) -> None:
-    """An empty ext4 in a file. Skips where this host has no loop devices or mkfs."""
+def make_image(path: Path, *options: str, kind: str = "ext4", size: int = 32 << 20) -> None:
+    """An empty file system in a file. Skips where this host has no loop devices or mkfs."""
     with path.open("wb") as file:
-        file.truncate(32 << 20)
+        file.truncate(size)
     try:
-        made = subprocess.run(["mkfs.ext4", "-q", *options, path], capture_output=True, check=False)
+        made = subprocess.run([f"mkfs.{kind}", "-q", *options, path], capture_output=True, check=False)
     except FileNotFoundError:
-        pytest.skip("needs mkfs.ext4")
+        pytest.skip(f"needs mkfs.{kind}")
     assert made.returncode == 0, made.stderr
     if not os.path.exists("/dev/loop-control"):
         pytest.skip("needs loop devices")
@@ -381,29 +381,39 @@ def hard_limits(root: Path) -> dict[int, int]:
     return found
 
 
-@pytest.mark.quota
-def test_sizes_are_held_by_project_quota(tmp_path: Path) -> None:
-    image, root = tmp_path / "quota.img", tmp_path / "root"
-    make_image(image, "-O", "quota,project", "-E", "quotatype=prjquota")
+def mount_with_quotas(kind: str, image: Path, root: Path) -> None:
+    """An empty file system that holds projects to their limits. Skips where this kernel has none such."""
+    if kind == "ext4":
+        make_image(image, "-O", "quota,project", "-E", "quotatype=prjquota")
+    else:
+        make_image(image, kind=kind, size=320 << 20)
     root.mkdir()
     try:
-        proa_native.mount_filesystem(str(root), "ext4", str(image), ["prjquota"])
-    except OSError:
-        pytest.skip("this kernel has no quotas on ext4 (CONFIG_QFMT_V2)")
+        proa_native.mount_filesystem(str(root), kind, str(image), ["prjquota"])
+    except OSError as exc:
+        pytest.skip(f"this kernel has no quotas on {kind}: {exc}")
+
+
+@pytest.mark.quota
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_sizes_are_held_by_project_quota(tmp_path: Path, kind: str) -> None:
+    image, root = tmp_path / "quota.img", tmp_path / "root"
+    mount_with_quotas(kind, image, root)
+    full = {"ext4": "quota exceeded", "xfs": "no space left"}[kind]  # EDQUOT, and ENOSPC
     try:
         if not proa_native.has_project_quota(str(root)):
             pytest.skip("this kernel has no project quotas")
         with instance(root / "proa") as daemon:
             write = "dd if=/dev/zero of={}/big bs=1M count=8 2>&1; true"
             bounded = ("run", "--name", "bounded", "--storage-opt", "size=2m", "busybox", "sh", "-c")
-            assert "quota exceeded" in daemon.run(*bounded, write.format("")).stdout.lower()
-            assert "quota exceeded" not in sh(daemon, script=write.format("")).lower()
+            assert full in daemon.run(*bounded, write.format("")).stdout.lower()
+            assert full not in sh(daemon, script=write.format("")).lower()
             storage = daemon.run("inspect", "-f", "{{json .HostConfig.StorageOpt}}", "bounded").stdout
             assert json.loads(storage) == {"size": "2m"}
             used = daemon.run("system", "df", "--format", "{{.Type}} {{.Size}}").stdout
             assert 1.5 < float(used.split("Containers ")[1].split("MB")[0]) <= 2.2, used
             daemon.run("volume", "create", "--opt", "size=3m", "small")
-            assert "quota exceeded" in sh(daemon, "-v", "small:/v", script=write.format("/v")).lower()
+            assert full in sh(daemon, "-v", "small:/v", script=write.format("/v")).lower()
             assert sorted(hard_limits(root).values()) == [2 << 20, 3 << 20]
             daemon.run("rm", "bounded")
             daemon.run("volume", "rm", "small")
