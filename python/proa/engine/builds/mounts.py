@@ -1,7 +1,7 @@
 """`RUN --mount`: what each kind of mount of a step is on this host, and who else may use it meanwhile.
 
     bind      what counts of a context, or a stage's layers: read-only, or written into an upper that goes
-    cache     a directory of <data_root>/builds/caches, by id; `locked` waits, `private` takes another
+    cache     a directory of cache_mounts.py
     tmpfs     a tmpfs
     secret    a file of the exec root that is gone with the step, or a variable
     ssh       the client's agent's socket
@@ -11,20 +11,18 @@ Sources are resolved beneath their root by the native core, where they are mount
 Source: the Dockerfile reference, "RUN --mount"; security.md, build mounts.
 """
 
-import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from hashlib import sha256
 from pathlib import Path
 
-import proa_native
 from msgspec import Struct
 
 from proa.build import graph
 from proa.build.dockerfile.mounts import MountType
 from proa.build.ports import Mounted
+from proa.engine.builds.cache_mounts import CacheDirectories, Seed, cache_name
 from proa.errors import InvalidParameter, System
 from proa.schema.plan import Bind, Layers, Mount, Tmpfs
 
@@ -34,83 +32,6 @@ class Prepared(Struct, frozen=True):
 
     mounts: tuple[Mount, ...]
     environment: tuple[str, ...]
-
-
-Seed = Callable[[Sequence[str], str, str], Awaitable[None]]
-"""Fills a directory with what layers (top first) have at a path."""
-
-
-class CacheDirectories:
-    """The directories of cache mounts. One for the daemon."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._used: dict[str, int] = {}
-        self._seeding = asyncio.Lock()
-
-    @asynccontextmanager
-    async def use(self, each: Mounted, seed: Seed) -> AsyncIterator[str]:
-        """A directory for one step, as its sharing says; a new one of an image begins with its files."""
-        mount = each.mount
-        # What begins with other files is another cache.
-        identity = "\0".join((mount.id, *each.lower[:1], mount.source if each.lower else ""))
-        name = sha256(identity.rstrip("\0").encode()).hexdigest()[:32]
-        if mount.sharing == "locked":
-            async with self._locks.setdefault(name, asyncio.Lock()), self._counted(name):
-                yield await self._ready(name, each, seed)
-            return
-        number = 0
-        chosen = name
-        while mount.sharing == "private" and self._used.get(chosen):
-            number += 1
-            chosen = f"{name}-{number}"
-        async with self._counted(chosen):
-            yield await self._ready(chosen, each, seed)
-
-    @asynccontextmanager
-    async def _counted(self, name: str) -> AsyncIterator[None]:
-        self._used[name] = self._used.get(name, 0) + 1
-        try:
-            yield
-        finally:
-            self._used[name] -= 1
-            if not self._used[name]:
-                del self._used[name]
-
-    async def _ready(self, name: str, each: Mounted, seed: Seed) -> str:
-        path = f"{self._root}/{name}"
-        async with self._seeding:
-            if not _is_there(path):
-                await self._make(path, each, seed)
-        return path
-
-    async def _make(self, path: str, each: Mounted, seed: Seed) -> None:
-        mount, draft = each.mount, f"{path}.new"
-        try:
-            proa_native.remove_tree(draft)  # of a daemon that was killed
-            os.makedirs(draft, 0o700)
-            if each.lower:
-                await seed(each.lower, mount.source, draft)
-            os.chmod(draft, 0o755 if mount.mode is None else mount.mode)
-            os.chown(draft, mount.uid or 0, mount.gid or 0)
-            os.rename(draft, path)
-        except OSError as exc:
-            raise System(f"cache mount {mount.id}: {(exc.strerror or '').lower()}") from exc
-        finally:
-            proa_native.remove_tree(draft)
-
-    def all(self) -> list[tuple[str, bool]]:
-        """(directory, in use) of every one."""
-        try:
-            names = sorted(os.listdir(self._root))
-        except FileNotFoundError:
-            return []
-        return [(f"{self._root}/{name}", name in self._used) for name in names]
-
-
-def _is_there(path: str) -> bool:
-    return os.path.isdir(path)
 
 
 class StepMounts:
@@ -145,8 +66,10 @@ class StepMounts:
             scratch = _Scratch(self._scratch, self._remove_tree, stack)
             mounts: list[Mount] = []
             environment: list[str] = []
+            caches = [each for each in mounted if each.mount.type is MountType.CACHE]
+            directories = await self._caches.use(caches, self._seed, stack)
             for each in mounted:
-                await self._add(each, scratch, stack, mounts, environment)
+                await self._add(each, scratch, directories, mounts, environment)
             if step.script is not None:
                 name, text = step.script
                 path = scratch.file(name, text.encode(), 0o755, 0, 0)
@@ -157,7 +80,7 @@ class StepMounts:
         self,
         each: Mounted,
         scratch: "_Scratch",
-        stack: AsyncExitStack,
+        caches: Mapping[str, str],
         mounts: list[Mount],
         environment: list[str],
     ) -> None:
@@ -166,7 +89,7 @@ class StepMounts:
             case MountType.BIND:
                 mounts.append(await self._bind(each, scratch))
             case MountType.CACHE:
-                directory = await stack.enter_async_context(self._caches.use(each, self._seed))
+                directory = caches[cache_name(each)]
                 mounts.append(Bind(source=directory, target=mount.target, readonly=mount.read_only))
             case MountType.TMPFS:
                 options = (f"size={mount.size}",) if mount.size else ()

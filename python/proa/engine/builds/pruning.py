@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from proa.build.cache import Cache
 from proa.durations import parse_duration
-from proa.engine.builds.mounts import CacheDirectories
+from proa.engine.builds.cache_mounts import CacheDirectories
 from proa.engine.durations import rfc3339
 from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter, System
@@ -90,9 +90,9 @@ class Pruner:
     async def _remove(self, doomed: Sequence[_Candidate]) -> None:
         self._cache.forget(each.record.id for each in doomed if not each.directory)
         loop = asyncio.get_running_loop()
-        for each in doomed:
-            if each.directory:
-                await loop.run_in_executor(self._executor, _remove_tree, each.directory)
+        gone = [self._caches.doom(each.directory) for each in doomed if each.directory]
+        for directory in filter(None, gone):
+            await loop.run_in_executor(self._executor, _remove_tree, directory)
         self._collect()
 
     def _steps(self) -> list[_Candidate]:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from proa.build.contexts import Contexts
     from proa.build.solver import Solver
     from proa.engine.builds.blobs import LayerBlobs
+    from proa.engine.builds.cache_mounts import CacheDirectories
     from proa.engine.builds.caching import Caches
     from proa.engine.builds.commands import Commands
-    from proa.engine.builds.mounts import CacheDirectories
     from proa.engine.builds.pruning import Pruner
     from proa.engine.builds.verbs import Builds
     from proa.engine.builds.work import Workshop
@@ -103,8 +103,8 @@ class BuildRoom:
     def _make(self) -> "Builds":
         from proa.build.cache import Cache
         from proa.engine.builds.blobs import LayerBlobs
+        from proa.engine.builds.cache_mounts import CacheDirectories
         from proa.engine.builds.images import BuiltImages
-        from proa.engine.builds.mounts import CacheDirectories
         from proa.engine.builds.verbs import Builds
 
         for directory in (self._root, self._runtime):

@@ -15,8 +15,9 @@ from proa.build.contexts import Contexts
 from proa.build.files import BuildFiles
 from proa.build.ports import Mounted, Output, StepFailed, StepNotStarted
 from proa.build.times import clamp_times
+from proa.engine.builds.cache_mounts import CacheDirectories
 from proa.engine.builds.commands import Commands, Limits
-from proa.engine.builds.mounts import CacheDirectories, StepMounts
+from proa.engine.builds.mounts import StepMounts
 from proa.engine.builds.stubs import missing_targets, remove_stubs
 from proa.errors import Forbidden, ProaError
 from proa.schema.build import BuildOptions
