@@ -189,34 +189,55 @@ def test_a_shared_step_outlives_the_build_that_began_it(daemon: Instance, tmp_pa
 
 
 def test_an_epoch_makes_builds_equal_to_the_byte(tmp_path: Path) -> None:
-    """On two daemons that know nothing of each other, every step done anew."""
-    context = context_of(
-        tmp_path,
-        "FROM busybox\nWORKDIR /w\nCOPY file .\nRUN mkdir d && echo x > d/y && ln -s y d/z\n"
-        "COPY --link file /linked\nLABEL a=b\n",
-        file="content",
+    """On two daemons of other umasks and pasts, of files of other times, owners and order."""
+    dockerfile = (
+        "FROM busybox AS one\nWORKDIR /w\nCOPY . /files\nCOPY file .\n"
+        "RUN mkdir d && for n in 9 3 7; do echo x > d/$n; done && echo x > d/y && ln -s y d/z && ln d/9 d/8\n"
+        "RUN rm -r /files/b && chmod 700 /files/a\nCOPY --link --chown=3:4 a /linked/\nLABEL a=b\n"
+        "FROM busybox\nCOPY --from=one --link /linked /linked\nCOPY --from=one /files /files\n"
+        "COPY --from=one /w /w\nCOPY --link <<EOF /inline\ntext\nEOF\n"
     )
-    ids, base = [], str(tmp_path / "base.tar")
-    for name in ("one", "two"):
-        os.utime(context / "file")
-        with instance(tmp_path / f"daemon-{name}") as fresh:
+    ids, archives, base = [], [], str(tmp_path / "base.tar")
+    for name, names, umask in (("one", "bac", 0o022), ("two", "cab", 0o077)):
+        context = tmp_path / name
+        context.mkdir()
+        files = {f"{directory}__{file}": file for directory in names for file in names}
+        context_of(context, dockerfile, file="content", **files)
+        for number, path in enumerate(context.rglob("*")):
+            os.chown(path, number, len(ids))
+            os.utime(path, (1_100_000_000 + 7 * number + len(ids),) * 2)
+        before = os.umask(umask)
+        try:
+            stack = contextlib.ExitStack()
+            fresh = stack.enter_context(instance(tmp_path / f"daemon-{name}"))
+        finally:
+            os.umask(before)
+        with stack:
             # Of each instance busybox is another image.
             assert fresh.run("load", "-i", base).returncode == 0 if ids else True
             assert fresh.run("save", "-o", base, "busybox").returncode == 0
-            outcome = build(
-                fresh,
-                context,
-                "t=same&nocache=1",
-                SourceDateEpoch=1_000_000_000,
-                Output={"rewrite-timestamp": "true"},
-            )
+            wish = {"rewrite-timestamp": "true"}
+            epoch = 1_000_000_000
+            if ids:  # It has every layer in another form already.
+                other = {"compression": "zstd", "force-compression": "true", **wish}
+                assert not build(fresh, context, "", SourceDateEpoch=epoch, Output=other).error
+            outcome = build(fresh, context, "t=same&nocache=1", SourceDateEpoch=epoch, Output=wish)
             assert outcome.error == ""
-            times = fresh.run("run", "--rm", "same", "sh", "-c", "stat -c %Y /w/file /w/d /w/d/y /linked")
+            times = fresh.run("run", "--rm", "same", "sh", "-c", "stat -c %Y /w/file /w/d /w/d/y /linked/c")
             assert set(times.stdout.split()) == {"1000000000"}
             shown = json.loads(fresh.run("image", "inspect", "same").stdout)[0]
             assert shown["Created"] == "2001-09-09T01:46:40Z"
             ids.append(outcome.id)
+            archives.append({})
+            for kind in ("docker", "oci", "tar"):
+                archive = tmp_path / f"{name}.{kind}"
+                output = f"type={kind},dest={archive},rewrite-timestamp=true"
+                words = ("--build-arg", f"SOURCE_DATE_EPOCH={epoch}", "-o", output)
+                built = fresh.run("build", *words, str(context), cli="proa")
+                assert built.returncode == 0, built.stderr
+                archives[-1][kind] = hashlib.sha256(archive.read_bytes()).hexdigest()
     assert ids[0] == ids[1]
+    assert archives[0] == archives[1]
 
 
 def test_what_is_ignored_is_not_there(daemon: Instance, tmp_path: Path) -> None:
@@ -530,6 +551,33 @@ def test_builds_share_a_step_that_both_want(daemon: Instance, tmp_path: Path) ->
         thread.join()
     assert {outcome.output for outcome in outcomes} == {"once\n"}
     assert len({outcome.id for outcome in outcomes}) == 1
+
+
+def test_locked_caches_are_one_steps_at_a_time(daemon: Instance, tmp_path: Path) -> None:
+    """Of several steps and builds; a step that has one twice does not wait for itself."""
+    alone = "mkdir /c/held && echo $N >> /c/log && sleep 0.05 && rmdir /d/held"
+    mounts = "--mount=type=cache,id=lock,sharing=locked,target=/c"
+    more = "--mount=type=cache,id=other,sharing=locked,target=/e"
+    dockerfile = "".join(
+        f"FROM busybox AS s{number}\nARG N\n"
+        f"RUN {first} {second} --mount=type=cache,id=lock,sharing=locked,target=/d {alone}\n"
+        for number, (first, second) in enumerate(((mounts, more), (more, mounts)))
+    )
+    dockerfile += "FROM busybox\nCOPY --from=s0 /etc/passwd /a\nCOPY --from=s1 /etc/passwd /b\n"
+    context = context_of(tmp_path, dockerfile)
+    outcomes: list[Outcome] = []
+
+    def one(number: int) -> None:
+        outcomes.append(build(daemon, context, f'buildargs={{"N":"{number}"}}'))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [outcome.error for outcome in outcomes] == [""] * 4
+    seen = context_of(tmp_path, f"FROM busybox\nRUN {mounts} sort /c/log\n")
+    assert build(daemon, seen).output.split() == ["0", "0", "1", "1", "2", "2", "3", "3"]
 
 
 def test_the_docker_cli_builds_saves_and_runs(

@@ -154,6 +154,12 @@ def image_fields(parsed: Parsed, outputs: list[Output]) -> dict[str, str]:
         for name, value in output.fields.items():
             if found.setdefault(name, value) != value:
                 raise Failure(f"ERROR: outputs of one build cannot differ in {name}")
+    # An archive's bytes follow from the build alone: not from what the store has of a layer by chance.
+    archives = {output.kind for output in outputs if output.target}
+    if archives & {"docker", "oci"}:
+        found.setdefault("compression", "gzip")
+    if "oci" in archives:
+        found.setdefault("oci-mediatypes", "true")
     for text in parsed.get("annotation", ()):
         key, equals, value = text.partition("=")
         if not equals:

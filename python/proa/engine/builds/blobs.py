@@ -7,6 +7,7 @@ something that is known needs it.
 
 import asyncio
 import os
+from collections.abc import Collection
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Final
@@ -39,10 +40,20 @@ class LayerBlobs:
         self._executor = executor
         self._working: dict[tuple[str, Compression], asyncio.Task[Digest]] = {}
 
-    async def blob(self, chain_id: str, diff_id: Digest, wish: Compression, lease: Lease) -> Blob:
-        """A layer's blob, leased. Raises NotFound, System."""
+    async def blob(
+        self,
+        chain_id: str,
+        diff_id: Digest,
+        wish: Compression,
+        lease: Lease,
+        bases: Collection[str] | None = None,
+    ) -> Blob:
+        """A layer's blob, leased. Raises NotFound, System.
+
+        Without force, one that came with an image is as it came; with `bases`, ids, only with these images.
+        """
         lease.chain_ids.add(chain_id)
-        digest = self._found(diff_id, wish)
+        digest = self._found(diff_id, wish, bases)
         if digest is None:
             key = diff_id, wish
             work = self._working.get(key)
@@ -53,13 +64,13 @@ class LayerBlobs:
         lease.blobs.add(digest)
         return Blob(self._descriptor(digest), diff_id)
 
-    def _found(self, diff_id: Digest, wish: Compression) -> Digest | None:
+    def _found(self, diff_id: Digest, wish: Compression, bases: Collection[str] | None) -> Digest | None:
         """A blob that is there and as it is wished for."""
         for digest in self._of(diff_id):
             media_type = self._descriptor(digest).media_type
             if media_type == _SUFFIXES[wish.kind] and (wish.level is None or not wish.force):
                 return digest
-            if not wish.force and "+" in media_type and self._came(digest):
+            if not wish.force and "+" in media_type and self._came(digest, bases):
                 return digest
         return None
 
@@ -67,13 +78,12 @@ class LayerBlobs:
         rows = self._store.database.query("SELECT digest FROM blobs WHERE diff_id = ?", (diff_id,))
         return [Digest(digest) for (digest,) in rows]
 
-    def _came(self, digest: Digest) -> bool:
+    def _came(self, digest: Digest, bases: Collection[str] | None) -> bool:
         """Whether an image that was pulled has the blob: another one would be uploaded for nothing."""
         rows = self._store.database.query(
-            "SELECT 1 FROM image_layers JOIN image_manifests USING (image) WHERE digest = ? LIMIT 1",
-            (digest,),
+            "SELECT image FROM image_layers JOIN image_manifests USING (image) WHERE digest = ?", (digest,)
         )
-        return bool(rows)
+        return any(bases is None or image in bases for (image,) in rows)
 
     def _descriptor(self, digest: Digest) -> Descriptor:
         with self._store.content.path(digest).open("rb", buffering=0) as blob:

@@ -73,7 +73,7 @@ class BuiltImages:
         blob = msgspec.json.encode(described)
         manifest = None
         if wish.given:
-            layers, manifest = await self._formed(wish, blob, layers, outcome.platform, lease)
+            layers, manifest = await self._formed(wish, blob, layers, solution.graph, lease)
         with self._store.database.transaction():
             record = self._store.add(blob, decode_image_file(blob), layers)
             if manifest is not None:
@@ -99,11 +99,20 @@ class BuiltImages:
         return [*names, *(by_digest(name, manifest) for name in names)]
 
     async def _formed(
-        self, wish: ImageWish, config: bytes, layers: Sequence[Layer], platform: Platform, lease: Lease
+        self, wish: ImageWish, config: bytes, layers: Sequence[Layer], wanted: graph.Graph, lease: Lease
     ) -> tuple[list[Layer], StoredManifest]:
-        """(the layers with the blobs that are wished for, the manifest)."""
+        """(the layers with the blobs that are wished for, the manifest).
+
+        Only base images' layers may be as they came: what the store has of others is chance.
+        """
+        platform = wanted.outcome.platform
+        below = len(layers) - sum(step.vertex is not None for step in wanted.outcome.steps)
+        images = [each.operation.id for each in wanted.vertices if isinstance(each.operation, graph.Image)]
         blobs = [
-            await self._blobs.blob(layer.chain_id, layer.diff_id, wish.compression, lease) for layer in layers
+            await self._blobs.blob(
+                layer.chain_id, layer.diff_id, wish.compression, lease, images if number < below else ()
+            )
+            for number, layer in enumerate(layers)
         ]
         formed = [
             replace(layer, digest=Digest(blob.descriptor.digest))
