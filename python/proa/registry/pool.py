@@ -5,6 +5,7 @@ connect are told apart: `TLSFailed` where there is TLS that fails, `NoConnection
 """
 
 import asyncio
+import os
 import socket
 from typing import Final
 
@@ -128,15 +129,42 @@ async def _open(route: Route) -> Connection:
     try:
         _, connection = await loop.create_connection(
             Connection,
-            origin.host,
-            origin.port,
+            sock=await _dial(origin),
             ssl=context,
             server_hostname=server_name,
             ssl_handshake_timeout=INSECURE_HANDSHAKE_TIMEOUT if insecure else None,
         )
     except OSError as exc:
         raise _no_connection(origin, exc) from exc
+    except UnicodeError as exc:  # a label that is too long, before anybody is asked
+        raise NoConnection(f"dial tcp: lookup {origin.host}: no such host") from exc
     return connection
+
+
+async def _dial(origin: Origin) -> socket.socket:
+    """A socket connected to the first address that answers.
+
+    Looked up here and not in create_connection: one that is cancelled leaves its lookup behind, whose failure
+    nobody takes.
+    """
+    loop = asyncio.get_running_loop()
+    failure = OSError("no addresses")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(
+        origin.host, origin.port, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
 
 
 async def _tunnel(connection: Connection, proxy: Proxy, route: Route) -> Connection:
@@ -171,12 +199,12 @@ async def _tunnel(connection: Connection, proxy: Proxy, route: Route) -> Connect
 def _no_connection(origin: Origin, exc: OSError) -> NoConnection:
     """A failure to connect in Go's words. TLS failures are OSErrors too."""
     if isinstance(exc, socket.gaierror):
+        if exc.errno == socket.EAI_AGAIN:
+            return NoConnection(f"dial tcp: lookup {origin.host}: temporary failure in name resolution")
         return NoConnection(f"dial tcp: lookup {origin.host}: no such host")
     found = tls_failure(exc)
     if found is not None:
         text, talks_tls = found
         return TLSFailed(text) if talks_tls else NoConnection(text)
-    reason = (exc.strerror or str(exc) or type(exc).__name__).lower()
-    if "multiple exceptions" in reason or reason.startswith("connect call failed"):
-        reason = "connection refused"
+    reason = (os.strerror(exc.errno) if exc.errno else str(exc) or type(exc).__name__).lower()
     return NoConnection(f"dial tcp {origin.host_port}: connect: {reason}")

@@ -1,12 +1,17 @@
 """Bytes of a peer, read as HTTP or refused: what the client takes for an answer."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
 
 from proa.registry.connection import BUFFER_MAX, HEAD_MAX, Broken, Connection
+from proa.registry.origin import Origin
+from proa.registry.pool import NoConnection, Pool, Route
+from proa.registry.proxies import Proxies
 from proa.registry.response import TooLarge, receive
+from proa.registry.tls import TLSSettings
 
 
 class FakeTransport(asyncio.Transport):
@@ -211,3 +216,26 @@ async def test_an_early_answer_does_not_wait_for_the_kernel() -> None:
     await sent.wait()
     connection.data_received(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")
     assert await sending is False
+
+
+async def test_a_dial_given_up_during_its_lookup_leaves_no_failure_behind() -> None:
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    pool = Pool(Proxies())
+    route = Route(Origin("https", "nosuch.invalid", 443), TLSSettings())
+    dials = [asyncio.ensure_future(pool.take(route)) for _ in range(8)]
+    await asyncio.sleep(0)  # all have begun
+    for dial in dials:
+        dial.cancel()
+    await asyncio.wait(dials)
+    del dial
+    dials.clear()
+    # The lookups that are left come back before one that begins now.
+    await asyncio.gather(*(asyncio.get_running_loop().getaddrinfo("localhost", 1) for _ in range(8)))
+    gc.collect()
+    assert told == []
+
+
+async def test_a_host_that_no_name_can_be() -> None:
+    with pytest.raises(NoConnection, match="no such host"):
+        await Pool(Proxies()).take(Route(Origin("https", "x" * 64, 443), TLSSettings()))
