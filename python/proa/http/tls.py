@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 READ_BYTES = 256 * 1024
 
+PLAIN_REQUEST = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+"""What Go's server says where a record should begin and a request does. Source: Go src/net/http/server.go."""
+
 
 def server_context(certificate: str, key: str, *, verify: bool, authorities: str) -> ssl.SSLContext:
     """The TLS settings of a tcp listener, from PEM files; `verify` asks clients for certificates.
@@ -114,7 +117,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return False
         except ssl.SSLError as exc:
             log.info("TLS handshake failed: %s", exc.reason)
-            self._flush()  # the alert
+            if exc.reason == "HTTP_REQUEST":
+                self._raw.write(PLAIN_REQUEST)
+            else:
+                self._flush()  # the alert
             self._raw.close()
             return False
         if self._handshake_timer is not None:

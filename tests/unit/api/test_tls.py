@@ -167,13 +167,6 @@ async def test_other_clients_are_not(certificates: Path, port: int, name: str | 
     client.close()
 
 
-async def test_plain_http_gets_no_answer(port: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(PING)
-    assert not (await reader.read()).startswith(b"HTTP")
-    writer.close()
-
-
 async def attached(certificates: Path, port: int) -> TlsClient:
     client = TlsClient(certificates, "client")
     await client.connect(port)
@@ -188,6 +181,17 @@ async def attached(certificates: Path, port: int) -> TlsClient:
     )
     assert b"101 UPGRADED" in await client.read_until(frame(1, b"ahead"))
     return client
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT"])
+async def test_plain_http_is_told_so(port: int, method: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"{method} /_ping HTTP/1.1\r\nHost: p\r\n\r\n".encode())
+    assert await reader.read() == (
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+    )
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_attach_half_closes(certificates: Path, port: int) -> None:
