@@ -246,6 +246,7 @@ def test_a_failure_ends_as_docker_ends(daemon: FakeDaemon, context: Path) -> Non
         (("--cache-to", "type=local", "."), "local cache requires dest="),
         (("--annotation", "a", "."), "invalid annotation 'a', expected key=value"),
         (("--sbom", "true", "."), "Attestation is not supported"),
+        (("--disable-content-trust=false", "."), "content trust is not supported"),
         (("--push", "."), "tag is needed when pushing to registry"),
         (("-o", "type=image,compression=estargz", "."), "compression=estargz is not supported"),
         (("--secret", "id=x", "."), "failed to stat x: stat x: no such file or directory"),
@@ -264,6 +265,15 @@ def test_what_cannot_be_is_one_line(
     assert text in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
     assert not [request for request in daemon.requests if request.path == "/build"]
+
+
+def test_content_trust_is_refused_and_not_passed_over(daemon: FakeDaemon, context: Path) -> None:
+    done = proa(daemon, "build", ".", cwd=context, DOCKER_CONTENT_TRUST="1")
+    assert done.returncode == 1
+    assert b"content trust is not supported: use --disable-content-trust" in done.stderr
+    assert not [request for request in daemon.requests if request.path == "/build"]
+    done = proa(daemon, "build", "--disable-content-trust", ".", cwd=context, DOCKER_CONTENT_TRUST="1")
+    assert done.returncode == 0
 
 
 def test_logins_go_with_it(daemon: FakeDaemon, context: Path, tmp_path: Path) -> None:

@@ -276,6 +276,14 @@ def test_login_asks_at_a_terminal(server: FakeDaemon, tmp_path: Path) -> None:
     assert kept(tmp_path / "c") == {"auths": {"reg.example": {"auth": "bWU6c2VjcmV0"}}}
 
 
+def test_the_hubs_web_login_is_refused_in_words(server: FakeDaemon, tmp_path: Path) -> None:
+    typed = ("Username: ", "me"), ("Password: ", "secret")
+    code, screen = at_terminal(server, tmp_path / "c", "login", *typed)
+    assert code == 0
+    assert "Web-based login is Docker's own and not supported here" in screen
+    assert "https://index.docker.io/v1/" in kept(tmp_path / "c")["auths"]
+
+
 def test_a_login_that_is_no_good_any_more_is_asked_for_again(server: FakeDaemon, tmp_path: Path) -> None:
     config = tmp_path / "c"
     config.mkdir()

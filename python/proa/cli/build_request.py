@@ -22,6 +22,9 @@ _URLS = ("docker-image://", "http://", "https://", "git://", "ssh://", "git@", "
 
 def refuse_unsupported(parsed: Parsed) -> None:
     """One line for what the daemon cannot do and Docker would not pass over either. Raises Failure."""
+    from proa.cli.pull import refuse_trust
+
+    refuse_trust(parsed)
     if parsed.flag("squash"):
         raise Failure("ERROR: --squash is not supported")
     if parsed.get("security-opt"):

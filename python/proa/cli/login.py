@@ -101,12 +101,17 @@ def _stored_refused(exc: DaemonError) -> str:
     return f"Login did not succeed, error: {exc}\n"
 
 
+_NO_DEVICE_CODE = (
+    "Web-based login is Docker's own and not supported here: log in with a username and a token.\n\n"
+)
+
+
 def _prompted(username: str, password: str, server: str) -> tuple[str, str]:
     """Ask at the terminal for what is missing. Raises Failure without one."""
     if not os.isatty(0):
         raise Failure("Error: Cannot perform an interactive login from a non TTY device")
     if not username and server == INDEX:
-        show(_HUB)
+        show(_NO_DEVICE_CODE + _HUB)
     known = username
     if not password:
         username = _line(f"Username ({known}): " if known else "Username: ") or known
