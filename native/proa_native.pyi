@@ -14,6 +14,7 @@ __all__ = [
     "FileTree",
     "LayerUnpacker",
     "LogReader",
+    "ReceivedTree",
     "UnpackedLayer",
     "__version__",
     "cgroup_controllers",
@@ -45,6 +46,7 @@ __all__ = [
     "remove_tree",
     "sealed_program",
     "split_archive",
+    "split_frames",
     "sync_file_system",
     "unmount",
     "unpack_layer",
@@ -429,6 +431,46 @@ def make_layer_directory(layer: tuple[Sequence[str], str, str], path: str, owner
 
 def sync_file_system(directory: str) -> None:
     """Let everything written to the file system that a directory is on reach the disk; blocks for as long."""
+
+# ---- BuildKit's protocol ------------------------------------------------------------------------
+
+def split_frames(buffer: bytes, largest: int) -> tuple[list[tuple[int, int, int, bytes]], int]:
+    """(kind, flags, stream, payload) of each whole frame of HTTP/2, and how many bytes they were.
+
+    Frames of data of one stream that follow each other come as one. Raises ValueError for one whose payload
+    is larger than `largest`.
+    """
+
+@final
+class ReceivedTree:
+    """A directory of a client's on its way, as fsutil sends it; its calls block.
+
+    `records` is a file beside the tree that says what it has, for as long as that is so. Raises OSError, and
+    ValueError for what no directory can have.
+    """
+
+    def __new__(cls, target: str, records: str) -> Self: ...
+    def take(self, data: bytes) -> bytes:
+        """Bytes of the call as they come, and what is to be sent for them."""
+
+    def finish(self) -> None:
+        """What is told of all that came: links, directories' modes and times; then it is recorded."""
+
+    @property
+    def whole(self) -> bool:
+        """Everything was told, and every file that was asked for has come."""
+
+    @property
+    def bytes(self) -> int:
+        """Of files that came."""
+
+    @property
+    def size(self) -> int:
+        """Of all files that there are, as the client tells it."""
+
+    @property
+    def failure(self) -> str | None:
+        """What the client says that has gone wrong on its side."""
 
 # ---- logs ---------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ class Client:
         """The daemon has asked for a directory."""
         self.asked: list[dict[str, list[str]]] = []
         """The metadata of each request for a directory."""
+        self.sent: list[str] = []
+        """The files that were asked for."""
         self.received: dict[str, bytes] = {}
         """Files that came as an output, by path."""
         self.follows = True
@@ -138,6 +140,7 @@ class Client:
             if packet.type == FIN:
                 await call.send(messages.Packet(type=FIN).SerializeToString())
                 return
+            self.sent.append(found[packet.ID][0])
             content = Path(found[packet.ID][0]).read_bytes()
             for piece in (content, b""):
                 await call.send(messages.Packet(type=DATA, ID=packet.ID, data=piece).SerializeToString())

@@ -18,6 +18,8 @@ mod dev;
 pub mod dns;
 mod epoll;
 pub mod error;
+pub mod filesync;
+pub mod http2;
 mod idmap;
 mod init;
 pub mod keeper;

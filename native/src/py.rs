@@ -20,6 +20,7 @@ use crate::seccomp;
 mod copying;
 mod expressions;
 mod files;
+mod filesync;
 mod layers;
 mod volumes;
 
@@ -316,6 +317,8 @@ mod proa_native {
 
     #[pymodule_export]
     use super::files::{changes, ContainerFiles};
+    #[pymodule_export]
+    use super::filesync::{split_frames, ReceivedTree};
 
     #[pymodule_export]
     use super::layers::{

@@ -65,6 +65,30 @@ async def test_a_directory_is_built(daemon: Instance, tmp_path: Path) -> None:
     assert left_behind(daemon) == []
 
 
+async def test_what_has_not_changed_does_not_come_again(daemon: Instance, tmp_path: Path) -> None:
+    files = {"Dockerfile": "FROM busybox\nCOPY . /c\nRUN cat /c/*/*\n", "a/one": "1\n", "a/two": "2\n"}
+    context = write_files(tmp_path, files)
+    for path in (context / "a").iterdir():
+        os.utime(path, (1, 1))
+
+    async def built() -> tuple[bytes, list[str]]:
+        async with client(socket_of(daemon), context) as buildx:
+            await buildx.build({})
+        sent = [Path(path).name for path in buildx.sent]
+        return b"".join(log.msg for status in buildx.told for log in status.logs), sent
+
+    assert await built() == (b"1\n2\n", ["Dockerfile", "Dockerfile", "one", "two"])
+    os.utime(context / "Dockerfile", (1, 1))
+    assert (await built())[0] == b""
+    assert await built() == (b"", ["Dockerfile"])
+    (context / "a/one").unlink()
+    (context / "a/two").write_text("3\n")
+    assert await built() == (b"3\n", ["Dockerfile", "two"])
+    assert len(list((daemon.root / "lib/builds/kept").iterdir())) == 1
+    daemon.run("builder", "prune", "-af", cli="proa")
+    assert list((daemon.root / "lib/builds/kept").iterdir()) == []
+
+
 async def test_secrets_and_named_directories(daemon: Instance, tmp_path: Path) -> None:
     text = (
         "FROM busybox\nCOPY --from=other o /o\n"

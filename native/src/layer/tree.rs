@@ -162,7 +162,7 @@ pub fn remove_tree(directory: &str) -> Result<()> {
 }
 
 /// Remove what `name` in `parent` is, a tree or anything else; missing: nothing to do.
-pub(super) fn remove_at(parent: impl AsFd, name: &[u8]) -> Result<()> {
+pub(crate) fn remove_at(parent: impl AsFd, name: &[u8]) -> Result<()> {
     match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // EPERM is POSIX's answer for a directory, EISDIR Linux's.

@@ -18,7 +18,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -66,6 +66,7 @@ class Contexts:
         self._holders = 0
         self._removing: asyncio.Future[Any] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self._kept = AsyncExitStack()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -103,10 +104,15 @@ class Contexts:
         self._tasks.append(task)
         return task
 
+    def keep(self, what: AsyncExitStack) -> None:
+        """Something that these contexts stand on: it is let go of when they are."""
+        self._kept = what
+
     async def _remove(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._kept.aclose()
         await self._run(proa_native.remove_tree, str(self._scratch))
 
     # ---- where contexts come from -------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """HTTP/2 on one connection, on either side, as far as gRPC needs it: streams of bytes, with flow control.
 
 Ours and not a library's because of what a build context is: some frames for each of its files, tens of
-thousands, at a few microseconds each. Header compression, which is the intricate part, is hpack's.
+thousands, which the native core takes apart many at a time. Header compression, which is the intricate part,
+is hpack's.
 
 Everything happens on the loop.
 
@@ -16,6 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 import hpack
+from proa_native import split_frames
 
 from proa.buildkit.stream import WINDOW, Headers, Stream, StreamReset
 
@@ -51,7 +53,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, serve: "Callable[[Stream], Awaitable[None]] | None" = None) -> None:
         self._serve = serve
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._buffer = b""
         self._preface = serve is not None
         self._encoder = hpack.Encoder()
         self._decoder = hpack.Decoder(max_header_list_size=HEADER_BYTES)
@@ -84,9 +86,8 @@ class Connection(asyncio.Protocol):
         self.send_frame(WINDOW_UPDATE, 0, 0, more.to_bytes(4, "big"))
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
         try:
-            self._take()
+            self._take(self._buffer + data if self._buffer else data)
         except ProtocolError as error:
             self._abandon(error)
 
@@ -200,31 +201,25 @@ class Connection(asyncio.Protocol):
 
     # ---- frames in -----------------------------------------------------------------------------------
 
-    def _take(self) -> None:
-        buffer, position = self._buffer, 0
+    def _take(self, data: bytes) -> None:
         if self._preface:
-            if not PREFACE.startswith(buffer[: len(PREFACE)]):
+            if not PREFACE.startswith(data[: len(PREFACE)]):
                 raise ProtocolError(PROTOCOL_ERROR, "not HTTP/2")
-            if len(buffer) < len(PREFACE):
+            if len(data) < len(PREFACE):
+                self._buffer = data
                 return
-            self._preface, position = False, len(PREFACE)
-        end = len(buffer)
-        while end - position >= 9:
-            length = buffer[position] << 16 | buffer[position + 1] << 8 | buffer[position + 2]
-            if length > FRAME:
-                raise ProtocolError(FRAME_SIZE_ERROR, "a frame is too large")
-            if end - position - 9 < length:
-                break
-            kind, flags = buffer[position + 3], buffer[position + 4]
-            number = int.from_bytes(buffer[position + 5 : position + 9], "big") & LARGEST_WINDOW
-            payload = bytes(buffer[position + 9 : position + 9 + length])
-            position += 9 + length
+            self._preface, data = False, data[len(PREFACE) :]
+        try:
+            frames, taken = split_frames(data, FRAME)
+        except ValueError as exc:
+            raise ProtocolError(FRAME_SIZE_ERROR, str(exc)) from exc
+        self._buffer = data[taken:]
+        for kind, flags, number, payload in frames:
             if self._block is not None and (kind != CONTINUATION or number != self._block[0]):
                 raise ProtocolError(PROTOCOL_ERROR, "a header block was interrupted")
             take = self._TAKERS.get(kind)
             if take is not None:
                 take(self, flags, number, payload)
-        del buffer[:position]
 
     def _take_data(self, flags: int, number: int, payload: bytes) -> None:
         self._credit += len(payload)

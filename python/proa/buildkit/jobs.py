@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
@@ -34,7 +34,11 @@ class Builds(Protocol):
     """The verbs that a build needs of the engine."""
 
     async def build(
-        self, options: BuildOptions, body: AsyncIterator[bytes], credentials: Mapping[str, Credentials]
+        self,
+        options: BuildOptions,
+        body: AsyncIterator[bytes],
+        credentials: Mapping[str, Credentials],
+        stand: AsyncExitStack | None = None,
     ) -> AsyncIterator[bytes]: ...
 
     async def prune(
@@ -42,6 +46,20 @@ class Builds(Protocol):
     ) -> BuildPruneReport: ...
 
     def usage(self) -> list[BuildCacheRecord]: ...
+
+
+class Place(Protocol):
+    """Where a directory is kept."""
+
+    path: Path
+    size: int
+    whole: bool
+
+
+class Places(Protocol):
+    """What was received of clients' directories, for their next builds."""
+
+    def borrow(self, key: str, title: str) -> AbstractAsyncContextManager[Place]: ...
 
 
 class Job:
@@ -75,13 +93,15 @@ class Builder:
         builds: Builds,
         outputs: Outputs,
         sessions: Arrivals[Session],
+        places: Places,
         scratch: Path,
         executor: Executor | None,
     ) -> None:
-        """`scratch` is where clients' directories are while their builds last."""
+        """`scratch` is where small things of clients' are while their builds last."""
         self._builds = builds
         self._outputs = outputs
         self._sessions = sessions
+        self._places = places
         self._scratch = scratch
         self._executor = executor
 
@@ -92,7 +112,8 @@ class Builder:
         session = await self._sessions.find(job.asked.Session)
         async with AsyncExitStack() as stack:
             scratch = await self._room(stack)
-            own, text = await self._receive(session, options, scratch, job)
+            stand = await stack.enter_async_context(AsyncExitStack())
+            own, text = await self._receive(session, options, scratch, job, stand)
             agents = forwarded(session, wishes.agents_in(text), scratch)
             own = replace(
                 own,
@@ -104,7 +125,7 @@ class Builder:
             wished = wishes.options_of(options, export, own, [*caches.Imports, *imports], caches.Exports)
             logins = await session.logins(wishes.hosts_in([text, *options.values(), *export.names]))
             body = _uploaded(session, wishes.upload_of(options))
-            await self._run(job, wished, body, logins, text)
+            await self._run(job, wished, body, logins, text, stand)
             if wished.local.check:
                 return {"result.json": job.status.lint_result(wished.dockerfile, text)}
             image = job.status.image
@@ -125,10 +146,11 @@ class Builder:
         body: AsyncIterator[bytes],
         logins: Mapping[str, Credentials],
         text: str,
+        stand: AsyncExitStack,
     ) -> None:
         """The engine's part; `text` is the Dockerfile, for what is told of a failure."""
         try:
-            told = await self._builds.build(wished, body, logins)
+            told = await self._builds.build(wished, body, logins, stand)
             try:
                 async for line in told:
                     for event in line.splitlines():
@@ -157,46 +179,51 @@ class Builder:
             await asyncio.shield(loop.run_in_executor(self._executor, proa_native.remove_tree, str(place)))
 
     async def _receive(
-        self, session: Session, options: Mapping[str, str], scratch: Path, job: Job
+        self,
+        session: Session,
+        options: Mapping[str, str],
+        scratch: Path,
+        job: Job,
+        stand: AsyncExitStack,
     ) -> tuple[ProaBuild, str]:
-        """The directories that the build needs, and the Dockerfile's text."""
+        """The directories that the build needs, and the Dockerfile's text; `stand` has what is borrowed."""
         wanted = wishes.directories_of(options)
         if options.get("context") and not wanted.context:
             return ProaBuild(), ""
-        files = await self._directory(
-            session,
-            wanted.dockerfile,
-            scratch / "dockerfile",
-            follow=[wanted.file, f"{wanted.file}.dockerignore"],
-        )
-        text = _read(files, wanted.file)
-        ignore = own_ignore = _read(files, f"{wanted.file}.dockerignore")
+        file, own_ignore_file = wanted.file, f"{wanted.file}.dockerignore"
+        files = await self._few(session, wanted.dockerfile, scratch / "dockerfile", [file, own_ignore_file])
+        text = _read(files, file)
+        ignore = own_ignore = _read(files, own_ignore_file)
         if ignore is None:
-            found = await self._directory(
-                session, wanted.context, scratch / "ignore", follow=[".dockerignore"]
-            )
+            found = await self._few(session, wanted.context, scratch / "ignore", [".dockerignore"])
             ignore = _read(found, ".dockerignore")
         with _vertex(job, RECEIVED, "[internal] load build context") as tell:
-            exclude = read_ignore_file(ignore or "")
-            target = scratch / "context"
-            context = await self._directory(session, wanted.context, target, exclude=exclude)
+            context = await self._kept(session, wanted.context, stand, read_ignore_file(ignore or ""))
             tell("transferring context")
-        contexts: dict[str, str] = {}
-        for name, directory in wanted.named.items():
-            contexts[name] = str(
-                await self._directory(session, directory, scratch / f"named-{len(contexts)}")
-            )
         own = ProaBuild(
             context=str(context),
-            dockerfile_path="" if text is None else _written(scratch / "file", wanted.file, text, own_ignore),
-            contexts=contexts,
+            dockerfile_path="" if text is None else _written(scratch / "file", file, text, own_ignore),
+            contexts={
+                name: str(await self._kept(session, directory, stand))
+                for name, directory in wanted.named.items()
+            },
         )
         return own, text or ""
 
-    async def _directory(self, session: Session, name: str, target: Path, **wish: Any) -> Path:
-        os.mkdir(target, 0o700)
-        await filesync.receive(session, name, str(target), self._executor, **wish)
-        return target
+    async def _few(self, session: Session, name: str, place: Path, files: Sequence[str]) -> Path:
+        """A few files of a directory, for the moment."""
+        os.mkdir(place, 0o700)
+        received = await filesync.receive(session, name, place, self._executor, follow=files)
+        return received.path
+
+    async def _kept(
+        self, session: Session, name: str, stand: AsyncExitStack, exclude: Sequence[str] = ()
+    ) -> Path:
+        """A whole directory, which is kept for the client's next build."""
+        place = await stand.enter_async_context(self._places.borrow(f"{name} {session.shared_key}", name))
+        received = await filesync.receive(session, name, place.path, self._executor, exclude=exclude)
+        place.size, place.whole = received.size, True
+        return received.path
 
 
 class _vertex:

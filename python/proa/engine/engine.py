@@ -334,6 +334,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
                 builds=self.builds,
                 outputs=Outputs(rooms.images, self.containers, self.files, rooms.executor),
                 sessions=sessions,
+                places=self._build_room.kept,
                 scratch=self._build_room.contexts,
                 executor=rooms.executor,
             )

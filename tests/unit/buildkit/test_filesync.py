@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proa_native import ReceivedTree
 
 from proa.buildkit import messages
-from proa.buildkit.filesync import DATA, ERR, STAT, Tree, go_mode
-from proa.buildkit.grpc import CallFailed
-from proa.errors import InvalidParameter, System
+from proa.buildkit.filesync import DATA, ERR, FIN, STAT, go_mode
 
 TIME = 1_700_000_000_123_456_789
 
@@ -30,10 +29,32 @@ END = messages.Packet(type=STAT).SerializeToString()
 DIRECTORY, LINK = 0o040755, 0o120777
 
 
+class Tree:
+    """One on its way, by packets."""
+
+    def __init__(self, directory: Path) -> None:
+        self.received = ReceivedTree(str(directory / "root"), str(directory / "records"))
+        self.finished = False
+
+    def take(self, packets: list[bytes]) -> list[int]:
+        """The numbers of the files that are asked for."""
+        framed = (b"\0" + len(packet).to_bytes(4, "big") + packet for packet in packets)
+        answer = self.received.take(b"".join(framed))
+        wanted = []
+        while answer:
+            end = 5 + int.from_bytes(answer[1:5], "big")
+            packet = messages.Packet.FromString(answer[5:end])
+            if packet.type == FIN:
+                self.finished = True
+            else:
+                wanted.append(packet.ID)
+            answer = answer[end:]
+        return wanted
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    (tmp_path / "root").mkdir()
-    return Tree(str(tmp_path / "root"))
+    return Tree(tmp_path)
 
 
 def test_a_whole_tree(tree: Tree, tmp_path: Path) -> None:
@@ -50,10 +71,11 @@ def test_a_whole_tree(tree: Tree, tmp_path: Path) -> None:
         ]
     )
     assert wanted == [0, 4]
-    assert not tree.whole
+    assert not tree.received.whole
     tree.take([END, data(4, b"#!x"), data(0, b"he"), data(4, b""), data(0, b"llo"), data(0, b"")])
-    assert tree.whole
-    tree.finish()
+    assert tree.received.whole
+    assert tree.finished
+    tree.received.finish()
     assert (root / "a").read_bytes() == b"hello"
     assert (root / "d/run").read_bytes() == b"#!x"
     assert (root / "d/link").readlink() == Path("../../outside")
@@ -64,7 +86,7 @@ def test_a_whole_tree(tree: Tree, tmp_path: Path) -> None:
     for path in (root / "a", root / "d", root / "d/empty", root / "d/run"):
         assert path.stat().st_mtime_ns == TIME
     assert (root / "d/link").lstat().st_mtime_ns == TIME
-    assert tree.bytes == 8
+    assert (tree.received.bytes, tree.received.size) == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +116,8 @@ def test_a_whole_tree(tree: Tree, tmp_path: Path) -> None:
 )
 def test_hostile_ones_are_refused_and_stay_inside(tree: Tree, tmp_path: Path, packets: list[bytes]) -> None:
     (tmp_path / "secret").write_text("s")
-    with pytest.raises((InvalidParameter, System)):
+    with pytest.raises((ValueError, OSError)):
         tree.take(packets)
-    tree.close()
     assert sorted(os.listdir(tmp_path)) == ["root", "secret"]
     inside = [Path(parent) / name for parent, _, names in os.walk(tmp_path / "root") for name in names]
     assert not any(
@@ -104,22 +125,41 @@ def test_hostile_ones_are_refused_and_stay_inside(tree: Tree, tmp_path: Path, pa
     )
 
 
+@pytest.mark.parametrize("head", [b"\1\0\0\0\1", b"\0\xff\xff\xff\xff"])
+def test_compressed_and_giant_messages_are_refused(tree: Tree, head: bytes) -> None:
+    with pytest.raises(ValueError, match="too large"):
+        tree.received.take(head)
+
+
 def test_a_link_to_nothing_is_refused(tree: Tree) -> None:
     tree.take([told("a", linkname="missing"), END])
-    with pytest.raises(System):
-        tree.finish()
+    with pytest.raises(OSError, match="link a"):
+        tree.received.finish()
 
 
 def test_a_file_that_a_link_stands_in_for_is_not_written_through(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("untouched")
     assert tree.take([told("a", size=1)]) == [0]
     (tmp_path / "root/a").symlink_to(tmp_path / "victim")
-    with pytest.raises(System):
+    with pytest.raises(OSError, match="create a"):
         tree.take([data(0, b"x")])
     assert (tmp_path / "victim").read_text() == "untouched"
 
 
 def test_the_clients_own_failure_is_told(tree: Tree) -> None:
-    failure = messages.Packet(type=ERR, data=b"permission denied").SerializeToString()
-    with pytest.raises(CallFailed, match="permission denied"):
-        tree.take([failure])
+    tree.take([messages.Packet(type=ERR, data=b"permission denied").SerializeToString()])
+    assert tree.received.failure == "permission denied"
+
+
+def test_what_was_kept_is_not_asked_for_again(tree: Tree, tmp_path: Path) -> None:
+    packets = [told("a", size=2), told("d", DIRECTORY), told("d/f", size=1, xattrs={"user.k": b"v"}), END]
+    assert tree.take(packets) == [0, 2]
+    tree.take([data(0, b"hi"), data(0, b""), data(2, b"f"), data(2, b"")])
+    tree.received.finish()
+    again = Tree(tmp_path)
+    assert again.take(packets) == []
+    again.received.finish()
+    changed = Tree(tmp_path)
+    assert changed.take([told("a", size=2, modTime=TIME + 1), packets[1], packets[2], END]) == [0]
+    dropped = Tree(tmp_path)  # the one before did not come to its end: nothing is known any more
+    assert dropped.take(packets) == [0, 2]

@@ -1,4 +1,4 @@
-"""The cache as df shows it and prune empties it: entries of steps, and directories of cache mounts.
+"""The cache as df shows it and prune empties it: entries of steps, cache mounts, and contexts that are kept.
 
 Source: the Docker Engine API v1.51, BuildPrune, BuildCache; docker builder prune's reference.
 """
@@ -15,6 +15,7 @@ from msgspec import Struct
 from proa.build.cache import Cache
 from proa.durations import parse_duration
 from proa.engine.builds.cache_mounts import CacheDirectories
+from proa.engine.builds.kept import KeptContexts
 from proa.engine.durations import rfc3339
 from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter, System
@@ -22,7 +23,7 @@ from proa.schema.build import BuildCacheRecord, BuildPruneReport
 
 _FILTERS = frozenset(("until", "id", "type", "description", "inuse", "shared", "private", "label", "label!"))
 
-
+_CONTEXT = "source.local"
 _STATES: Mapping[str, Callable[[BuildCacheRecord], bool]] = {
     "inuse": lambda record: record.in_use,
     "shared": lambda record: record.shared,
@@ -34,7 +35,7 @@ class _Candidate(Struct, frozen=True):
     record: BuildCacheRecord
     used_ns: int
     directory: str = ""
-    """Of a cache mount; empty for a step's entry."""
+    """Of a cache mount; empty for anything else."""
 
 
 class Pruner:
@@ -46,6 +47,7 @@ class Pruner:
         store: ImageStore,
         cache: Cache,
         caches: CacheDirectories,
+        contexts: KeptContexts,
         collect: Callable[[], object],
         executor: Executor | None,
     ) -> None:
@@ -53,12 +55,13 @@ class Pruner:
         self._store = store
         self._cache = cache
         self._caches = caches
+        self._contexts = contexts
         self._collect = collect
         self._executor = executor
 
     def records(self) -> list[BuildCacheRecord]:
         """Every entry, the one used last first; sizes of cache mounts are not looked at."""
-        return [candidate.record for candidate in self._steps()]
+        return [candidate.record for candidate in (*self._steps(), *self._kept())]
 
     async def prune(
         self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
@@ -70,7 +73,7 @@ class Pruner:
         tests = _tests(filters)
         steps = self._steps()
         mounts = await asyncio.get_running_loop().run_in_executor(self._executor, self._mounts)
-        found = sorted((*steps, *mounts), key=lambda candidate: candidate.used_ns)
+        found = sorted((*steps, *mounts, *self._kept()), key=lambda candidate: candidate.used_ns)
         found = [each for each in found if all or not each.record.shared]
         kept = sum(each.record.size for each in found)
         doomed = []
@@ -88,11 +91,14 @@ class Pruner:
         )
 
     async def _remove(self, doomed: Sequence[_Candidate]) -> None:
-        self._cache.forget(each.record.id for each in doomed if not each.directory)
+        self._cache.forget(each.record.id for each in doomed if each.record.type == "regular")
         loop = asyncio.get_running_loop()
         gone = [self._caches.doom(each.directory) for each in doomed if each.directory]
         for directory in filter(None, gone):
             await loop.run_in_executor(self._executor, _remove_tree, directory)
+        for each in doomed:
+            if each.record.type == _CONTEXT:
+                await self._contexts.remove(each.record.id)
         self._collect()
 
     def _steps(self) -> list[_Candidate]:
@@ -115,6 +121,24 @@ class Pruner:
             )
             candidates.append(_Candidate(record, entry.used_ns))
         return candidates
+
+    def _kept(self) -> list[_Candidate]:
+        return [
+            _Candidate(
+                BuildCacheRecord(
+                    id=place.id,
+                    type=_CONTEXT,
+                    description=f"local source for {place.title}",
+                    in_use=place.in_use,
+                    size=place.size,
+                    created_at=rfc3339(place.created_ns),
+                    last_used_at=rfc3339(place.used_ns),
+                    usage_count=place.uses,
+                ),
+                place.used_ns,
+            )
+            for place in self._contexts.all()
+        ]
 
     def _mounts(self) -> list[_Candidate]:
         """Directories of cache mounts; blocks."""

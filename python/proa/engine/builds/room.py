@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proa.engine.builds.cache_mounts import CacheDirectories
     from proa.engine.builds.caching import Caches
     from proa.engine.builds.commands import Commands
+    from proa.engine.builds.kept import KeptContexts
     from proa.engine.builds.pruning import Pruner
     from proa.engine.builds.verbs import Builds
     from proa.engine.builds.work import Workshop
@@ -66,13 +67,14 @@ class BuildRoom:
         self.contexts = self._root / "contexts"
         """What clients sent lies below it while their builds last."""
         self._commands: Commands | None = None
+        self._kept: KeptContexts | None = None
         self._verbs: Builds | None = None
         store = images.store
         store.keep(lambda: _kept(store.database))
 
     def sweep(self) -> None:
         """Remove what a killed daemon's builds left; the trees go in their own time."""
-        for directory in (self._root / "steps", self.contexts, self._runtime):
+        for directory in (self._root / "steps", self._root / "kept", self.contexts, self._runtime):
             try:
                 names = os.listdir(directory)
             except FileNotFoundError:
@@ -88,6 +90,15 @@ class BuildRoom:
         if self._verbs is None:
             self._verbs = self._make()
         return self._verbs
+
+    @property
+    def kept(self) -> "KeptContexts":
+        """Clients' directories from one build to the next; made on first use."""
+        if self._kept is None:
+            from proa.engine.builds.kept import KeptContexts
+
+            self._kept = KeptContexts(self._root / "kept", self._executor)
+        return self._kept
 
     def exited(self, exited: Exited) -> bool:
         """A process has ended; False where it was no command of a build."""
@@ -169,6 +180,7 @@ class BuildRoom:
             store=self._images.store,
             cache=cache,
             caches=caches,
+            contexts=self.kept,
             collect=self._images.collect,
             executor=self._executor,
         )

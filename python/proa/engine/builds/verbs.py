@@ -84,9 +84,11 @@ class Builds:
         options: BuildOptions,
         body: AsyncIterator[bytes],
         credentials: Mapping[str, Credentials],
+        stand: AsyncExitStack | None = None,
     ) -> AsyncIterator[bytes]:
         """Progress as a stream of JSON lines; the image id in an `aux` near the end.
 
+        `stand` has what the contexts stand on: from the build's beginning it is closed with them.
         Raises classes of proa.errors, after some lines as well; closed early, it ends the build.
         """
         names = [_name(tag) for tag in options.tags]
@@ -98,7 +100,7 @@ class Builds:
                 if options.events
                 else Lines(send, partial(self._built.id_of, created_ns=epoch), quiet=options.quiet)
             )
-            await self._build(options, body, credentials, names, epoch, reporter)
+            await self._build(options, body, credentials, names, epoch, reporter, stand or AsyncExitStack())
 
         return streamed_lines(work)
 
@@ -110,11 +112,13 @@ class Builds:
         names: Sequence[Reference],
         epoch: int | None,
         reporter: Reporter,
+        stand: AsyncExitStack,
     ) -> None:
         async with AsyncExitStack() as stack:
             # Nothing is collected meanwhile: a build relies on layers that it found.
             stack.enter_context(self._images.store.busy())
             contexts = await stack.enter_async_context(self._contexts())
+            contexts.keep(stand.pop_all())
             await _fill(contexts, options, body)
             asked = os.path.basename(options.local.dockerfile_path or options.dockerfile) or "Dockerfile"
             with reporter.task("definition", f"[internal] load build definition from {asked}") as tell:
