@@ -504,3 +504,54 @@ class LogReader:
         """An inotify fd that is readable when there may be more (follow only)."""
 
     def close(self) -> None: ...
+
+# ---- probes -------------------------------------------------------------------------------------
+
+@final
+class Probes:
+    """Containers that are asked over the network, from within their own, how they are; again and again.
+
+    A thread does all of it. It starts with the first watch, in the calling thread's network namespace, which must
+    be the host's.
+    """
+
+    def __new__(cls) -> Self: ...
+    def watch(
+        self,
+        pid: int,
+        addresses: Sequence[str],
+        request: bytes,
+        *,
+        interval_ns: int,
+        start_interval_ns: int,
+        start_ends_ns: int,
+        timeout_ns: int,
+        starting: bool,
+        late: str,
+    ) -> int:
+        """Ask the container of this init from now on; the number it goes by.
+
+        `addresses` (`127.0.0.1:80`, `[::1]:80`) are tried in order. Without a `request` a connection is a success,
+        with one an HTTP status from 200 to 399. `interval_ns` lies between probes and before the first;
+        `start_interval_ns` does until the first success (`starting`: there was none) as long as Unix time is
+        before `start_ends_ns`. `late` is the output of one that took longer than `timeout_ns`.
+        Raises ValueError, OSError.
+        """
+
+    def unwatch(self, number: int) -> None:
+        """Ask no more; of what is under way nothing is told. To be called when the init has ended."""
+
+    def take(self, number: int) -> list[tuple[int, int, int, str]]:
+        """(start, end, exit code, output) since the last call, oldest first; Unix nanoseconds.
+
+        Of successes that follow a success only the last five.
+        """
+
+    def news(self) -> list[int]:
+        """Who has results that are more than successes after a success. Never blocks."""
+
+    def fileno(self) -> int:
+        """A descriptor, readable when there is news."""
+
+    def close(self) -> None:
+        """End the thread."""

@@ -1,8 +1,8 @@
 //! proa's native core: what happens between a request and the kernel.
 //!
 //! `process`, `child`, `mount`, `confine`, `seccomp`, `cgroup` and `netns` start and confine
-//! containers, `layer` unpacks and packs images, `keeper` supervises, `dns` answers for names. `py` is the only module that
-//! knows Python.
+//! containers, `layer` unpacks and packs images, `keeper` supervises, `dns` answers for names,
+//! `probes` asks containers how they are. `py` is the only module that knows Python.
 
 #![deny(unsafe_code)]
 
@@ -32,6 +32,7 @@ mod overlay;
 pub mod plan;
 mod ports;
 mod prepare;
+pub mod probes;
 pub mod process;
 #[cfg(feature = "python")]
 mod py;

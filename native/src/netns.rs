@@ -165,9 +165,14 @@ impl HostNetwork {
     /// Run `work` in the network namespace of `target` (a namespace, or a process's pidfd), with a descriptor of
     /// the namespace that is its own; then come back.
     pub fn visit<T>(&self, target: BorrowedFd<'_>, work: impl FnOnce(OwnedFd) -> Result<T>) -> Result<T> {
+        self.step_into(target, || own_namespace().and_then(work))
+    }
+
+    /// Run `work` in the network namespace of `target`; then come back.
+    pub fn step_into<T>(&self, target: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
         move_into_thread_name_spaces(target, ThreadNameSpaceType::NETWORK)
             .map_err(|e| Error::os("enter", "the container's network namespace", e))?;
-        let done = own_namespace().and_then(work);
+        let done = work();
         self.come_back()?;
         done
     }

@@ -22,6 +22,7 @@ mod expressions;
 mod files;
 mod filesync;
 mod layers;
+mod probes;
 mod volumes;
 
 impl From<Error> for PyErr {
@@ -325,6 +326,9 @@ mod proa_native {
         compress_layer, disk_usage, inherit_directories, pack_layer, remove_tree, split_archive,
         sync_file_system, unpack_layer, ByteFeed, LayerUnpacker, UnpackedLayer,
     };
+
+    #[pymodule_export]
+    use super::probes::Probes;
 
     #[pymodule_export]
     use super::volumes::{

@@ -8,7 +8,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::process::{waitid, WaitId, WaitIdOptions};
+use rustix::process::{kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOptions};
 
 use super::ledger::Entry;
 use super::poll::{Flags, Part, Source};
@@ -124,14 +124,20 @@ impl Keeper {
         }
     }
 
-    /// SIGKILL a process; a container with all that is in it, frozen or not.
+    /// SIGKILL a process: a container with all that is in it, frozen or not; an exec with its process group, which
+    /// is what a shell and the commands it waits for are.
     pub(super) fn kill(&mut self, number: u32) {
         match self.table.get(number).map(|record| &record.phase) {
             Some(Phase::Running(running)) => {
                 // Ignored: it has ended already.
                 let _ = send_signal(running.handle.pidfd.as_fd(), libc::SIGKILL);
-                if let Some(Err(error)) = running.confinement.group.as_ref().map(crate::cgroup::Group::kill) {
-                    report!("{error}");
+                match running.confinement.group.as_ref().map(crate::cgroup::Group::kill) {
+                    // Ignored, too. It leads its session, so the group has its number, which is not reaped.
+                    None => drop(
+                        Pid::from_raw(running.handle.pid).map(|pid| kill_process_group(pid, Signal::KILL)),
+                    ),
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => report!("{error}"),
                 }
             }
             Some(Phase::Starting(_)) => self.abandon(number),

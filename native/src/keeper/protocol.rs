@@ -47,6 +47,9 @@ pub enum Request {
         exec_id: String,
         process: Box<Process>,
         stdio: Stdio,
+        /// After this it is killed, with its process group; 0 for never.
+        #[serde(default)]
+        timeout_ns: u64,
     },
     /// Serve a client on the fd that comes along. Before start (or exec), the client waits for it.
     Attach(Box<Attach>),

@@ -15,8 +15,9 @@ impl Keeper {
         match request {
             Request::Hello { seq, version: _ } => self.welcome(asked(self, seq)),
             Request::Start { seq, plan } => self.start(asked(self, seq), &plan),
-            Request::Exec { seq, id, exec_id, process, stdio } => {
-                self.exec(asked(self, seq), &Key { id, exec_id: Some(exec_id) }, &process, &stdio);
+            Request::Exec { seq, id, exec_id, process, stdio, timeout_ns } => {
+                let key = Key { id, exec_id: Some(exec_id) };
+                self.exec(asked(self, seq), &key, &process, &stdio, timeout_ns);
             }
             Request::Attach(attach) => self.attach(asked(self, attach.seq), *attach, fds),
             Request::Signal { seq, id, exec_id, signal } => {

@@ -32,12 +32,19 @@ impl Keeper {
         }
     }
 
-    pub(super) fn exec(&mut self, asked: Asked, key: &Key, process: &plan::Process, stdio: &plan::Stdio) {
+    pub(super) fn exec(
+        &mut self,
+        asked: Asked,
+        key: &Key,
+        process: &plan::Process,
+        stdio: &plan::Stdio,
+        timeout_ns: u64,
+    ) {
         let number = match self.claim(key) {
             Ok(number) => number,
             Err(error) => return self.refuse(asked, error),
         };
-        if let Err(error) = self.try_exec(asked, key, process, stdio, number) {
+        if let Err(error) = self.try_exec(asked, key, process, stdio, number, timeout_ns) {
             self.table.remove(number);
             self.refuse(asked, error);
         }
@@ -121,6 +128,7 @@ impl Keeper {
         process: &plan::Process,
         stdio: &plan::Stdio,
         number: u32,
+        timeout_ns: u64,
     ) -> Result<(), Failure> {
         let Some(init) = self.table.running(&key.id) else {
             return Err(refusal("conflict", format!("container {} is not running", key.id)));
@@ -130,7 +138,7 @@ impl Keeper {
         let group = init.confinement.group.as_ref();
         let spawning = process::exec_into(&init.handle, process, &self.host, streams, group)?;
         let confinement = Confinement::default();
-        let start = Start { asked, number, user_namespace: false, timeout_ns: 0, confinement };
+        let start = Start { asked, number, user_namespace: false, timeout_ns, confinement };
         self.await_start(start, spawning, pipes, stdio)
     }
 
