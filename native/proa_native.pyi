@@ -14,6 +14,7 @@ __all__ = [
     "FileTree",
     "LayerUnpacker",
     "LogReader",
+    "Probes",
     "ReceivedTree",
     "UnpackedLayer",
     "__version__",

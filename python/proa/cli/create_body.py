@@ -297,10 +297,12 @@ def _health(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, A
         return
     if not settings:
         return
+    if sum(name in _TESTS for name in settings) > 1:
+        raise Failure("--health-cmd, --health-http and --health-tcp exclude each other")
     check: dict[str, Any] = {}
     for name, value in settings.items():
-        if name == "health-cmd":
-            check["Test"] = ["CMD-SHELL", value]
+        if name in _TESTS:
+            check["Test"] = [_TESTS[name], value]
         elif value < 0:
             raise Failure(f"--{name} cannot be negative")
         else:
@@ -308,8 +310,9 @@ def _health(values: "dict[str, Any]", body: "dict[str, Any]", host: "dict[str, A
     body["Healthcheck"] = check
 
 
+_TESTS = {"health-cmd": "CMD-SHELL", "health-http": "HTTP", "health-tcp": "TCP"}
 _HEALTH = {
-    "health-cmd": "Test",
+    **dict.fromkeys(_TESTS, "Test"),
     "health-interval": "Interval",
     "health-timeout": "Timeout",
     "health-retries": "Retries",

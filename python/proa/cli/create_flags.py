@@ -60,6 +60,13 @@ CREATE_FLAGS: tuple[tuple[str, str, str, str, str], ...] = (
     ("gpus", "", "gpu-request", "", "GPU devices to add to the container ('all' to pass all GPUs)"),
     ("group-add", "", "list", "", "Add additional groups to join"),
     ("health-cmd", "", "string", "", "Command to run to check health"),
+    (
+        "health-http",
+        "",
+        "string",
+        "",
+        "URL or path that has to answer, asked without a command (8080/healthz)",
+    ),
     ("health-interval", "", "duration", "", "Time between running the check (ms|s|m|h) (default 0s)"),
     ("health-retries", "", "int", "", "Consecutive failures needed to report unhealthy"),
     (
@@ -77,6 +84,7 @@ CREATE_FLAGS: tuple[tuple[str, str, str, str, str], ...] = (
         "Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) "
         "(default 0s)",
     ),
+    ("health-tcp", "", "string", "", "Port or address that has to take a connection (localhost:5432)"),
     ("health-timeout", "", "duration", "", "Maximum time to allow one check to run (ms|s|m|h) (default 0s)"),
     ("help", "", "bool", "", "Print usage"),
     ("hostname", "h", "string", "", "Container host name"),

@@ -20,7 +20,17 @@ from proa.schema.container_state import Health
 class Monitor(Protocol):
     """What runs beside a container while its process lives."""
 
-    def stop(self) -> None: ...
+    def resume(self) -> None:
+        """Begin, or begin again."""
+        ...
+
+    def stop(self) -> None:
+        """Until it is resumed."""
+        ...
+
+    def catch_up(self) -> None:
+        """Count what was found and not told."""
+        ...
 
 
 class Container:
@@ -56,7 +66,7 @@ class Container:
         """Clients wait in the keeper for its next start."""
         self.exec_ids: set[str] = set()
         self.health: Health | None = None
-        """What its healthcheck found; None without one."""
+        """What its healthcheck found, as far as that is known here (`current_health`); None without one."""
         self.monitor: Monitor | None = None
         self.restart_delay = 0.0
         """Seconds the policy waited before the last restart; 0 before the first."""
@@ -95,8 +105,14 @@ class Container:
             self.restart_timer.cancel()
             self.restart_timer = None
 
+    def current_health(self) -> Health | None:
+        """With the last results that changed nothing; its status is that of `health` in any case."""
+        if self.monitor is not None:
+            self.monitor.catch_up()
+        return self.health
+
     def stop_monitor(self) -> None:
-        """End the healthcheck's timer, if there is one."""
+        """End the healthcheck, if there is one."""
         if self.monitor is not None:
             self.monitor.stop()
             self.monitor = None

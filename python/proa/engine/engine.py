@@ -80,6 +80,8 @@ class Native(ports.NativeCgroups, NativeFiles, Protocol):
 
     @property
     def LogReader(self) -> Any: ...
+    @property
+    def Probes(self) -> Any: ...
     def read_in_layers(self, layers: Sequence[str], paths: Sequence[str]) -> list[bytes | None]: ...
     def read_in_process_root(self, pid: int, paths: Sequence[str]) -> list[bytes | None]: ...
     def remove_tree(self, directory: str) -> None: ...
@@ -137,7 +139,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         self._cgroups = Cgroups(rooms.native, rooms.executor)
         self._stats = Stats(rooms.native, rooms.executor)
         self.execs = self._build_execs(rooms)
-        self._health = Healthchecks(self.execs, self._notices, self._background)
+        self._health = self._build_health(rooms)
         self._starting = self._build_starting(rooms)
         self._stopping = Stopping(
             registry=rooms.registry, keeper=rooms.keeper, cgroups=self._cgroups, notices=self._notices
@@ -165,6 +167,9 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             host=rooms.host,
             read_in_root=rooms.native.read_in_process_root,
         )
+
+    def _build_health(self, rooms: Rooms[Any, Any, Any]) -> Healthchecks:
+        return Healthchecks(self.execs, lambda: rooms.native.Probes(), self._notices, self._background)
 
     def _build_starting(self, rooms: Rooms[Any, Any, Any]) -> Starting:
         return Starting(
@@ -385,6 +390,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         for container in self._registry:
             container.cancel_restart()
             container.stop_monitor()
+        self._health.close()
         await self.buildkit.close()
         await self._background.close()
         await self._deletions.settle()

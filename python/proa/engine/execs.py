@@ -46,7 +46,7 @@ ReadInRoot = Callable[[int, Sequence[str]], Sequence[bytes | None]]
 class Exec:
     """One exec."""
 
-    __slots__ = ("container", "ended", "exit_code", "id", "pid", "request", "running", "started")
+    __slots__ = ("container", "ended", "exit_code", "id", "late", "pid", "request", "running", "started")
 
     def __init__(self, container: Container, request: ExecCreateRequest, id_: str = "") -> None:
         self.id = id_ or secrets.token_hex(32)
@@ -56,6 +56,8 @@ class Exec:
         self.running = False
         self.pid = 0
         self.exit_code: int | None = None
+        self.late = False
+        """It was killed for taking too long."""
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -161,6 +163,7 @@ class Execs:
         self._keeper.acknowledge(exited.id, exited.exec_id)
         exec_ = self._execs.get(exited.exec_id)
         if exec_ is not None and exec_.exit_code is None:
+            exec_.late = exited.reason == "timeout"
             self._ended(exec_, exited.code)
             self._tell(exec_, "exec_die", exitCode=str(exited.code))
 
@@ -191,19 +194,22 @@ class Execs:
                 self._forget(exec_id)
 
     async def probe(
-        self, container: Container, request: ExecCreateRequest, timeout: float
-    ) -> tuple[int, str]:
-        """Run a command and keep its output: (exit code, output), or TimeoutError once it is killed."""
+        self, container: Container, request: ExecCreateRequest, timeout_ns: int
+    ) -> tuple[int | None, str]:
+        """Run a command and keep its output: (exit code, or None where it took too long; output).
+
+        One that takes too long is killed by the keeper, which needs nobody for that.
+        """
         exec_ = Exec(container, request)
         exec_.started = True
         self._execs[exec_.id] = exec_
         self._tell(exec_, f"exec_create: {exec_.command}")
         try:
-            return await self._probe(exec_, timeout)
+            return await self._probe(exec_, timeout_ns)
         finally:
             self._forget(exec_.id)
 
-    async def _probe(self, exec_: Exec, timeout: float) -> tuple[int, str]:
+    async def _probe(self, exec_: Exec, timeout_ns: int) -> tuple[int | None, str]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ExitStack() as stack:
             stack.callback(ours.close)
@@ -213,24 +219,11 @@ class Execs:
                 await self._keeper.attach(theirs.fileno(), wish)
             output = asyncio.ensure_future(_read_all(ours))
             stack.callback(output.cancel)
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._run(exec_)
-                    code = await asyncio.shield(exec_.ended)
-            except TimeoutError:
-                await self._kill(exec_)
-                raise
-            return code, (await output).decode(errors="replace")
+            await self._run(exec_, timeout_ns)
+            code = await asyncio.shield(exec_.ended)
+            return None if exec_.late else code, (await output).decode(errors="replace")
 
-    async def _kill(self, exec_: Exec) -> None:
-        if not exec_.running:
-            return
-        try:
-            await self._keeper.signal(exec_.container.id, 9, exec_.id)
-        except NotFound:
-            return
-
-    async def _run(self, exec_: Exec) -> None:
+    async def _run(self, exec_: Exec, timeout_ns: int = 0) -> None:
         """Raises StartFailed or what resolving the user told; inspect has the code."""
         try:
             process = self._process(exec_)
@@ -241,6 +234,7 @@ class Execs:
                 process,
                 Stdio(open_stdin=input_, stdin_once=input_),
                 lambda started: self._started(exec_, started),
+                timeout_ns,
             )
         except Exception as exc:  # whatever it was: the client that was handed over is not left waiting
             self._ended(exec_, exc.code if isinstance(exc, StartFailed) else NOT_INVOCABLE)
@@ -336,9 +330,9 @@ def _wish(exec_: Exec, *, multiplexed: bool) -> Attach:
 
 
 async def _read_all(client: socket.socket) -> bytes:
-    """Everything until the end, of which the first PROBE_OUTPUT bytes are kept."""
+    """Everything until the end, of which the first PROBE_OUTPUT bytes are kept, and dots for the rest."""
     loop, kept = asyncio.get_running_loop(), b""
     while chunk := await loop.sock_recv(client, 1 << 14):
-        if len(kept) < PROBE_OUTPUT:
-            kept = (kept + chunk)[:PROBE_OUTPUT]
-    return kept
+        if len(kept) <= PROBE_OUTPUT:
+            kept = (kept + chunk)[: PROBE_OUTPUT + 1]
+    return kept if len(kept) <= PROBE_OUTPUT else kept[:PROBE_OUTPUT] + b"..."

@@ -1,25 +1,29 @@
-"""Healthchecks: a probe exec'd at intervals while a container runs, its results, and the status they make.
+"""Healthchecks: a container asked at intervals while it runs, the results, and the status they make.
 
-`judge` is the pure rule; `Monitor` is its clock. Source: moby daemon/health.go.
+`judge` is the pure rule, `Course` what one container's results have come to. Who asks, and when, is
+health_commands.py (a command inside) and health_probes.py (over the network, natively).
+
+Source: moby daemon/health.go.
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable
 
+from msgspec import Struct
 from msgspec.structs import replace
 
+from proa.durations import go_duration
 from proa.engine.background import Background
-from proa.engine.container import Container
+from proa.engine.container import Container, Monitor
 from proa.engine.durations import rfc3339
+from proa.engine.health_commands import CommandMonitor, Prober
+from proa.engine.health_probes import NativeProbes, ProbeMonitor, Probes
 from proa.engine.notices import Notices
+from proa.engine.resolve import COMMANDS, PROBES, probe_target
 from proa.engine.state import Status
-from proa.errors import ProaError, StartFailed
 from proa.schema.container import HealthConfig
 from proa.schema.container_state import Health, HealthcheckResult
-from proa.schema.exec import ExecCreateRequest
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +38,6 @@ STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 DEFAULT_SHELL = ["/bin/sh", "-c"]
 
 
-class Prober(Protocol):
-    """What runs a probe (engine/execs.py)."""
-
-    async def probe(
-        self, container: Container, request: ExecCreateRequest, timeout: float
-    ) -> tuple[int, str]: ...
-
-
 def judge(health: Health, result: HealthcheckResult, *, retries: int, starting: bool) -> Health:
     """The health after one more result; failures count only once `starting` is over."""
     kept = [*(health.log or ()), result][-KEPT_RESULTS:]
@@ -54,108 +50,123 @@ def judge(health: Health, result: HealthcheckResult, *, retries: int, starting: 
     return Health(status=status, failing_streak=streak, log=kept)
 
 
-def command(config: HealthConfig | None, shell: list[str] | None) -> list[str] | None:
-    """The probe's command line; None for no healthcheck."""
-    if config is None or not config.test or config.test[0] == "NONE":
-        return None
-    kind, *arguments = config.test
-    if kind == "CMD-SHELL":
-        return [*(shell or DEFAULT_SHELL), *arguments]
-    return arguments if kind == "CMD" else None
+class Times(Struct, frozen=True, kw_only=True):
+    """When to ask, with Docker's defaults. Nanoseconds."""
+
+    interval: int
+    """From the end of one check to the start of the next; before the first, too."""
+    start_interval: int
+    """The same until the first success, as long as the start period lasts."""
+    start_ends: int
+    """Unix time at which the start period ends."""
+    timeout: int
+    retries: int
+
+    @classmethod
+    def of(cls, config: HealthConfig, started_ns: int) -> "Times":
+        """Of a container that began then."""
+        return cls(
+            interval=config.interval or INTERVAL,
+            start_interval=config.start_interval or START_INTERVAL,
+            start_ends=started_ns + config.start_period,
+            timeout=config.timeout or TIMEOUT,
+            retries=config.retries or RETRIES,
+        )
+
+    @property
+    def late(self) -> str:
+        """What is told of a check that took too long."""
+        return f"Health check exceeded timeout ({go_duration(self.timeout)})"
+
+
+class Course:
+    """What the checks of one container have come to; kept in the container."""
+
+    def __init__(self, container: Container, times: Times, notices: Notices) -> None:
+        self.container = container
+        self.times = times
+        self._notices = notices
+
+    @property
+    def starting(self) -> bool:
+        """There was neither a success nor a lasting failure yet."""
+        return self._health.status == STARTING
+
+    def pause_before_next(self) -> float:
+        """Seconds."""
+        starting = self.starting and time.time_ns() < self.times.start_ends
+        return (self.times.start_interval if starting else self.times.interval) / SECOND
+
+    def add(self, start_ns: int, end_ns: int, code: int, output: str) -> None:
+        """One more result; tells of a new status."""
+        result = HealthcheckResult(
+            start=rfc3339(start_ns), end=rfc3339(end_ns), exit_code=code, output=output
+        )
+        before = self._health
+        starting = start_ns < self.times.start_ends
+        after = judge(before, result, retries=self.times.retries, starting=starting)
+        self.container.health = after
+        if after.status != before.status:
+            self._notices.tell(self.container, f"health_status: {after.status}")
+
+    def end(self) -> None:
+        """Nobody checks any more: as Docker has it, that is unhealthy, and told to nobody."""
+        self.container.health = replace(self._health, status=UNHEALTHY)
+
+    @property
+    def _health(self) -> Health:
+        return self.container.health or Health(status=STARTING, log=[])
 
 
 class Healthchecks:
     """Starts monitors."""
 
-    def __init__(self, prober: Prober, notices: Notices, background: Background) -> None:
+    def __init__(
+        self,
+        prober: Prober,
+        native: Callable[[], NativeProbes],
+        notices: Notices,
+        background: Background,
+    ) -> None:
         self._prober = prober
+        self._probes = Probes(native)
         self._notices = notices
         self._background = background
 
-    def monitor(self, container: Container) -> "Monitor | None":
-        """Watch a container that has just started; None where it has no healthcheck."""
-        config = container.record.resolved.config
-        arguments = command(config.healthcheck, config.shell)
-        if not arguments or config.healthcheck is None:
+    def monitor(self, container: Container) -> Monitor | None:
+        """Watch a container that has just started; None where it has no healthcheck.
+
+        What was found when it ran before stays in the log.
+        """
+        config = container.record.resolved.config.healthcheck
+        kind = config.test[0] if config is not None and config.test else "NONE"
+        if config is None or kind not in (*COMMANDS, *PROBES):
             container.health = None
             return None
-        container.health = Health(status=STARTING, log=[])
-        request = ExecCreateRequest(cmd=arguments, attach_stdout=True, attach_stderr=True)
-
-        async def probe(timeout: float) -> tuple[int, str]:
-            return await self._prober.probe(container, request, timeout)
-
-        monitor = Monitor(container, config.healthcheck, probe, self._notices)
-        self._background.spawn(monitor.run(), f"healthcheck of {container.id[:12]}")
+        log = container.health.log if container.health is not None else []
+        container.health = Health(status=STARTING, log=log)
+        course = Course(container, Times.of(config, container.state.started_ns), self._notices)
+        monitor: Monitor
+        if kind in PROBES:
+            monitor = ProbeMonitor(course, probe_target(config.test or ()), self._probes)
+        else:
+            monitor = CommandMonitor(course, self._command(container), self._prober, self._background)
+        if container.state.status is not Status.PAUSED:
+            monitor.resume()
         return monitor
 
+    def close(self) -> None:
+        """After the last monitor was stopped."""
+        self._probes.close()
 
-class Monitor:
-    """The clock of one container's healthcheck."""
+    def _command(self, container: Container) -> list[str]:
+        config = container.record.resolved.config
+        return command(config.healthcheck, config.shell)
 
-    def __init__(
-        self,
-        container: Container,
-        config: HealthConfig,
-        probe: Callable[[float], Awaitable[tuple[int, str]]],
-        notices: Notices,
-    ) -> None:
-        self._container = container
-        self._config = config
-        self._probe = probe
-        self._notices = notices
-        self._stopped = asyncio.Event()
-        self._start_ends = time.time_ns() + config.start_period
 
-    def stop(self) -> None:
-        """No further probe; the one under way is not told any more."""
-        self._stopped.set()
-
-    async def run(self) -> None:
-        """Probe until stopped."""
-        while not await self._stopped_within(self._interval()):
-            if self._container.state.status is Status.RUNNING:  # in a frozen one a probe would hang
-                result = await self._check()
-                if not self._stopped.is_set():
-                    self._tell(result)
-
-    def _interval(self) -> float:
-        health = self._container.health
-        if health is not None and health.status == STARTING and time.time_ns() < self._start_ends:
-            return (self._config.start_interval or START_INTERVAL) / SECOND
-        return (self._config.interval or INTERVAL) / SECOND
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    async def _check(self) -> HealthcheckResult:
-        timeout = (self._config.timeout or TIMEOUT) / SECOND
-        start = time.time_ns()
-        try:
-            code, output = await self._probe(timeout)
-        except TimeoutError:
-            code, output = -1, f"Health check exceeded timeout ({timeout:g}s)"
-        except StartFailed as exc:
-            code, output = exc.code, str(exc)
-        except ProaError as exc:
-            code, output = -1, str(exc)
-        return HealthcheckResult(
-            start=rfc3339(start), end=rfc3339(time.time_ns()), exit_code=code, output=output
-        )
-
-    def _tell(self, result: HealthcheckResult) -> None:
-        before = self._container.health or Health(status=STARTING, log=[])
-        after = judge(
-            before,
-            result,
-            retries=self._config.retries or RETRIES,
-            starting=time.time_ns() < self._start_ends,
-        )
-        self._container.health = after
-        if after.status != before.status:
-            self._notices.tell(self._container, f"health_status: {after.status}")
+def command(config: HealthConfig | None, shell: list[str] | None) -> list[str]:
+    """A check's command line; empty where it has none."""
+    if config is None or not config.test or len(config.test) == 1:
+        return []
+    kind, *arguments = config.test
+    return [*(shell or DEFAULT_SHELL), *arguments] if kind == "CMD-SHELL" else arguments

@@ -41,7 +41,7 @@ def inspect(
         created=rfc3339(record.created_ns),
         path=program,
         args=arguments,
-        state=state_of(state, container.health),
+        state=state_of(state, container.current_health()),
         image=record.image_id,
         resolv_conf_path=str(own / "resolv.conf"),
         hostname_path=str(own / "hostname"),

@@ -205,7 +205,13 @@ class KeeperClient(Protocol):
 
     async def start(self, plan: Plan, started: Callable[[Started], None]) -> None: ...
     async def exec(
-        self, id_: str, exec_id: str, process: Process, stdio: Stdio, started: Callable[[Started], None]
+        self,
+        id_: str,
+        exec_id: str,
+        process: Process,
+        stdio: Stdio,
+        started: Callable[[Started], None],
+        timeout_ns: int = 0,
     ) -> None: ...
     async def attach(self, fd: int, attach: Attach) -> None: ...
     async def signal(self, id_: str, signal: int, exec_id: str | None = None) -> None: ...

@@ -80,6 +80,8 @@ class Stopping:
         if not container.state.alive:
             raise Conflict(f"container {container.id} is not running")
         self._registry.set_state(container, states.paused(container.id, container.state))
+        if container.monitor is not None:
+            container.monitor.stop()
         self._notices.tell(container, "pause")
 
     async def unpause(self, container: Container) -> None:
@@ -124,6 +126,8 @@ class Stopping:
         await self._cgroups.freeze(container.record.resolved.plan.cgroup.path, False)
         if container.state.status is Status.PAUSED:
             self._registry.set_state(container, states.unpaused(container.id, container.state))
+            if container.monitor is not None:
+                container.monitor.resume()
 
     async def _wait_killed(self, container: Container, ended: Waiter) -> None:
         done, _ = await asyncio.wait([ended], timeout=KILL_TIMEOUT)

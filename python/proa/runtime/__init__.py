@@ -128,16 +128,24 @@ class Keeper:
         await self._connected.request(lambda seq: Start(seq=seq, plan=plan), start_failure, arrived)
 
     async def exec(
-        self, id_: str, exec_id: str, process: Process, stdio: Stdio, started: Callable[[Started], None]
+        self,
+        id_: str,
+        exec_id: str,
+        process: Process,
+        stdio: Stdio,
+        started: Callable[[Started], None],
+        timeout_ns: int = 0,
     ) -> None:
-        """Run a process in a running container; as `start`."""
+        """Run a process in a running container; as `start`. It is killed after `timeout_ns`, 0 for never."""
 
         def arrived(answer: object) -> None:
             assert isinstance(answer, Started)
             started(answer)
 
         await self._connected.request(
-            lambda seq: Exec(seq=seq, id=id_, exec_id=exec_id, process=process, stdio=stdio),
+            lambda seq: Exec(
+                seq=seq, id=id_, exec_id=exec_id, process=process, stdio=stdio, timeout_ns=timeout_ns
+            ),
             exec_failure,
             arrived,
         )

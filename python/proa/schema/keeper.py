@@ -34,6 +34,8 @@ class Exec(Struct, frozen=True, kw_only=True, tag_field="type", tag="exec"):
     exec_id: str
     process: Process
     stdio: Stdio
+    timeout_ns: int = 0
+    """After this it is killed, with its process group; 0 for never."""
 
 
 class Attach(Struct, frozen=True, kw_only=True, tag_field="type", tag="attach"):

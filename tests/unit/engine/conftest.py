@@ -1,6 +1,7 @@
 """A whole engine over fakes: no native module, no namespaces, no network; the metadata store is real."""
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,6 +56,7 @@ class FakeKeeper:
         self.signalled = asyncio.Event()
         self.attached: list[Attach] = []
         self.acknowledged: list[str] = []
+        self.timeouts: dict[str, int] = {}
         self.fail: ProaError | None = None
         self.exit_at_once: int | None = None
         self.deaf = False
@@ -85,10 +87,17 @@ class FakeKeeper:
             self.end(plan.id, self.exit_at_once)
 
     async def exec(
-        self, id_: str, exec_id: str, process: Process, stdio: Stdio, started: Callable[[Started], None]
+        self,
+        id_: str,
+        exec_id: str,
+        process: Process,
+        stdio: Stdio,
+        started: Callable[[Started], None],
+        timeout_ns: int = 0,
     ) -> None:
         if self.fail is not None:
             raise self.fail
+        self.timeouts[exec_id] = timeout_ns
         self._begin(exec_id, started)
 
     async def attach(self, fd: int, attach: Attach) -> None:
@@ -258,6 +267,48 @@ class FakeVolumes:
         self.names.discard(name)
 
 
+class FakeProbes:
+    """Who is watched and how, and what the test lets them find."""
+
+    def __init__(self) -> None:
+        self.watched: dict[int, dict[str, Any]] = {}
+        self.found: dict[int, list[tuple[int, int, int, str]]] = {}
+        self.asked = asyncio.Event()
+        self._reader, self._writer = os.pipe()
+        self._last = 0
+
+    def watch(self, pid: int, addresses: Sequence[str], request: bytes, **times: Any) -> int:
+        self._last += 1
+        self.watched[self._last] = {"pid": pid, "addresses": addresses, "request": request, **times}
+        self.found[self._last] = []
+        return self._last
+
+    def unwatch(self, number: int) -> None:
+        del self.watched[number], self.found[number]
+
+    def take(self, number: int) -> list[tuple[int, int, int, str]]:
+        taken, self.found[number] = self.found[number], []
+        return taken
+
+    async def tell(self) -> None:
+        """There is news of everybody; once it is asked for."""
+        self.asked.clear()
+        os.write(self._writer, b"x")
+        await self.asked.wait()
+
+    def news(self) -> list[int]:
+        os.read(self._reader, 64)
+        self.asked.set()
+        return list(self.watched)
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
 class FakeNative:
     """Control groups that are written down, and an image without files."""
 
@@ -267,6 +318,11 @@ class FakeNative:
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
         self.groups: list[str] = []
+        self.probes: Any = None
+
+    def Probes(self) -> FakeProbes:
+        self.probes = FakeProbes()
+        return self.probes
 
     def cgroup_update(self, path: str, resources: bytes) -> None:
         self.calls.append(("update", path))
@@ -367,6 +423,7 @@ class World:
         for container in self.registry:
             container.cancel_restart()
             container.stop_monitor()
+        self.engine._health.close()
         self.events.close()
         self.boot()
         await self.engine.start()

@@ -140,30 +140,31 @@ async def test_one_that_never_started_goes_with_its_container(world) -> None:
         await world.engine.execs.inspect(exec_id)
 
 
-async def test_a_probe_keeps_output_and_code(world) -> None:
+@pytest.mark.parametrize(("length", "kept"), [(4096, "x" * 4096), (8000, "x" * 4096 + "...")])
+async def test_a_probe_keeps_output_and_code(world, length: int, kept: str) -> None:
     id_ = await world.run()
-    attach = world.keeper.attach
+    _answer_probes(world, b"x" * length, 3)
+    assert await world.engine.execs.probe(world.registry.get(id_), SH, 5) == (3, kept)
+    assert list(world.keeper.timeouts.values()) == [5]
+    assert world.engine.execs._execs == {}
+
+
+async def test_a_probe_that_takes_too_long_has_no_code(world) -> None:
+    id_ = await world.run()
+    _answer_probes(world, b"so far", 137, "timeout")
+    assert await world.engine.execs.probe(world.registry.get(id_), SH, 5) == (None, "so far")
+    assert world.engine.execs._execs == {}
+
+
+def _answer_probes(world, output: bytes, code: int, reason: str = "exit") -> None:
+    attach, start = world.keeper.attach, world.keeper.exec
 
     async def answer(fd: int, wish) -> None:
         await attach(fd, wish)
-        os.write(fd, b"fine" * 2000)
+        os.write(fd, output)
 
-    world.keeper.attach = answer
-    start = world.keeper.exec
+    async def run(container_id, exec_id, *rest) -> None:
+        await start(container_id, exec_id, *rest)
+        world.keeper.end(container_id, code, reason, exec_id)
 
-    async def run(container_id, exec_id, process, stdio, started) -> None:
-        await start(container_id, exec_id, process, stdio, started)
-        world.keeper.end(container_id, 3, exec_id=exec_id)
-
-    world.keeper.exec = run
-    code, output = await world.engine.execs.probe(world.registry.get(id_), SH, 5)
-    assert code == 3
-    assert output == ("fine" * 2000)[:4096]
-    assert world.engine.execs._execs == {}
-
-
-async def test_a_probe_that_takes_too_long_is_killed(world) -> None:
-    id_ = await world.run()
-    with pytest.raises(TimeoutError):
-        await world.engine.execs.probe(world.registry.get(id_), SH, 0)
-    assert world.engine.execs._execs == {}
+    world.keeper.attach, world.keeper.exec = answer, run

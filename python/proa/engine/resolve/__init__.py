@@ -15,21 +15,26 @@ Source: the Docker Engine API v1.51; moby's daemon for texts; the OCI runtime sp
 
 from proa.engine.resolve.container import resolve
 from proa.engine.resolve.exec import Running, resolve_exec
+from proa.engine.resolve.health import COMMANDS, PROBES, Target, probe_target
 from proa.engine.resolve.lifecycle import signal_number
 from proa.engine.resolve.model import Context, Host, Peer, Resolved, Storage, VolumeWish
 from proa.engine.resolve.start import located, ready, with_identity
 from proa.engine.resolve.update import Updated, resolve_update
 
 __all__ = [
+    "COMMANDS",
+    "PROBES",
     "Context",
     "Host",
     "Peer",
     "Resolved",
     "Running",
     "Storage",
+    "Target",
     "Updated",
     "VolumeWish",
     "located",
+    "probe_target",
     "ready",
     "resolve",
     "resolve_exec",

@@ -9,6 +9,7 @@ import msgspec
 from proa.engine.resolve import (
     capabilities,
     devices,
+    health,
     identity,
     lifecycle,
     limits,
@@ -144,7 +145,7 @@ def _config(request: ContainerCreateRequest, context: Context) -> ContainerConfi
     process.check_environment(config.env)
     if config.stop_signal:
         lifecycle.signal_number(config.stop_signal)
-    lifecycle.check_health(config.healthcheck)
+    health.check_health(config.healthcheck)
     for argument in process.arguments(config):
         process.refuse_nul("argument", argument)
     return msgspec.structs.replace(config, working_dir=process.working_directory(config.working_dir))

@@ -1,4 +1,4 @@
-"""How a container lives: restart policy, health check, stop signal, log, time-out.
+"""How a container lives: restart policy, stop signal, log, time-out.
 
 Source: moby's api/types/container (ValidateRestartPolicy), daemon/container.go, daemon/logger.
 """
@@ -7,7 +7,7 @@ import signal
 
 from proa.errors import InvalidParameter
 from proa.schema.config import DaemonConfig
-from proa.schema.container import HealthConfig, HostConfig, LogConfig, RestartPolicy
+from proa.schema.container import HostConfig, LogConfig, RestartPolicy
 from proa.schema.plan import Log
 from proa.sizes import parse_size
 
@@ -31,7 +31,6 @@ _LOG_OPTIONS = frozenset(
     ]
 )
 _DRIVERS_OF_DOCKER = frozenset(("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "splunk", "syslog"))
-_MILLISECOND = 1_000_000
 
 
 def check_restart_policy(policy: RestartPolicy, *, auto_remove: bool) -> None:
@@ -53,25 +52,6 @@ def check_restart_policy(policy: RestartPolicy, *, auto_remove: bool) -> None:
             )
     if auto_remove and policy.name not in ("", "no"):
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
-
-
-def check_health(health: HealthConfig | None) -> None:
-    """Refuse times that no timer keeps."""
-    if health is None:
-        return
-    times = {
-        "Interval": health.interval,
-        "Timeout": health.timeout,
-        "StartPeriod": health.start_period,
-        "StartInterval": health.start_interval,
-    }
-    for name, nanoseconds in times.items():
-        if nanoseconds != 0 and nanoseconds < _MILLISECOND:
-            raise InvalidParameter(f"{name} in Healthcheck cannot be less than 1ms")
-    if health.retries < 0:
-        raise InvalidParameter("Retries in Healthcheck cannot be negative")
-    if health.test and health.test[0] not in ("", "NONE", "CMD", "CMD-SHELL"):
-        raise InvalidParameter(f"Unknown healthcheck type '{health.test[0]}' (expected 'CMD')")
 
 
 def signal_number(name: str) -> int:
