@@ -24,7 +24,7 @@ _LISTS = {
     "insecure-registries",
     "image-gc-keep",
 }
-_MAPS = {"log-opts", "default-ulimits"}
+_MAPS = {"log-opts", "default-ulimits", "default-network-opts"}
 _PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 _MERGED = _LISTS | _MAPS | {"default-address-pools"}
 _KEYS = {field.encode_name for field in msgspec.structs.fields(DaemonConfig)}
@@ -143,7 +143,14 @@ def _mapping(name: str, pairs: Sequence[str]) -> dict[str, Any]:
         key, separator, value = pair.partition("=")
         if not separator:
             raise InvalidParameter(f'invalid argument "{pair}" for "--{name}" flag: must be key=value')
-        found[key] = _ulimit(key, value) if name == "default-ulimits" else value
+        if name == "default-network-opts":
+            option, separator, value = value.partition("=")
+            if not separator:
+                told = f'invalid argument "{pair}" for "--{name}" flag: must be driver=key=value'
+                raise InvalidParameter(told)
+            found.setdefault(key, {})[option] = value
+        else:
+            found[key] = _ulimit(key, value) if name == "default-ulimits" else value
     return found
 
 
@@ -230,6 +237,7 @@ _LIST_FLAGS = {
     "label": ("labels", "key=value label of the daemon"),
     "log-opt": ("log-opts", "option of the default log driver"),
     "default-ulimit": ("default-ulimits", "default ulimit of containers, name=soft[:hard]"),
+    "default-network-opt": ("default-network-opts", "driver=key=value, default option of networks"),
     "registry-mirror": ("registry-mirrors", "preferred registry mirror"),
     "image-gc-keep": ("image-gc-keep", "pattern of names whose images are never removed for their size"),
     "insecure-registry": ("insecure-registries", "registry without verified TLS"),

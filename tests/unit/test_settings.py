@@ -22,7 +22,8 @@ def file(tmp_path: Path):
 def test_flags_are_dockerd_s(file) -> None:
     words = (
         "-H unix:///a --host tcp://127.0.0.1:1 -D --data-root=/d --exec-root /e --tlsverify --dns 1.1.1.1 "
-        "--log-opt max-size=1m --live-restore=false --mtu 1400 --ready-fd 5 --default-ulimit nofile=1:2"
+        "--log-opt max-size=1m --live-restore=false --mtu 1400 --ready-fd 5 --default-ulimit nofile=1:2 "
+        "--default-network-opt bridge=com.docker.network.driver.mtu=9000"
     )
     called = invocation([*words.split(), "--config-file", file({})], "0")
     config = called.config
@@ -33,6 +34,7 @@ def test_flags_are_dockerd_s(file) -> None:
     assert not config.live_restore
     assert config.log_opts == {"max-size": "1m"}
     assert config.default_ulimits == {"nofile": {"Name": "nofile", "Soft": 1, "Hard": 2}}
+    assert config.default_network_opts == {"bridge": {"com.docker.network.driver.mtu": "9000"}}
     assert called.ready_fd == 5
 
 

@@ -14,7 +14,7 @@ from proa.engine.registry import Registry
 from proa.engine.resolve.networks import endpoint_wish
 from proa.engine.state import Status
 from proa.errors import Conflict, Forbidden, InvalidParameter, NotFound, ProaError, System
-from proa.network import EndpointWish, Networking, NetworkRecord, NetworkWish
+from proa.network import EndpointWish, Networking, NetworkRecord, NetworkWish, Sandbox
 from proa.schema.network import NetworkConnectRequest, NetworkDisconnectRequest
 
 
@@ -43,28 +43,36 @@ class Connections:
     async def connect(self, record: NetworkRecord, body: NetworkConnectRequest) -> None:
         """Raises NotFound, Forbidden where it is on it already, InvalidParameter for what cannot be."""
         container = self._registry.lookup(body.container)
-        asked = endpoint_wish(record.name, body.endpoint_config)
+        asked = endpoint_wish(record.name, body.endpoint_config, self._networking.faults)
         async with container.exclusive():
             wish = container.record.resolved.network
-            _check_mode(wish, record)
             if container.state.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(
                     f"Container {container.id} is marked for removal and cannot be connected or disconnected "
                     "to the network"
                 )
-            if self._index(wish, record) is not None:
+            if wish.mode == record.name or self._index(wish, record) is not None:
+                if not container.state.alive:
+                    return
                 raise Forbidden(
                     f"endpoint with name {container.record.name} already exists in network {record.name}"
                 )
-            self._networking.check(record.id, asked)
-            changed = replace(wish, endpoints=(*wish.endpoints, asked))
+            _check_mode(wish, record)
+            if record.name == "none":
+                changed = replace(wish, mode="none")
+            else:
+                changed = replace(wish, endpoints=(*wish.endpoints, asked))
             if container.state.alive:
-                sandbox = await self._networking.attach(
-                    container.id, f"{self._directory}/{container.id}", changed, container.record.name
-                )
+                sandbox = await self._attached(container, changed)
                 self._registry.set_state(container, states.connected(container.state, sandbox))
                 self._notices.network("connect", container, sandbox, record.id)
             self._settle(container, changed)
+
+    async def _attached(self, container: Container, wish: NetworkWish) -> Sandbox:
+        if wish.mode == "none":
+            return self._networking.attach_none(container.id)
+        directory = f"{self._directory}/{container.id}"
+        return await self._networking.attach(container.id, directory, wish, container.record.name)
 
     async def disconnect(self, record: NetworkRecord, body: NetworkDisconnectRequest) -> None:
         """Raises NotFound, System where it is not on it."""
@@ -76,16 +84,21 @@ class Connections:
             raise
         async with container.exclusive():
             wish = container.record.resolved.network
-            if wish.mode == "host" or record.name == "host":
+            if wish.mode == record.name == "host":
                 raise InvalidParameter(
-                    "container cannot be disconnected from host network or connected to host network"
+                    "cannot disconnect container from host network - container was created in host network "
+                    "mode"
                 )
             index = self._index(wish, record)
             on_it = self._networking.endpoints(record.id).get(container.id)
-            if index is None and on_it is None:
-                raise System(f"container {container.id} is not connected to network {record.name}")
-            left = tuple(e for i, e in enumerate(wish.endpoints) if i != index)
-            changed = replace(wish, endpoints=left)
+            if wish.mode == record.name:
+                changed = replace(wish, mode="bridge")
+            elif index is None and on_it is None:
+                the = "" if container.state.alive else "the "
+                raise System(f"container {container.id} is not connected to {the}network {record.name}")
+            else:
+                left = tuple(e for i, e in enumerate(wish.endpoints) if i != index)
+                changed = replace(wish, endpoints=left)
             if container.state.alive and on_it is not None:
                 before = container.state.sandbox
                 sandbox = await self._networking.detach(
@@ -117,16 +130,16 @@ class Connections:
 
 
 def _check_mode(wish: NetworkWish, record: NetworkRecord) -> None:
-    if wish.mode == "container":
+    if wish.mode in ("container", "host"):
         raise InvalidParameter(
             "container sharing network namespace with another container or host cannot be connected to any "
             "other network"
         )
-    if wish.mode == "host" or record.name == "host":
+    if record.name == "host":
         raise InvalidParameter(
-            "container cannot be disconnected from host network or connected to host network"
+            "cannot connect container to host network - container must be created in host network mode"
         )
-    if wish.mode == "none" or record.name == "none":
+    if wish.mode == "none" or (record.name == "none" and wish.endpoints):
         raise InvalidParameter(
             "container cannot be connected to multiple networks with one of the networks in private (none) "
             "mode"

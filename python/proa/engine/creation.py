@@ -166,6 +166,7 @@ class Creation:
             read=lambda paths: read(layers, tuple(paths)),
             peer=self._peer,
             volume_path=self._volumes.path,
+            endpoint_faults=self._networks.faults,
             find_image=self._images.resolve,
             seccomp=self._seccomp,
         )

@@ -128,7 +128,9 @@ class ListFilter:
         def connected(container: Container) -> bool:
             sandbox = container.state.sandbox
             wish = container.record.resolved.network
-            names = {wish.mode, *(endpoint.network for endpoint in wish.endpoints)}
+            names = {endpoint.network for endpoint in wish.endpoints}
+            if wish.mode in ("host", "none"):
+                names.add(wish.mode)
             names |= {endpoint.network_name for endpoint in sandbox.endpoints} if sandbox else set()
             ids = [endpoint.network_id for endpoint in sandbox.endpoints] if sandbox else []
             return any(

@@ -3,7 +3,6 @@
 Source: moby daemon/network.go, daemon/network/filter.go.
 """
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,7 +27,6 @@ from proa.schema.prune import NetworksPruneReport
 
 Filters = Mapping[str, list[str]]
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 _TRUE, _FALSE = ("1", "true"), ("0", "false")
 
@@ -74,10 +72,6 @@ class NetworkVerbs:
 
     async def create(self, body: NetworkCreateRequest) -> NetworkCreateResponse:
         """Raises ProaError in Docker's words; then nothing was created."""
-        if body.name.strip() and not _NAME.fullmatch(body.name):
-            raise InvalidParameter(
-                f"Invalid network name ({body.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-            )
         record = await self._networking.create(body)
         self._tell("create", record)
         return NetworkCreateResponse(id=record.id)
@@ -141,7 +135,7 @@ class NetworkVerbs:
             (not names or any(name in record.name for name in names))
             and (not ids or any(id_ in record.id for id_ in ids))
             and ("driver" not in filters or record.driver in filters["driver"])
-            and ("scope" not in filters or "local" in filters["scope"])
+            and ("scope" not in filters or record.scope in filters["scope"])
             and (not kinds or ("builtin" if record.builtin else "custom") in kinds)
             and labels_match(filters.get("label", ()), record.labels)
             # A predefined network is never dangling: it cannot be removed.
@@ -153,20 +147,25 @@ class NetworkVerbs:
             IPAMConfig(
                 subnet=subnet.subnet,
                 ip_range=subnet.ip_range,
-                gateway=subnet.gateway,
+                # Who asks for a subnet, and not for a gateway in it, is not shown the one that there is.
+                gateway="" if subnet.configured and subnet.gateway_chosen else subnet.gateway,
                 auxiliary_addresses=subnet.auxiliary or None,
             )
-            for subnet in record.subnets
+            for subnet in sorted(record.subnets, key=lambda subnet: not subnet.configured)
         ]
         return Network(
             name=record.name,
             id=record.id,
             created=datetime.fromtimestamp(record.created_ns / 1e9, UTC).isoformat().replace("+00:00", "Z"),
-            scope="local",
+            scope=record.scope,
             driver=record.driver,
             enable_i_pv4=record.ipv4,
             enable_i_pv6=record.ipv6,
-            ipam=IPAM(driver="default", options=record.ipam_options, config=config),
+            ipam=IPAM(
+                driver=record.ipam_driver,
+                options=record.ipam_options,
+                config=config if record.subnets or not record.builtin else None,
+            ),
             internal=record.internal,
             attachable=record.attachable,
             config_from=ConfigReference(network=record.config_from),
@@ -202,4 +201,6 @@ def _check_filters(filters: Filters) -> None:
             raise InvalidParameter(f"invalid filter: 'type'='{kind}'")
     for text in filters.get("dangling", ()):
         if text not in (*_TRUE, *_FALSE):
-            raise InvalidParameter(f"invalid filter 'dangling={text}'")
+            raise InvalidParameter(
+                'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
+            )

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from proa.engine.resolve import VolumeWish
-from proa.network import NetworkWish, Sandbox
+from proa.network import EndpointWish, NetworkWish, Sandbox
 from proa.schema.image import ImageConfig
 from proa.schema.keeper import Attach, Started
 from proa.schema.network import NetworkSettings
@@ -134,6 +134,10 @@ class ContainerNetworks(Protocol):
     async def connect(self, container_id: str, wish: NetworkWish, name: str = "") -> Sandbox: ...
     async def disconnect(self, container_id: str) -> None: ...
     def adopt(self, container_id: str, sandbox: Sandbox) -> None: ...
+    def faults(self, wish: EndpointWish) -> Sequence[str]:
+        """What the network cannot give of a wish; nothing where there is no such network."""
+        ...
+
     async def keeper_changed(self, prepared: Sequence[int]) -> None: ...
     def make_files(self, directory: str, wish: NetworkWish) -> None:
         """The files that `write_files` fills, empty: a start is not to wait for that. Raises System."""

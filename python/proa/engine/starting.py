@@ -80,8 +80,7 @@ class Starting:
             if resolved.volumes:
                 undo.push_async_callback(self._volumes.unmount, container.id)
                 places = await self._volumes.mount(container.id, resolved.volumes)
-            name = container.record.name
-            sandbox = await self._networks.connect(container.id, resolved.network, name)
+            sandbox = await self._connect(container)
             undo.push_async_callback(self._networks.disconnect, container.id)
             self._registry.set_state(container, states.starting(container.state, sandbox))
             wish = resolved.network
@@ -94,6 +93,13 @@ class Starting:
                 plan = replace(plan, process=replace(plan.process, env=env))
             await self._keeper.start(plan, lambda started: self._started(container, started))
             undo.pop_all()
+
+    async def _connect(self, container: Container) -> Sandbox:
+        record = container.record
+        try:
+            return await self._networks.connect(container.id, record.resolved.network, record.name)
+        except ProaError as exc:
+            raise type(exc)(f"failed to set up container networking: {exc}") from exc
 
     def _plan(self, container: Container, sandbox: Sandbox) -> Plan:
         record = container.record

@@ -21,6 +21,8 @@ spoken in messages of our own (netlink.py, nftables.py). What it needs of the ke
 
 from typing import TYPE_CHECKING
 
+from proa.network.drivers import endpoint_sysctls
+from proa.network.faults import listed
 from proa.network.networking import Networking
 from proa.network.records import SCHEMA, NetworkRecord
 from proa.network.sandbox import (
@@ -47,6 +49,8 @@ __all__ = [
     "PortWish",
     "PublishedPort",
     "Sandbox",
+    "endpoint_sysctls",
+    "listed",
     "tear_down",
 ]
 

@@ -125,7 +125,9 @@ class Catalogue:
         """Take away one that nobody is on. Raises Forbidden for a predefined one, or one that others need."""
         if record.config_only:
             if any(other.config_from in (record.name, record.id) for other in self.records):
-                raise Forbidden(f'configuration network "{record.name}" is in use')
+                raise Forbidden(
+                    f'error while removing network: configuration network "{record.name}" is in use'
+                )
             self._records.pop(record.name, None)
             return records.delete(self._database, record)
         network = self._networks.get(record.id)

@@ -4,28 +4,34 @@ Source: the Docker documentation on the bridge, macvlan and ipvlan drivers; moby
 libnetwork/netlabel.
 """
 
+import re
 from collections.abc import Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from proa.errors import InvalidParameter
+from proa.network.ipam import IPV4, IPV6, parse_any, to_text
 from proa.network.records import NetworkRecord
 from proa.schema.config import DaemonConfig
 from proa.schema.keeper import KeeperEndpoint
 
 DEFAULT_MTU = 1500
-MTU = "com.docker.network.driver.mtu"
-INTERFACE_PREFIX = "com.docker.network.container_iface_prefix"
-INTERFACE_NAME = "com.docker.network.endpoint.ifname"
-SYSCTLS = "com.docker.network.endpoint.sysctls"
-_BRIDGE = "com.docker.network.bridge."
+NETWORK_PREFIX = "com.docker.network."
+MTU = f"{NETWORK_PREFIX}driver.mtu"
+INTERFACE_PREFIX = f"{NETWORK_PREFIX}container_iface_prefix"
+INTERFACE_NAME = f"{NETWORK_PREFIX}endpoint.ifname"
+SYSCTLS = f"{NETWORK_PREFIX}endpoint.sysctls"
+OTHER_GATEWAY = {IPV4: "DefaultGatewayIPv4", IPV6: "DefaultGatewayIPv6"}
+"""Auxiliary addresses of a bridge network that are its containers' gateway in place of the bridge itself."""
+_BRIDGE = f"{NETWORK_PREFIX}bridge."
 _TRUSTED = "trusted_host_interfaces"
-_MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
+_MODES = ("nat", "nat-unprotected", "routed", "isolated")
 _MACVLAN_MODES = ("bridge", "private", "vepa", "passthru")
 _IPVLAN_MODES = ("l2", "l3", "l3s")
 _IPVLAN_FLAGS = ("bridge", "private", "vepa")
 _NAME_LIMIT = 15
+_LARGEST_MTU = 65535
 
 
 class BridgeOptions(Struct, frozen=True, kw_only=True):
@@ -77,23 +83,20 @@ def bridge_options(record: NetworkRecord, config: DaemonConfig) -> BridgeOptions
             host_ipv4=config.ip,
         )
     options = record.options
-    modes = [options.get(f"{_BRIDGE}gateway_mode_{family}", "") for family in ("ipv4", "ipv6")]
-    for mode in modes:
-        if mode not in _MODES:
-            raise InvalidParameter(f"unknown gateway mode {mode}")
-        if mode == "isolated" and not record.internal:
-            raise InvalidParameter("gateway mode 'isolated' can only be used for an internal network")
+    modes = [_gateway_mode(options, f"{_BRIDGE}gateway_mode_{family}") for family in ("ipv4", "ipv6")]
+    if "isolated" in modes and not record.internal:
+        raise InvalidParameter("gateway mode 'isolated' can only be used for an internal network")
     name = options.get(f"{_BRIDGE}name", "")
     return BridgeOptions(
         name=check_name(name) if name else f"br-{record.id[:12]}",
         icc=_flag(options, "enable_icc"),
         masquerade=_flag(options, "enable_ip_masquerade") and not record.internal,
         mtu=mtu(options) or DEFAULT_MTU,
-        host_ipv4=options.get(f"{_BRIDGE}host_binding_ipv4", ""),
-        host_ipv6=options.get(f"{_BRIDGE}host_binding_ipv6", ""),
+        host_ipv4=_address(options, f"{_BRIDGE}host_binding_ipv4"),
+        host_ipv6=_address(options, f"{_BRIDGE}host_binding_ipv6"),
         inhibit_ipv4=_flag(options, "inhibit_ipv4", default=False),
-        mode_ipv4=modes[0] or "nat",
-        mode_ipv6=modes[1] or "nat",
+        mode_ipv4=modes[0],
+        mode_ipv6=modes[1],
         trusted=tuple(map(check_name, filter(None, options.get(f"{_BRIDGE}{_TRUSTED}", "").split(":")))),
     )
 
@@ -130,7 +133,7 @@ def on_host(
 def interface_prefix(record: NetworkRecord) -> str:
     """What interfaces are called inside, before their number."""
     prefix = record.options.get(INTERFACE_PREFIX, "eth")
-    if prefix != "eth" and (prefix == "lo" or not _usable(prefix) or len(prefix) > _NAME_LIMIT - 3):
+    if prefix != "eth" and (not _usable(prefix) or len(prefix) > _NAME_LIMIT - 3):
         raise InvalidParameter(f"invalid interface prefix: {prefix}")
     return prefix
 
@@ -138,14 +141,20 @@ def interface_prefix(record: NetworkRecord) -> str:
 def endpoint_sysctls(options: Mapping[str, str], interface: str) -> tuple[tuple[str, str], ...]:
     """(path below /proc/sys/net, value) of an endpoint's own switches. Raises InvalidParameter.
 
-    Only those of this very interface: `net.ipv4.conf.IFNAME.log_martians=1`.
+    Only those of this very interface: `net.ipv4.conf.IFNAME.log_martians=1`, which docker's command line
+    makes small letters of.
     """
     found = []
-    for text in filter(None, options.get(SYSCTLS, "").split(",")):
+    for text in options[SYSCTLS].split(",") if SYSCTLS in options else ():
         key, separator, value = text.partition("=")
-        parts = key.split(".")
-        ours = len(parts) == 5 and parts[0] == "net" and parts[1] in ("ipv4", "ipv6", "mpls")
-        if not separator or not ours or parts[3] != "IFNAME" or not all(map(_usable, parts)):
+        parts = key.split(".", 4)
+        ours = len(parts) == 5 and parts[1] in ("ipv4", "ipv6", "mpls") and parts[3] in ("IFNAME", "ifname")
+        if not ours:
+            raise InvalidParameter(
+                f"unrecognised network interface sysctl '{text}'; represent 'net.X.Y.ethN.Z=V' as "
+                "'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+            )
+        if parts[0] != "net" or not separator or not all(map(_usable, parts)):
             raise InvalidParameter(f"invalid sysctl setting '{text}'")
         found.append((f"{parts[1]}/{parts[2]}/{interface}/{parts[4]}", value))
     return tuple(found)
@@ -160,19 +169,53 @@ def check_name(name: str) -> str:
 
 def mtu(options: Mapping[str, str]) -> int:
     """The MTU asked for, 0 for none. Raises InvalidParameter."""
-    text = options.get(MTU, "") or "0"
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise InvalidParameter(f"failed to parse {MTU} value: {text}")
+    text = options.get(MTU, "0")
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise _unparsed(MTU, text, f'strconv.Atoi: parsing "{text}": invalid syntax')
+    if not 0 <= int(text) <= _LARGEST_MTU:
+        raise InvalidParameter(f"invalid MTU number: {int(text)}")
     return int(text)
 
 
-def _flag(options: Mapping[str, str], name: str, *, default: bool = True) -> bool:
-    text = options.get(_BRIDGE + name, "").lower()
-    if text in ("", "1", "t", "true"):
-        return default if not text else True
-    if text in ("0", "f", "false"):
+def parse_bool(text: str) -> bool:
+    """As Go does. Raises ValueError."""
+    if text in ("1", "t", "T", "TRUE", "true", "True"):
+        return True
+    if text in ("0", "f", "F", "FALSE", "false", "False"):
         return False
-    raise InvalidParameter(f"failed to parse {_BRIDGE}{name} value: {text}")
+    raise ValueError(text)
+
+
+def _flag(options: Mapping[str, str], name: str, *, default: bool = True) -> bool:
+    text = options.get(_BRIDGE + name)
+    if text is None:
+        return default
+    try:
+        return parse_bool(text)
+    except ValueError:
+        reason = f'strconv.ParseBool: parsing "{text}": invalid syntax'
+        raise _unparsed(_BRIDGE + name, text, reason) from None
+
+
+def _gateway_mode(options: Mapping[str, str], label: str) -> str:
+    mode = options.get(label, "nat")
+    if mode not in _MODES:
+        raise _unparsed(label, mode, f"unknown gateway mode {mode}")
+    return mode
+
+
+def _address(options: Mapping[str, str], label: str) -> str:
+    text = options.get(label)
+    if text is None:
+        return ""
+    try:
+        return to_text(*parse_any(text))
+    except InvalidParameter:
+        raise _unparsed(label, text, "nil ip") from None
+
+
+def _unparsed(label: str, text: str, reason: str) -> InvalidParameter:
+    return InvalidParameter(f"failed to parse {label} value: {text} ({reason})")
 
 
 def _choice(text: str, known: tuple[str, ...], what: str, driver: str) -> str:

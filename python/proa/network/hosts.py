@@ -119,7 +119,7 @@ def raise_parent(config: DaemonConfig, record: NetworkRecord) -> None:
     except OSError as exc:
         raise System(f"parent interface {parent}: {exc.strerror or exc}") from exc
     except ValueError as exc:
-        raise System(f"invalid subinterface vlan name {parent}, example formatting is eth0.10") from exc
+        raise System(str(exc)) from exc
 
 
 def take_down(config: DaemonConfig, record: NetworkRecord, shards: Sequence[str] = ()) -> None:

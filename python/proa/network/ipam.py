@@ -89,7 +89,7 @@ def parse_cidr(text: str) -> tuple[int, int, int]:
     """(address, prefix, bits) of `10.0.0.1/8`; raises InvalidParameter."""
     address, _, prefix = text.partition("/")
     bits = IPV6 if ":" in address else IPV4
-    if not (prefix.isascii() and prefix.isdigit() and 1 <= int(prefix) <= _LONGEST[bits]):
+    if not (prefix.isascii() and prefix.isdigit() and 1 <= int(prefix) <= bits):
         raise InvalidParameter(f"invalid CIDR address: {text}")
     return parse_any(address)[0], int(prefix), bits
 
@@ -145,8 +145,7 @@ class Addresses:
 
     def __init__(self, subnet: Subnet, reserved: Iterable[int] = (), only: Subnet | None = None) -> None:
         self.subnet = subnet
-        ends = (subnet.first, subnet.last) if subnet.bits == IPV4 else (subnet.first,)
-        self._never = frozenset((*ends, *reserved))
+        self._never = frozenset((*_ends(subnet), *reserved))
         self._held = set(self._never)
         self._range = only or subnet
         self._next = self._range.first
@@ -207,3 +206,12 @@ class Addresses:
 
     def _following(self, address: int) -> int:
         return self._range.first if address >= self._range.last else address + 1
+
+
+def _ends(subnet: Subnet) -> tuple[int, ...]:
+    """What no interface has: the network's and the broadcast address, but of a link between two (RFC 3021);
+    in IPv6 the routers' anycast address.
+    """
+    if subnet.bits == IPV6:
+        return (subnet.first,)
+    return (subnet.first, subnet.last) if subnet.bits - subnet.prefix > 1 else ()

@@ -165,15 +165,21 @@ def ensure_parent(name: str, mark: str) -> None:
         if index is None:
             link, dot, vlan = name.rpartition(".")
             if dot:
-                if not (vlan.isascii() and vlan.isdigit() and 1 <= int(vlan) <= _LAST_VLAN):
-                    raise OSError(errno.EINVAL, f"vlan id must be between 1-{_LAST_VLAN}, received: {vlan}")
+                if not (vlan.isascii() and vlan.isdigit()):
+                    raise ValueError(
+                        f"unable to parse a valid vlan id from: {vlan} (ex. eth0.10 for vlan 10)"
+                    )
+                if not 1 <= int(vlan) <= _LAST_VLAN:
+                    raise ValueError(f"vlan id must be between 1-{_LAST_VLAN}, received: {vlan}")
+                if _index(link) is None:
+                    raise ValueError(f"-o parent interface was not found on the host: {link}")
                 info = nested(_INFO_DATA, attribute(_VLAN_ID, struct.pack("=H", int(vlan))))
                 info = nested(_IFLA_LINKINFO, string(_INFO_KIND, "vlan"), info)
                 info = u32(_IFLA_LINK, socket.if_nametoindex(link)) + info
             elif name.startswith("dm-"):
                 info = nested(_IFLA_LINKINFO, string(_INFO_KIND, "dummy"))
             else:
-                raise ValueError(f"{name} is not there, and no VLAN of another")
+                raise ValueError(f"invalid subinterface vlan name {name}, example formatting is eth0.10")
             body = _LINK.pack(0, 0, 0, 0, 0) + string(_IFLA_IFNAME, name) + info
             netlink.request(Message(_NEWLINK, ACK | CREATE | EXCL, body, f"create interface {name}"))
             index = socket.if_nametoindex(name)

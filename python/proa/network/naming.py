@@ -1,9 +1,10 @@
 """Names of containers on their networks: what each is called, and what the resolver is told of one.
 
-Source: moby daemon/container_operations.go (updateContainerNetworkSettings, DNSNames).
+Source: moby daemon/container_operations.go (buildEndpointDNSNames).
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from proa.network.files import DnsDefaults, HostFiles
 from proa.network.resolver import ndots_set, upstreams
@@ -13,9 +14,18 @@ from proa.schema.keeper import DnsNetwork, DnsSandbox
 SHORT_ID = 12
 
 
-def names_of(wish: EndpointWish, container_id: str, name: str) -> tuple[str, ...]:
-    """On a network that has names: the container's own first."""
-    return tuple(dict.fromkeys(filter(None, (name, *wish.aliases, container_id[:SHORT_ID]))))
+class Called(NamedTuple):
+    """What a container is called."""
+
+    id: str
+    name: str
+    hostname: str
+
+    def on(self, wish: EndpointWish) -> tuple[str, ...]:
+        """On a network that has names: its own name first, which is what its addresses are told as."""
+        return tuple(
+            dict.fromkeys(filter(None, (self.name, *wish.aliases, self.id[:SHORT_ID], self.hostname)))
+        )
 
 
 def named(sandbox: Sandbox) -> bool:

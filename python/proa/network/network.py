@@ -7,14 +7,15 @@ import asyncio
 import zlib
 from typing import Any, Protocol
 
-from proa.errors import Forbidden, NotFound
+from proa.errors import Forbidden, InvalidParameter, NotFound
 from proa.network import drivers
+from proa.network.faults import listed
 from proa.network.ipam import IPV4, IPV6, mac_of, parse_any, to_text
 from proa.network.pool import Offer, Pool
 from proa.network.records import NetworkRecord, SubnetRecord, new_id
 from proa.network.sandbox import Endpoint, EndpointWish, Keeper
 from proa.network.shards import Shards
-from proa.network.spaces import Assigned, Spaces
+from proa.network.spaces import Assigned, Spaces, address_faults
 from proa.schema.config import DaemonConfig
 from proa.schema.keeper import KeeperEndpoint
 
@@ -39,7 +40,7 @@ class Network:
 
     def __init__(self, record: NetworkRecord, config: DaemonConfig, keeper: Keeper, host: Host) -> None:
         self.record = record
-        self.spaces = Spaces(record.subnets)
+        self.spaces = Spaces(record.subnets, f"{record.name} ({record.id})")
         self._config = config
         self._host = host
         self._rising: asyncio.Task[None] | None = None
@@ -95,7 +96,6 @@ class Network:
 
     async def new_endpoint(self, wish: EndpointWish, interface: str = "") -> Endpoint:
         """An endpoint with addresses of its own, until `free_endpoint`. Raises ProaError."""
-        self.spaces.check(wish, default=self.record.name == "bridge")
         assigned = await self._assign(wish)
         bridge = self.shards.place() if self.is_bridge else ""
         try:
@@ -110,6 +110,9 @@ class Network:
 
     async def _assign(self, wish: EndpointWish) -> Assigned:
         """Addresses for a wish; one that is about to come free, or that only the pool has, is waited for."""
+        faults = address_faults(self.record.subnets, wish)
+        if faults:  # it was another network when the wish was checked
+            raise InvalidParameter("\n".join(("invalid endpoint settings:", listed(faults))))
         try:
             return self.spaces.assign(wish)
         except Forbidden:
@@ -194,8 +197,9 @@ class Network:
             if drivers.parent_options(self.record).routed:
                 return "0.0.0.0" if subnet.range.bits == IPV4 else "::"
             return subnet.gateway
-        mode = self.bridge.mode_ipv4 if subnet.range.bits == IPV4 else self.bridge.mode_ipv6
-        return "" if mode == "isolated" else subnet.gateway
+        if self.bridge.mode(six=subnet.range.bits == IPV6) == "isolated":
+            return ""
+        return subnet.auxiliary.get(drivers.OTHER_GATEWAY[subnet.range.bits], subnet.gateway)
 
     # ---- the pool's source -----------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from proa.network.publishing import Publishing
 from proa.network.records import Database, NetworkRecord, new_id
 from proa.network.resolver import resolv_conf
 from proa.network.sandbox import Endpoint, EndpointWish, Keeper, NetworkWish, Sandbox
+from proa.network.spaces import address_faults
 from proa.network.watch import Watch
 from proa.schema.config import DaemonConfig
 from proa.schema.keeper import KeeperEndpoint
@@ -123,12 +124,11 @@ class Networking:
         elif wish.mode == "bridge":
             sandbox = await self._connect(container_id, wish, name)
         else:
-            record = self._catalogue.named(wish.mode)
             sandbox = Sandbox(
                 id=new_id(),
                 mode=wish.mode,
                 plan_network=HostNamespace() if wish.mode == "host" else NoNetwork(),
-                endpoints=(Endpoint(id=new_id(), network_id=record.id, network_name=record.name),),
+                endpoints=(self._alone(wish.mode),),
             )
         self._sandboxes[container_id] = sandbox
         return sandbox
@@ -184,7 +184,8 @@ class Networking:
         if any(endpoint.network_id == network.record.id for endpoint in sandbox.endpoints):
             raise Forbidden(f"endpoint with name {name} already exists in network {network.record.name}")
         async with AsyncExitStack() as undo:
-            endpoint = await self._new_endpoint(network, asked, sandbox.endpoints, container_id, name)
+            called = naming.Called(container_id, name, wish.hostname)
+            endpoint = await self._new_endpoint(network, asked, sandbox.endpoints, called)
             undo.callback(network.free_endpoint, endpoint)
             joined = replace(sandbox, endpoints=(*sandbox.endpoints, endpoint))
             wire = network.wire(endpoint, routed=False)
@@ -200,9 +201,19 @@ class Networking:
         self._sandboxes[container_id] = joined
         return joined
 
+    def attach_none(self, container_id: str) -> Sandbox:
+        """A running container that is on no network comes to be on `none`, which changes nothing inside."""
+        sandbox = self._sandboxes[container_id]
+        joined = replace(sandbox, mode="none", endpoints=(self._alone("none"),))
+        self._sandboxes[container_id] = joined
+        return joined
+
     async def detach(self, container_id: str, directory: str, wish: NetworkWish, network_id: str) -> Sandbox:
         """A running container leaves a network; `wish` is what is left. Raises ProaError."""
         sandbox = self._sandboxes[container_id]
+        if sandbox.mode == "none":
+            left = self._sandboxes[container_id] = replace(sandbox, mode="bridge", endpoints=())
+            return left
         gone = next(e for e in sandbox.endpoints if e.network_id == network_id)
         left = replace(sandbox, endpoints=tuple(e for e in sandbox.endpoints if e is not gone))
         left = await self._publishing.moved(container_id, wish, sandbox, left)
@@ -219,10 +230,8 @@ class Networking:
         sandbox = self._sandboxes.get(container_id)
         if sandbox is None or not naming.named(sandbox):
             return None
-        endpoints = tuple(
-            replace(e, names=naming.names_of(e.wish, container_id, name)) if e.names else e
-            for e in sandbox.endpoints
-        )
+        called = naming.Called(container_id, name, wish.hostname)
+        endpoints = tuple(replace(e, names=called.on(e.wish)) if e.names else e for e in sandbox.endpoints)
         changed = self._sandboxes[container_id] = replace(sandbox, endpoints=endpoints)
         await self._tell(container_id, wish, changed, running=True)
         return changed
@@ -276,10 +285,13 @@ class Networking:
         """By id, name, or a prefix of one id. Raises NotFound, InvalidParameter for an ambiguous one."""
         return self._catalogue.find(ref)
 
-    def check(self, ref: str, wish: EndpointWish) -> None:
-        """Raises ProaError for what the network cannot give."""
-        network = self._catalogue.network(ref)
-        network.spaces.check(wish, default=network.record.name == "bridge")
+    def faults(self, wish: EndpointWish) -> Sequence[str]:
+        """What the network cannot give of a wish; nothing where there is no such network."""
+        try:
+            record = self._catalogue.find(wish.network)
+        except ProaError:
+            return ()
+        return address_faults(record.subnets, wish)
 
     async def create(self, request: NetworkCreateRequest) -> NetworkRecord:
         """A new network, up. Raises ProaError."""
@@ -322,10 +334,16 @@ class Networking:
             await network.raise_up()
         return network
 
+    def _alone(self, mode: str) -> Endpoint:
+        """On one of the networks that are no interface."""
+        record = self._catalogue.named(mode)
+        return Endpoint(id=new_id(), network_id=record.id, network_name=record.name)
+
     async def _connect(self, container_id: str, wish: NetworkWish, name: str) -> Sandbox:
         networks = [await self._ready(asked.network) for asked in wish.endpoints]
         plain = len(networks) == 1 and networks[0].is_bridge and wish.endpoints[0].plain
-        sandbox = await (self._pooled if plain else self._made)(container_id, wish, networks, name)
+        called = naming.Called(container_id, name, wish.hostname)
+        sandbox = await (self._pooled if plain else self._made)(wish, networks, called)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._give_back, container_id, sandbox)
             published = await self._publishing.publish(container_id, wish, sandbox, name)
@@ -336,13 +354,11 @@ class Networking:
             undo.pop_all()
         return published
 
-    async def _pooled(
-        self, container_id: str, wish: NetworkWish, networks: Sequence[Network], name: str
-    ) -> Sandbox:
+    async def _pooled(self, wish: NetworkWish, networks: Sequence[Network], called: naming.Called) -> Sandbox:
         """A namespace of the network's pool."""
         (network,), (asked,) = networks, wish.endpoints
         prepared = await network.pool.take(named=bool(wish.ports))
-        named = self._with_names(replace(prepared.endpoint, wish=asked), network, container_id, name)
+        named = _with_names(replace(prepared.endpoint, wish=asked), network, called)
         return Sandbox(
             id=new_id(),
             mode="bridge",
@@ -351,9 +367,7 @@ class Networking:
             key=prepared.key,
         )
 
-    async def _made(
-        self, container_id: str, wish: NetworkWish, networks: Sequence[Network], name: str
-    ) -> Sandbox:
+    async def _made(self, wish: NetworkWish, networks: Sequence[Network], called: naming.Called) -> Sandbox:
         """A namespace of its own making."""
         key = custom_key()
         endpoints: list[Endpoint] = []
@@ -361,9 +375,9 @@ class Networking:
             for network, asked in zip(networks, wish.endpoints, strict=True):
                 if any(e.network_id == network.record.id for e in endpoints):
                     raise Forbidden(
-                        f"endpoint with name {name} already exists in network {network.record.name}"
+                        f"endpoint with name {called.name} already exists in network {network.record.name}"
                     )
-                endpoint = await self._new_endpoint(network, asked, endpoints, container_id, name)
+                endpoint = await self._new_endpoint(network, asked, endpoints, called)
                 undo.callback(network.free_endpoint, endpoint)
                 endpoints.append(endpoint)
             sandbox = Sandbox(
@@ -385,12 +399,7 @@ class Networking:
         return replace(sandbox, endpoints=(replace(endpoints[0], host_interface=host), *endpoints[1:]))
 
     async def _new_endpoint(
-        self,
-        network: Network,
-        asked: EndpointWish,
-        beside: Sequence[Endpoint],
-        container_id: str,
-        name: str,
+        self, network: Network, asked: EndpointWish, beside: Sequence[Endpoint], called: naming.Called
     ) -> Endpoint:
         taken = {endpoint.interface for endpoint in beside}
         interface = asked.driver_options.get(drivers.INTERFACE_NAME, "")
@@ -401,12 +410,7 @@ class Networking:
         free = (f"{network.prefix}{number}" for number in range(len(taken) + 1))
         interface = interface or next(candidate for candidate in free if candidate not in taken)
         endpoint = await network.new_endpoint(asked, interface)
-        return self._with_names(endpoint, network, container_id, name)
-
-    def _with_names(self, endpoint: Endpoint, network: Network, container_id: str, name: str) -> Endpoint:
-        if network.record.builtin:
-            return endpoint
-        return replace(endpoint, names=naming.names_of(endpoint.wish, container_id, name))
+        return _with_names(endpoint, network, called)
 
     async def _names_changed(
         self, container_id: str, directory: str, wish: NetworkWish, old: Sandbox, new: Sandbox
@@ -484,6 +488,10 @@ class Networking:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _with_names(endpoint: Endpoint, network: Network, called: naming.Called) -> Endpoint:
+    return endpoint if network.record.builtin else replace(endpoint, names=called.on(endpoint.wish))
 
 
 def _with_routes(wire: KeeperEndpoint, sandbox: Sandbox) -> KeeperEndpoint:

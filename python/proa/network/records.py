@@ -56,6 +56,8 @@ class SubnetRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     auxiliary: dict[str, str] = {}
     configured: bool = False
     """It was asked for, not chosen from a pool: only then may containers ask for addresses."""
+    gateway_chosen: bool = False
+    """Nobody asked for this gateway."""
 
     @property
     def range(self) -> Subnet:
@@ -77,12 +79,14 @@ class NetworkRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     driver: str
     created_ns: int = 0
     subnets: tuple[SubnetRecord, ...] = ()
+    scope: str = "local"
     ipv4: bool = True
     ipv6: bool = False
     internal: bool = False
     attachable: bool = False
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
+    ipam_driver: str = "default"
     ipam_options: dict[str, str] | None = None
     config_only: bool = False
     """It only lends others its configuration: nothing of it is on the host, and no container is on it."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from proa.errors import InvalidParameter, System
+from proa.errors import InvalidParameter, ProaError, System
 from proa.network.ipam import IPV4, IPV6, Addresses, Subnet, mac_of, parse_any
 from proa.network.records import SubnetRecord, new_id
 from proa.network.sandbox import EndpointWish
@@ -23,27 +23,18 @@ class Assigned(Struct, frozen=True, kw_only=True):
 class Spaces:
     """Which addresses are held."""
 
-    def __init__(self, subnets: Sequence[SubnetRecord]) -> None:
-        self._subnets = tuple(subnets)
+    def __init__(self, subnets: Sequence[SubnetRecord], network: str) -> None:
+        """`network` is what a message calls it."""
         self._spaces = [_space(subnet) for subnet in subnets]
+        self._network = network
 
     def moved(self, subnets: Sequence[SubnetRecord]) -> "Spaces":
         """Of other subnets; addresses stay held where they still lie in one."""
-        changed = Spaces(subnets)
+        changed = Spaces(subnets, self._network)
         for space in self._spaces:
             for number in space.held:
                 changed._hold(number, space.subnet.bits)
         return changed
-
-    def check(self, wish: EndpointWish, *, default: bool) -> None:
-        """Raises InvalidParameter for what no endpoint can have; `default`: of the default network."""
-        for text in (wish.ipv4, wish.ipv6):
-            if text:
-                self._check_address(text, default=default)
-        if wish.aliases and default:
-            raise InvalidParameter(
-                "network-scoped alias is supported only for containers in user defined networks"
-            )
 
     def assign(self, wish: EndpointWish) -> Assigned:
         """Addresses for an endpoint, all or none. Raises ProaError."""
@@ -82,21 +73,6 @@ class Spaces:
         """An address, parsed."""
         return parse_any(text)[0]
 
-    def _check_address(self, text: str, *, default: bool) -> None:
-        if default:
-            raise InvalidParameter("user specified IP address is supported on user defined networks only")
-        number, bits = parse_any(text)
-        able = [subnet for subnet in self._subnets if subnet.range.bits == bits]
-        if not any(subnet.configured for subnet in able):
-            raise InvalidParameter(
-                "user specified IP address is supported only when connecting to networks with user "
-                "configured subnets"
-            )
-        if not any(number in subnet.range for subnet in able):
-            raise InvalidParameter(
-                f"invalid endpoint settings:\nno configured subnet contains IP address {text}"
-            )
-
     def _take(self, bits: int, text: str) -> int | None:
         spaces = [space for space in self._spaces if space.subnet.bits == bits]
         if text:
@@ -109,9 +85,9 @@ class Spaces:
         for index, space in enumerate(spaces, start=1):
             try:
                 return space.take()
-            except System:
+            except System as exc:
                 if index == len(spaces):
-                    raise
+                    raise System(f"{exc}: {self._network}") from None
         return None
 
     def _hold(self, number: int, bits: int) -> bool:
@@ -124,14 +100,29 @@ class Spaces:
 
 
 def _space(subnet: SubnetRecord) -> Addresses:
-    only = one_or_more(subnet.ip_range) if subnet.ip_range else None
+    only = Subnet.parse(subnet.ip_range) if subnet.ip_range else None
     return Addresses(subnet.range, subnet.reserved, only)
 
 
-def one_or_more(text: str) -> Subnet:
-    """A range, which may be a single address (`10.0.0.7/32`)."""
-    address, _, prefix = text.partition("/")
-    if prefix in ("32", "128"):
-        number, bits = parse_any(address)
-        return Subnet(number, bits, bits)
-    return Subnet.parse(text)
+def address_faults(subnets: Sequence[SubnetRecord], wish: EndpointWish) -> Sequence[str]:
+    """What is wrong with the addresses of a wish on a network of these subnets."""
+    found = []
+    for text, bits in ((wish.ipv4, IPV4), (wish.ipv6, IPV6)):
+        if not text:
+            continue
+        able = [subnet.range for subnet in subnets if subnet.configured and subnet.range.bits == bits]
+        if not able:
+            found.append(
+                "user specified IP address is supported only when connecting to networks with user "
+                "configured subnets"
+            )
+        elif not any(_lies_in(text, subnet) for subnet in able):
+            found.append(f"no configured subnet or ip-range contain the IP address {text}")
+    return found
+
+
+def _lies_in(text: str, subnet: Subnet) -> bool:
+    try:
+        return parse_any(text)[0] in subnet
+    except ProaError:
+        return False

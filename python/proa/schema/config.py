@@ -60,6 +60,8 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     cgroup_parent: str = ""
     default_cgroupns_mode: str = "private"
     default_ipc_mode: str = "private"
+    default_network_opts: dict[str, dict[str, str]] = {}
+    """By network driver: options of networks that do not say otherwise."""
     default_runtime: str = "proa"
     default_shm_size: str = "64M"
     default_ulimits: dict[str, dict[str, int | str]] = {}

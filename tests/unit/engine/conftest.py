@@ -20,7 +20,7 @@ from proa.engine.registry import Registry
 from proa.engine.resolve import Host, VolumeWish
 from proa.errors import NotFound, ProaError
 from proa.metadata import Metadata
-from proa.network import Endpoint, NetworkWish, Sandbox
+from proa.network import Endpoint, EndpointWish, NetworkWish, Sandbox
 from proa.registry import Registry as RegistryClient
 from proa.registry import RegistrySettings
 from proa.schema.config import DaemonConfig
@@ -143,6 +143,9 @@ class FakeNetworks:
 
     def __init__(self) -> None:
         self.connected: dict[str, Sandbox] = {}
+
+    def faults(self, wish: EndpointWish) -> Sequence[str]:
+        return ()
 
     async def connect(self, container_id: str, wish: NetworkWish, name: str = "") -> Sandbox:
         endpoint = Endpoint(id="e" * 64, network_id="n" * 64, network_name="bridge", address="10.0.0.2")

@@ -81,6 +81,7 @@ def context(
         read=read_image,
         peer=peer,
         volume_path=lambda name: f"/volumes/{name}/_data",
+        endpoint_faults=lambda _: (),
         find_image=_find_image,
         seccomp=lambda profile, capabilities: b"default" if profile is None else b"custom:" + profile,
     )

@@ -1,16 +1,17 @@
 """The verbs of /networks: which there are, who is on them, and what is refused."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from proa.engine.networks import NetworkVerbs
-from proa.errors import Conflict, Forbidden, InvalidParameter, NotFound
+from proa.errors import Conflict, Forbidden, InvalidParameter, NotFound, System
 from proa.metadata import Metadata
 from proa.network import SCHEMA, Endpoint, Networking, Sandbox, docker_user, firewall, hosts, link
 from proa.schema.config import DaemonConfig
-from proa.schema.network import IPAM, IPAMConfig, NetworkCreateRequest
+from proa.schema.network import IPAM, IPAMConfig, Network, NetworkCreateRequest
 from proa.schema.plan import PreparedNetwork
 
 
@@ -164,6 +165,10 @@ async def test_prune_takes_what_matches(verbs: NetworkVerbs, networking: Network
             "operation is not permitted on predefined host network",
         ),
         (NetworkCreateRequest(name="x", driver="odd"), NotFound, 'plugin "odd" not found'),
+        (NetworkCreateRequest(name="x", ingress=True), Forbidden, "Ingress network can only be global scope"),
+        (NetworkCreateRequest(name="x", scope="swarm"), Forbidden, "cannot create a swarm scoped network"),
+        (NetworkCreateRequest(name="x", driver="overlay"), Forbidden, "This node is not a swarm manager"),
+        (NetworkCreateRequest(name="x", ipam=IPAM(driver="null")), InvalidParameter, "ipv4 pool is empty"),
         (NetworkCreateRequest(name="x", driver="host"), Forbidden, 'only one instance of "host" network'),
         (
             NetworkCreateRequest(name="x", driver="macvlan", options={"macvlan_mode": "odd"}),
@@ -196,20 +201,91 @@ async def test_networks_that_cannot_be(
     [
         ({"subnet": "10.0.0.1/16"}, "invalid subnet 10.0.0.1/16: it should be 10.0.0.0/16"),
         ({"subnet": "10.0.0/16"}, "invalid subnet 10.0.0/16: invalid CIDR block notation"),
-        ({"subnet": "fd00::/64"}, "invalid subnet fd00::/64: IPv6 has not been enabled"),
         ({"subnet": "10.0.0.0/16", "gateway": "10.1.0.1"}, "parent subnet 10.0.0.0/16 doesn't contain"),
         ({"subnet": "10.0.0.0/16", "gateway": "fd00::1"}, "parent subnet is an IPv4 block"),
         ({"subnet": "10.0.0.0/16", "ip_range": "10.1.0.0/24"}, "doesn't contain ip-range"),
         ({"subnet": "10.0.0.0/16", "ip_range": "10.0.0.0/8"}, "CIDR block is bigger than its parent subnet"),
-        ({"subnet": "10.0.0.0/16", "auxiliary_addresses": {"r": "10.9.0.1"}}, "invalid auxiliary address"),
+        ({"subnet": "10.0.0.0/16", "auxiliary_addresses": {"r": "10.9.0.1"}}, "invalid auxiliary address r"),
+        (
+            {"subnet": "10.0.0.1/16", "gateway": "x"},
+            "* invalid subnet 10.0.0.1/16: it should be 10.0.0.0/16\n* invalid gateway x: invalid address",
+        ),
     ],
 )
 async def test_subnets_that_cannot_be(
     verbs: NetworkVerbs, networking: Networking, config: dict[str, str], text: str
 ) -> None:
-    with pytest.raises(InvalidParameter, match=text.replace("(", r"\(")) as failure:
+    with pytest.raises(InvalidParameter, match=re.escape(text)) as failure:
         await verbs.create(NetworkCreateRequest(name="x", ipam=IPAM(config=[IPAMConfig(**config)])))
     assert str(failure.value).startswith("invalid network config:\n")
+    await networking.close()
+
+
+async def test_what_was_asked_for_is_shown_and_in_docker_s_order(
+    verbs: NetworkVerbs, networking: Networking
+) -> None:
+    async def shown(name: str, *config: IPAMConfig, **fields: object) -> Network:
+        request = NetworkCreateRequest(name=name, ipam=IPAM(config=list(config), options={}), **fields)  # type: ignore[arg-type]
+        await verbs.create(request)
+        return await verbs.inspect(name)
+
+    asked = IPAMConfig(subnet="fd00:1::/64")
+    found = await shown("both", asked, enable_i_pv6=True)
+    assert found.ipam == IPAM(
+        driver="default", options={}, config=[asked, IPAMConfig(subnet="172.17.0.0/16", gateway="172.17.0.1")]
+    )
+    four_only = await shown("four", IPAMConfig(subnet="fd00:2::/64"))
+    assert four_only.ipam is not None
+    assert [config.subnet for config in four_only.ipam.config or ()] == ["172.18.0.0/16"]
+    between_two = await shown("two", IPAMConfig(subnet="10.1.0.0/31", gateway="10.1.0.0"))
+    assert between_two.ipam is not None
+    assert between_two.ipam.config == [IPAMConfig(subnet="10.1.0.0/31", gateway="10.1.0.0")]
+    assert (await shown("far", scope="global")).scope == "global"
+    assert [n.name for n in await verbs.list({"scope": ["global"]})] == ["far"]
+    assert (await shown("a name of words")).name == "a name of words"
+    await networking.close()
+
+
+async def test_families_by_option(verbs: NetworkVerbs, networking: Networking) -> None:
+    on = {"com.docker.network.enable_ipv6": "true", "com.docker.network.enable_ipv4": "0"}
+    await verbs.create(NetworkCreateRequest(name="six", options=on))
+    shown = await verbs.inspect("six")
+    assert (shown.enable_i_pv4, shown.enable_i_pv6, shown.options) == (False, True, on)
+    await verbs.create(NetworkCreateRequest(name="said", options=on, enable_i_pv4=True))
+    shown = await verbs.inspect("said")
+    assert shown.enable_i_pv4, "what is said holds over the option, which is not shown then"
+    assert shown.options == {"com.docker.network.enable_ipv6": "true"}
+    odd = {"com.docker.network.enable_ipv6": "odd"}
+    with pytest.raises(InvalidParameter, match=r'"com.docker.network.enable_ipv6" is not a valid bool'):
+        await verbs.create(NetworkCreateRequest(name="odd", options=odd))
+    await networking.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "reason"),
+    [
+        ("bridge.enable_icc", "odd", 'strconv.ParseBool: parsing "odd": invalid syntax'),
+        ("driver.mtu", "odd", 'strconv.Atoi: parsing "odd": invalid syntax'),
+        ("bridge.host_binding_ipv4", "odd", "nil ip"),
+        ("bridge.gateway_mode_ipv4", "odd", "unknown gateway mode odd"),
+    ],
+)
+async def test_options_that_mean_nothing(
+    verbs: NetworkVerbs, networking: Networking, option: str, text: str, reason: str
+) -> None:
+    label = f"com.docker.network.{option}"
+    with pytest.raises(
+        InvalidParameter, match=re.escape(f"failed to parse {label} value: {text} ({reason})")
+    ):
+        await verbs.create(NetworkCreateRequest(name="x", options={label: text}))
+    await networking.close()
+
+
+async def test_an_auxiliary_address_is_not_the_gateway_s(verbs: NetworkVerbs, networking: Networking) -> None:
+    config = IPAMConfig(subnet="10.1.0.0/24", gateway="10.1.0.1", auxiliary_addresses={"a": "10.1.0.1"})
+    told = r"failed to allocate secondary ip address \(a:10\.1\.0\.1\): Address already in use"
+    with pytest.raises(System, match=told):
+        await verbs.create(NetworkCreateRequest(name="x", ipam=IPAM(config=[config])))
     await networking.close()
 
 

@@ -6,7 +6,7 @@ import pytest
 from fake_host import Host, opened
 from fake_keeper import FakeKeeper
 
-from proa.errors import Forbidden, InvalidParameter, NotFound, Unavailable
+from proa.errors import Forbidden, InvalidParameter, NotFound, System, Unavailable
 from proa.metadata import Metadata
 from proa.network import EndpointWish, Networking, NetworkWish, PortWish
 from proa.schema.network import IPAM, IPAMConfig, NetworkCreateRequest
@@ -34,7 +34,7 @@ async def test_several_networks_are_one_namespace(database: Metadata, host: Host
     assert second.interface == "eth1"
     assert second.addresses == ("10.2.0.2/24", "fd00:2::2/64")
     assert second.gateways == ("10.2.0.1", "fd00:2::1"), "the higher priority has the default routes"
-    assert sandbox.endpoints[0].names == ("box1", "web", "c" * 12)
+    assert sandbox.endpoints[0].names == ("box1", "web", "c" * 12, "box")
     told = keeper.names["c" * 64]
     assert told.key == sandbox.key
     assert [(n.name, n.addresses) for n in told.networks] == [
@@ -145,14 +145,65 @@ async def test_what_a_network_cannot_give(database: Metadata, host: Host) -> Non
     network = opened(database, FakeKeeper(), network_pool_size=0)
     await made(network, "chosen")
     await made(network, "mine", "10.1.0.0/24")
-    for ref, asked, text in (
-        ("bridge", EndpointWish(network="bridge", ipv4="172.30.0.9"), "on user defined networks only"),
-        ("bridge", EndpointWish(network="bridge", aliases=("x",)), "network-scoped alias is supported only"),
-        ("chosen", EndpointWish(network="chosen", ipv4="172.18.0.9"), "with user configured subnets"),
-        ("mine", EndpointWish(network="mine", ipv4="10.9.0.9"), "no configured subnet contains"),
+    none_chosen = (
+        "user specified IP address is supported only when connecting to networks with user configured subnets"
+    )
+    elsewhere = "no configured subnet or ip-range contain the IP address 10.9.0.9"
+    for asked, told in (
+        (EndpointWish(network="chosen", ipv4="172.18.0.9"), [none_chosen]),
+        (EndpointWish(network="mine", ipv4="10.9.0.9", ipv6="fd00::9"), [elsewhere, none_chosen]),
+        (EndpointWish(network="mine", ipv4="10.1.0.9"), []),
+        (EndpointWish(network="nosuch", ipv4="10.1.0.9"), []),
     ):
-        with pytest.raises(InvalidParameter, match=text):
-            network.check(ref, asked)
+        assert list(network.faults(asked)) == told
+    with pytest.raises(InvalidParameter, match=f"^invalid endpoint settings:\n{elsewhere}"):
+        await network.connect("c1", wish(EndpointWish(network="mine", ipv4="10.9.0.9")))
+    await network.close()
+
+
+async def test_a_network_that_is_used_up_is_named(database: Metadata, host: Host) -> None:
+    network = opened(database, FakeKeeper(), network_pool_size=0)
+    id_ = await made(network, "tiny", "10.1.0.0/30")
+    await network.connect("c1", wish(EndpointWish(network="tiny")))
+    told = rf"no available IPv4 addresses on this network's address pools: tiny \({id_}\)"
+    with pytest.raises(System, match=told):
+        await network.connect("c2", wish(EndpointWish(network="tiny")))
+    await network.close()
+
+
+async def test_another_gateway_than_the_bridge(database: Metadata, host: Host) -> None:
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=0)
+    config = IPAMConfig(subnet="10.1.0.0/24", auxiliary_addresses={"DefaultGatewayIPv4": "10.1.0.2"})
+    await network.create(NetworkCreateRequest(name="far", ipam=IPAM(config=[config])))
+    sandbox = await network.connect("c1", wish(EndpointWish(network="far")))
+    assert (sandbox.address, sandbox.routes()) == ("10.1.0.3", (("10.1.0.2", "eth0"),))
+    await network.close()
+
+
+async def test_a_running_container_leaves_none_for_a_network_and_comes_back(
+    database: Metadata, host: Host, tmp_path: Path
+) -> None:
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=0)
+    a = await made(network, "a", "10.1.0.0/24")
+    alone = NetworkWish(mode="none", hostname="box", ports=(PortWish(protocol="tcp", container_port=80),))
+    sandbox = await network.connect("c1", alone)
+    network.write_files(str(tmp_path), alone, sandbox)
+    (none,) = (e.network_id for e in sandbox.endpoints)
+    free = wish(ports=alone.ports)
+    assert (await network.detach("c1", str(tmp_path), free, none)).endpoints == ()
+    sandbox = await network.attach(
+        "c1", str(tmp_path), wish(EndpointWish(network="a"), ports=alone.ports), "one"
+    )
+    assert keeper.attached["c1", "eth0"].addresses == ("10.1.0.2/24",)
+    assert list(host.targets().values()) == ["10.1.0.2"], "what it publishes is published now"
+    assert "nameserver 127.0.0.11\n" in (tmp_path / "resolv.conf").read_text()
+    await network.detach("c1", str(tmp_path), free, a)
+    assert host.targets() == {}
+    assert network.attach_none("c1").endpoints[0].network_id == none
+    assert list(network.endpoints(none)) == ["c1"]
+    await network.disconnect("c1")
     await network.close()
 
 

@@ -47,7 +47,7 @@ def test_pools_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1.2.3.4", "1.2.3.4/33", "1.2.3.4/x", "1.2.3/24", "::1/127", "::1::/64", "1.2.3.4/0"]
+    "text", ["1.2.3.4", "1.2.3.4/33", "1.2.3.4/x", "1.2.3/24", "::1/129", "::1::/64", "1.2.3.4/0"]
 )
 def test_what_is_no_subnet(text: str) -> None:
     with pytest.raises(InvalidParameter):

@@ -7,9 +7,16 @@ from proa.network import NetworkRecord, hosts, link
 from proa.schema.config import DaemonConfig
 
 
-@pytest.mark.parametrize("vlan", ["0", "4095", "99999", "abc", "²", "-1", ""])
-def test_a_vlan_s_number_is_one(vlan: str) -> None:
-    with pytest.raises(OSError, match="vlan id must be between 1-4094"):
+@pytest.mark.parametrize(
+    ("vlan", "told"),
+    [
+        *((vlan, "vlan id must be between 1-4094, received") for vlan in ("0", "4095", "99999")),
+        *((vlan, "unable to parse a valid vlan id from") for vlan in ("abc", "²", "-1", "")),
+        ("7", "-o parent interface was not found on the host: nosuch0"),
+    ],
+)
+def test_a_vlan_s_number_is_one(vlan: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
         link.ensure_parent(f"nosuch0.{vlan}", "mark")
 
 

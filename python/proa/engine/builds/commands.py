@@ -194,6 +194,7 @@ class Commands:
             read=lambda paths: self._read(rootfs.lower, tuple(paths)),
             peer=_no_peer,
             volume_path=_no_volume,
+            endpoint_faults=lambda _: (),
             find_image=_no_image,
             seccomp=self._seccomp,
         )

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from proa.network import NetworkWish
+from proa.network import EndpointWish, NetworkWish
 from proa.schema.config import DaemonConfig
 from proa.schema.container import ContainerConfig, HostConfig
 from proa.schema.container_state import MountPoint
@@ -136,6 +136,8 @@ class Context:
     """Another container by name, id or prefix; raises NotFound."""
     volume_path: Callable[[str], str]
     """Where a volume of this name has its data, existing or not."""
+    endpoint_faults: Callable[[EndpointWish], Sequence[str]]
+    """What the network that an endpoint names cannot give it; nothing of one that is not there yet."""
     find_image: Callable[[str], FoundImage]
     """An image to mount, by what the user typed; raises NotFound."""
     seccomp: Callable[[bytes | None, int], bytes]

@@ -5,6 +5,7 @@ Source: moby's runconfig/hostconfig_unix.go (validateNetMode) and daemon/contain
 
 import re
 import socket
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -12,11 +13,11 @@ from proa.engine.resolve.model import Context, Peer
 from proa.engine.resolve.namespaces import container_of
 from proa.engine.resolve.ports import resolve_ports
 from proa.errors import InvalidParameter, NotFound
-from proa.network import EndpointWish, NetworkWish
+from proa.network import EndpointWish, NetworkWish, endpoint_sysctls, listed
 from proa.schema.container import ContainerConfig, ContainerCreateRequest, HostConfig
 from proa.schema.network import EndpointIPAMConfig, EndpointSettings
 
-_ONLY_USER_DEFINED = "user specified IP address is supported on user defined networks only"
+_PREDEFINED = frozenset({"bridge", "default", "host", "none"})
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 
 
@@ -53,7 +54,7 @@ def resolve_network(
         _check_links(host_config, context)
     wish = NetworkWish(
         mode="host" if mode == "host" else "none" if mode == "none" else "bridge",
-        endpoints=_endpoints(request, host_config),
+        endpoints=_endpoints(request, host_config, context.endpoint_faults),
         dns=tuple(host_config.dns or ()),
         dns_options=tuple(host_config.dns_options or ()),
         dns_search=tuple(host_config.dns_search or ()),
@@ -65,23 +66,52 @@ def resolve_network(
     return wish, None
 
 
-def endpoint_wish(network: str, settings: EndpointSettings | None) -> EndpointWish:
-    """What a container asks of a network. Raises InvalidParameter."""
+Faults = Callable[[EndpointWish], Sequence[str]]
+"""What the network cannot give of a wish."""
+
+
+def endpoint_wish(network: str, settings: EndpointSettings | None, faults: Faults) -> EndpointWish:
+    """What a container asks of a network. Raises InvalidParameter with every fault there is."""
     if settings is None:
         return EndpointWish(network=network)
-    addresses = settings.ipam_config or EndpointIPAMConfig()
-    for text, family, name in (
-        (addresses.i_pv4_address, socket.AF_INET, "IPv4"),
-        (addresses.i_pv6_address, socket.AF_INET6, "IPv6"),
-    ):
-        if text and not _parses(family, text):
-            raise InvalidParameter(f"invalid endpoint settings:\ninvalid {name} address: {text}")
-    for text in addresses.link_local_i_ps or ():
-        if not is_address(text):
-            raise InvalidParameter(f"invalid endpoint settings:\ninvalid link-local IP address: {text}")
-    for alias in settings.aliases or ():
+    asked = _asked(network, settings)
+    found = [*_of_predefined(asked), *_malformed(asked), *faults(asked)]
+    checked_mac(asked.mac)
+    try:
+        endpoint_sysctls(asked.driver_options, "")
+    except InvalidParameter as exc:
+        found.append(str(exc))
+    if found:
+        raise InvalidParameter("\n".join(("invalid endpoint settings:", listed(found))))
+    return replace(asked, mac=checked_mac(asked.mac))
+
+
+def _of_predefined(asked: EndpointWish) -> Sequence[str]:
+    """What only users' own networks have."""
+    if asked.network not in _PREDEFINED:
+        return ()
+    found = []
+    if asked.ipv4 or asked.ipv6:
+        found.append("user specified IP address is supported on user defined networks only")
+    if asked.aliases:
+        found.append("network-scoped alias is supported only for containers in user defined networks")
+    return found
+
+
+def _malformed(asked: EndpointWish) -> Sequence[str]:
+    found = []
+    for text, family, name in ((asked.ipv4, socket.AF_INET, "IPv4"), (asked.ipv6, socket.AF_INET6, "IPv6")):
+        if text and (not _parses(family, text) or text in ("0.0.0.0", "::")):
+            found.append(f"invalid {name} address: {text}")
+    found += [f"invalid link-local IP address: {text}" for text in asked.link_local if not is_address(text)]
+    for alias in asked.aliases:  # it becomes a word of the hosts file's kind
         if not alias.isprintable() or any(c.isspace() for c in alias):
-            raise InvalidParameter(f"invalid endpoint settings:\ninvalid alias: {alias!r}")
+            found.append(f"invalid alias: {alias!r}")
+    return found
+
+
+def _asked(network: str, settings: EndpointSettings) -> EndpointWish:
+    addresses = settings.ipam_config or EndpointIPAMConfig()
     return EndpointWish(
         network=network,
         aliases=tuple(settings.aliases or ()),
@@ -89,42 +119,42 @@ def endpoint_wish(network: str, settings: EndpointSettings | None) -> EndpointWi
         ipv4=addresses.i_pv4_address,
         ipv6=addresses.i_pv6_address,
         link_local=tuple(addresses.link_local_i_ps or ()),
-        mac=checked_mac(settings.mac_address),
+        mac=settings.mac_address,
         driver_options=settings.driver_opts or {},
         priority=settings.gw_priority,
     )
 
 
-def _endpoints(request: ContainerCreateRequest, host_config: HostConfig) -> tuple[EndpointWish, ...]:
+def _endpoints(
+    request: ContainerCreateRequest, host_config: HostConfig, faults: Faults
+) -> tuple[EndpointWish, ...]:
     """The network that the mode names first, then the others that are named."""
+
+    def wished(name: str, settings: EndpointSettings | None) -> EndpointWish:
+        try:
+            return endpoint_wish(name, settings, faults)
+        except InvalidParameter as exc:
+            raise InvalidParameter(f"invalid config for network {name}: {exc}") from None
+
     mode = host_config.network_mode
     given = dict((request.networking_config.endpoints_config if request.networking_config else None) or {})
     if "default" in given and mode == "bridge":
         given.setdefault("bridge", given.pop("default"))
     if mode in ("host", "none"):
         for name, settings in given.items():
-            asked = settings.ipam_config if settings else None
-            if asked and (asked.i_pv4_address or asked.i_pv6_address):
-                raise InvalidParameter(_ONLY_USER_DEFINED)
+            wished(name, settings)
             if name != mode:
                 raise InvalidParameter(
                     f"Container cannot be connected to network endpoints: {', '.join(sorted({*given, mode}))}"
                 )
         return ()
-    first = endpoint_wish(mode, given.pop(mode, None))
+    first = wished(mode, given.pop(mode, None))
     if not first.mac and request.mac_address:
         first = replace(first, mac=checked_mac(request.mac_address))
-    if mode == "bridge":
-        if first.ipv4 or first.ipv6:
-            raise InvalidParameter(_ONLY_USER_DEFINED)
-        if first.aliases:
-            raise InvalidParameter(
-                "network-scoped alias is supported only for containers in user defined networks"
-            )
-    elif host_config.links:
+    if mode != "bridge" and host_config.links:
         # On a network that has names a link is an alias of the container's own.
         first = replace(first, links=(*first.links, *host_config.links))
-    return (first, *(endpoint_wish(name, settings) for name, settings in given.items()))
+    return (first, *(wished(name, settings) for name, settings in given.items()))
 
 
 def _check_conflicts(request: ContainerCreateRequest, host_config: HostConfig) -> None:

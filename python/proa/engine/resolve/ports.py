@@ -24,8 +24,8 @@ def resolve_ports(config: ContainerConfig, host_config: HostConfig) -> tuple[Por
         for binding in bindings or [PortBinding()]
         for wish in _wishes(number, protocol, binding)
     ]
-    if host_config.network_mode in ("host", "none"):
-        return ()
+    if host_config.network_mode == "host":
+        return ()  # on network none they wait for another one
     if host_config.publish_all_ports:
         wishes += [
             PortWish(protocol=protocol, container_port=number)
