@@ -139,16 +139,16 @@ class Healthchecks:
         What was found when it ran before stays in the log.
         """
         config = container.record.resolved.config.healthcheck
-        kind = config.test[0] if config is not None and config.test else "NONE"
-        if config is None or kind not in (*COMMANDS, *PROBES):
+        if config is None or not config.test or config.test[0] not in (*COMMANDS, *PROBES):
             container.health = None
             return None
+        target = probe_target(config.test)
         log = container.health.log if container.health is not None else []
         container.health = Health(status=STARTING, log=log)
         course = Course(container, Times.of(config, container.state.started_ns), self._notices)
         monitor: Monitor
-        if kind in PROBES:
-            monitor = ProbeMonitor(course, probe_target(config.test or ()), self._probes)
+        if target is not None:
+            monitor = ProbeMonitor(course, target, self._probes)
         else:
             monitor = CommandMonitor(course, self._command(container), self._prober, self._background)
         if container.state.status is not Status.PAUSED:

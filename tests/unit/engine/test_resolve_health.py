@@ -54,9 +54,33 @@ def test_what_a_request_says(text: str, addresses: tuple[str, ...], path: str, h
     assert lines[-3:] == ["Connection: close", "", ""]
 
 
+@pytest.mark.parametrize("test", [["CMD", "TCP", "80"], ["CMD-SHELL", "TCP 80"], ["CMD-SHELL", " TCP\t80 "]])
+def test_what_docker_s_own_tools_pass_on(test: list[str]) -> None:
+    assert probe_target(test) == probe_target(["TCP", "80"])
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        [],
+        ["NONE"],
+        ["CMD", "TCP"],
+        ["CMD", "http", "80"],
+        ["CMD", "TCP", "80", "x"],
+        ["CMD", "sh", "-c"],
+        ["CMD-SHELL", "TCP 80 || exit 1"],
+        ["CMD-SHELL", "true"],
+        ["CMD-SHELL", "TCP", "80"],
+    ],
+)
+def test_what_is_a_command(test: list[str]) -> None:
+    assert probe_target(test) is None
+
+
 @pytest.mark.parametrize(
     ("test", "text"),
     [
+        (["CMD", "HTTP", "https://localhost/"], "HTTPS is not supported"),
         (["TCP"], "TCP in Healthcheck takes one argument, not 0"),
         (["HTTP", "80", "/"], "HTTP in Healthcheck takes one argument, not 2"),
         (["TCP", ""], "a port is missing"),

@@ -5,9 +5,13 @@
     ["TCP", "80"]                        a connection; also ":80", "localhost:80", "10.0.0.2:80", "[::1]:80"
     ["HTTP", "/healthz"]                 an answer from 200 to 399; also "8080/healthz", "http://localhost:8080/"
 
-The last two are proa's own: dockerd starts a container with them and checks nothing. They ask from within the
-container's network namespace. A name is not looked up, so that no other program has a part in the answer:
-`localhost` is 127.0.0.1, then ::1.
+The last two are proa's own: dockerd starts a container with them and checks nothing. Compose and
+`docker build` refuse them, and pass these on, which are the same here: ["CMD", "TCP", "80"] and
+["CMD-SHELL", "TCP 80"]. No image has programs of these names; at dockerd, which looks for them, the container
+is unhealthy.
+
+They ask from within the container's network namespace. A name is not looked up, so that no other program has
+a part in the answer: `localhost` is 127.0.0.1, then ::1.
 
 Source: moby's daemon/container.go (validateHealthCheck), daemon/health.go.
 """
@@ -52,16 +56,25 @@ def check_health(health: HealthConfig | None) -> None:
             raise InvalidParameter(f"{name} in Healthcheck cannot be less than 1ms")
     if health.retries < 0:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
-    if not health.test or health.test[0] in ("", "NONE", *COMMANDS):
-        return
-    if health.test[0] not in PROBES:
+    if health.test and health.test[0] not in ("", "NONE", *COMMANDS, *PROBES):
         raise InvalidParameter(f"Unknown healthcheck type '{health.test[0]}' (expected 'CMD')")
-    probe_target(health.test)
+    probe_target(health.test or ())
 
 
-def probe_target(test: Sequence[str]) -> Target:
-    """What a test of PROBES means. Raises InvalidParameter."""
-    kind, *arguments = test
+def probe_target(test: Sequence[str]) -> Target | None:
+    """Whom a test asks; None for one that is not asked over the network. Raises InvalidParameter."""
+    words = tuple(test)
+    if words[:1] == ("CMD",) and len(words) == 3:
+        words = words[1:]
+    elif words[:1] == ("CMD-SHELL",) and len(words) == 2:
+        shell = tuple(words[1].split())
+        words = shell if len(shell) == 2 else ()
+    if not words or words[0] not in PROBES:
+        return None
+    return _target(*words)
+
+
+def _target(kind: str, *arguments: str) -> Target:
     if len(arguments) != 1:
         raise InvalidParameter(f"{kind} in Healthcheck takes one argument, not {len(arguments)}")
     text = arguments[0]
