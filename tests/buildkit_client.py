@@ -1,6 +1,7 @@
 """A client of BuildKit's protocol, as buildx is: a session that serves directories and secrets, and calls."""
 
 import asyncio
+import hashlib
 import os
 import secrets
 import socket
@@ -37,14 +38,20 @@ class Client:
         """The files that were asked for."""
         self.received: dict[str, bytes] = {}
         """Files that came as an output, by path."""
+        self.exporters: list[str] = []
+        """The numbers of the outputs that came."""
         self.follows = True
         """Only what is asked for by name is sent, as buildx does; else everything always is."""
         self.archive = b""
         """An archive that came as an output."""
         self.wants_archive = False
+        self.stores: dict[str, dict[str, bytes]] = {}
+        """Blobs by digest, by store."""
         self._methods: dict[str, grpc.Method] = {
             "/moby.filesync.v1.FileSync/DiffCopy": self._send_directory,
             "/moby.filesync.v1.FileSend/DiffCopy": self._receive,
+            "/containerd.services.content.v1.Content/Read": self._read_blob,
+            "/containerd.services.content.v1.Content/Write": self._write_blob,
             "/moby.buildkit.secrets.v1.Secrets/GetSecret": self._secret,
         }
 
@@ -81,19 +88,22 @@ class Client:
     async def ask(self, path: str, request: Any, answer: Any, *metadata: tuple[str, str]) -> Any:
         return answer.FromString(await grpc.ask(self.calls, path, request.SerializeToString(), metadata))
 
+    def begin(self, ref: str, **fields: Any) -> "asyncio.Future[Any]":
+        """A job of this ref by Control.Solve: its answer, which comes when the job is over."""
+        asked = messages.ControlSolveRequest(Ref=ref, Session=self.id, **fields)
+        return asyncio.ensure_future(self.ask(f"{CONTROL}Solve", asked, messages.ControlSolveResponse))
+
     async def build(
-        self, options: Mapping[str, str], exporter: str = "moby", **attributes: str
+        self, options: Mapping[str, str], exporter: str = "moby", *, fields: Any = None, **attributes: str
     ) -> dict[str, str]:
-        """As buildx does: a solve that waits, the gateway's, and its return. Raises CallFailed."""
+        """As buildx does: a solve that waits, the gateway's, and its return. Raises CallFailed.
+
+        `fields` are the solve's, beside those of one exporter.
+        """
         ref = secrets.token_hex(8)
-        asked = messages.ControlSolveRequest(
-            Ref=ref,
-            Session=self.id,
-            ExporterDeprecated=exporter,
-            ExporterAttrsDeprecated={name.replace("_", "-"): value for name, value in attributes.items()},
-        )
-        answer = messages.ControlSolveResponse
-        solving = asyncio.ensure_future(self.ask(f"{CONTROL}Solve", asked, answer))
+        named = {name.replace("_", "-"): value for name, value in attributes.items()}
+        exporters = {"ExporterDeprecated": exporter, "ExporterAttrsDeprecated": named}
+        solving = self.begin(ref, **exporters, **(fields or {}))
         told = asyncio.ensure_future(self.status(ref))
         build_id = ("buildkit-controlapi-buildid", ref)
         request = messages.SolveRequest(Frontend="dockerfile.v0", FrontendOpt=options)
@@ -146,6 +156,7 @@ class Client:
                 await call.send(messages.Packet(type=DATA, ID=packet.ID, data=piece).SerializeToString())
 
     async def _receive(self, call: Call) -> None:
+        self.exporters += call.metadata("buildkit-attachable-exporter-id")
         if self.wants_archive:
             async for message in call.messages():
                 self.archive += messages.BytesMessage.FromString(message).data
@@ -169,6 +180,31 @@ class Client:
                     await call.send(messages.Packet(type=REQ, ID=number).SerializeToString())
             elif packet.type == FIN:
                 return
+
+    async def _read_blob(self, call: Call) -> None:
+        asked = messages.ReadContentRequest.FromString(await call.message())
+        (store,) = call.metadata("buildkit-attachable-store-id")
+        found = self.stores[store].get(asked.digest)
+        if found is None:
+            raise CallFailed(grpc.NOT_FOUND, f"content {asked.digest}: not found")
+        for start in range(0, len(found), 1000):
+            answer = messages.ReadContentResponse(offset=start, data=found[start : start + 1000])
+            await call.send(answer.SerializeToString())
+
+    async def _write_blob(self, call: Call) -> None:
+        (store,) = call.metadata("buildkit-attachable-store-id")
+        data = b""
+        async for message in call.messages():
+            asked = messages.WriteContentRequest.FromString(message)
+            if asked.expected in self.stores[store]:
+                raise CallFailed(6, f"content {asked.expected}: already exists")
+            assert asked.offset in (0, len(data))
+            data += asked.data
+            if asked.action == 2:
+                assert len(data) == asked.total
+                assert asked.expected == f"sha256:{hashlib.sha256(data).hexdigest()}"
+                self.stores[store][asked.expected] = data
+            await call.send(b"\x08\x01")
 
     async def _secret(self, call: Call) -> None:
         asked = messages.GetSecretRequest.FromString(await call.message())

@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from buildkit_client import CONTROL, client, write_files
+from buildkit_client import CONTROL, Client, client, write_files
 from instance import Instance
 
 from proa.buildkit import grpc, messages
@@ -104,10 +104,8 @@ async def test_secrets_and_named_directories(daemon: Instance, tmp_path: Path) -
 async def test_a_failed_step_names_its_lines(daemon: Instance, tmp_path: Path) -> None:
     context = write_files(tmp_path, {"Dockerfile": "FROM busybox\n\nRUN exit 7\n"})
     async with client(socket_of(daemon), context) as buildx:
-        ref = "gateway-less"
-        asked = messages.ControlSolveRequest(Ref=ref, Session=buildx.id, Frontend="dockerfile.v0")
         with pytest.raises(CallFailed, match='process "/bin/sh -c exit 7" did not complete') as caught:
-            await buildx.ask(f"{CONTROL}Solve", asked, messages.ControlSolveResponse)
+            await buildx.begin("gateway-less", Frontend="dockerfile.v0")
     status = messages.RpcStatus.FromString(caught.value.details)
     source = messages.Source.FromString(status.details[0].value)
     assert status.details[0].type_url.endswith("/errdefs.Source")
@@ -138,13 +136,89 @@ async def test_outputs_that_the_client_takes(daemon: Instance, tmp_path: Path) -
     assert daemon.run("ps", "-aq", cli="proa").stdout == containers
 
 
+async def test_several_outputs_at_once(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(tmp_path, {"Dockerfile": "FROM scratch\nCOPY f /f\n", "f": "x"})
+    exporters = [
+        messages.Exporter(Type="moby", Attrs={"name": "bk/several"}),
+        messages.Exporter(Type="local"),
+        messages.Exporter(Type="image", Attrs={"name": "bk/another"}),
+    ]
+    async with client(socket_of(daemon), context) as buildx:
+        result = await buildx.build({}, fields={"Exporters": exporters})
+    assert buildx.received["f"] == b"x"
+    assert buildx.exporters == ["1"]
+    assert result["image.name"] == "docker.io/bk/several:latest,docker.io/bk/another:latest"
+    for name in ("bk/several", "bk/another"):
+        assert daemon.run("image", "inspect", name, cli="proa").returncode == 0
+
+
+async def test_a_cache_in_the_clients_directory(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nRUN echo cached > /f; date +%N > /t\n"})
+
+    def logs(buildx: Client) -> list[str]:
+        return [vertex.name for told in buildx.told for vertex in told.vertexes if vertex.cached]
+
+    async with client(socket_of(daemon), context) as buildx:
+        buildx.stores["local:there"] = {}
+        written = messages.CacheEntry(Type="local", Attrs={"dest": "there", "mode": "max"})
+        fields = {"Cache": messages.CacheOptions(Exports=[written])}
+        result = await buildx.build({}, fields=fields)
+        again = await buildx.build({}, fields=fields)  # what the client has is not sent again
+        assert again["cache.manifest"] == result["cache.manifest"]
+        digest = json.loads(result["cache.manifest"])["digest"]
+        assert digest in buildx.stores["local:there"]
+        image = result["containerimage.config.digest"]
+        daemon.run("rmi", "-f", image, cli="proa")
+        daemon.run("builder", "prune", "-af", cli="proa")
+        read = messages.CacheEntry(Type="local", Attrs={"src": "there", "digest": digest})
+        taken = await buildx.build({}, fields={"Cache": messages.CacheOptions(Imports=[read])})
+        assert taken["containerimage.config.digest"] == image
+        assert any("RUN echo cached" in name for name in logs(buildx))
+        # A cache that is not what it says costs the steps' own work, and nothing else.
+        for content in buildx.stores["local:there"]:
+            buildx.stores["local:there"][content] = b"{}"
+        daemon.run("rmi", "-f", image, cli="proa")
+        daemon.run("builder", "prune", "-af", cli="proa")
+        remade = await buildx.build({}, fields={"Cache": messages.CacheOptions(Imports=[read])})
+        assert remade["containerimage.config.digest"] != image
+
+
+async def test_an_image_in_the_clients_directory(daemon: Instance, tmp_path: Path) -> None:
+    files = {
+        "Dockerfile": "FROM scratch\nCOPY f /f\n",
+        "Second": "FROM base\nCOPY g /g\n",
+        "f": "x",
+        "g": "y",
+    }
+    context = write_files(tmp_path, files)
+    before = daemon.run("image", "ls", "-aq", "--no-trunc", cli="proa").stdout
+    async with client(socket_of(daemon), context) as buildx:
+        buildx.wants_archive = True
+        first = await buildx.build({}, exporter="oci")
+        daemon.run("rmi", "-f", first["containerimage.config.digest"], cli="proa")
+        with tarfile.open(fileobj=io.BytesIO(buildx.archive)) as tar:
+            blobs = {
+                member.name.rpartition("/")[2]: tar.extractfile(member).read()  # type: ignore[union-attr]
+                for member in tar
+                if member.isfile()
+            }
+        top = json.loads(blobs["index.json"])["manifests"][0]["digest"]
+        buildx.stores["oci:abc"] = {f"sha256:{name}": data for name, data in blobs.items()}
+        buildx.wants_archive = False
+        given = {"filename": "Second", "context:base": f"oci-layout://abc:latest@{top}"}
+        second = await buildx.build(given, exporter="local")
+        assert {path: buildx.received[path] for path in ("f", "g")} == {"f": b"x", "g": b"y"}
+        daemon.run("rmi", "-f", second["containerimage.config.digest"], cli="proa")
+        assert daemon.run("image", "ls", "-aq", "--no-trunc", cli="proa").stdout == before
+        with pytest.raises(CallFailed, match="not found"):
+            await buildx.build({**given, "context:base": f"oci-layout://abc@sha256:{64 * '0'}"})
+
+
 async def test_a_cancelled_build_leaves_nothing(daemon: Instance, tmp_path: Path) -> None:
     context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nRUN echo begun; sleep 1000\n"})
     async with client(socket_of(daemon), context) as buildx:
-        ref = "cancelled"
-        asked = messages.ControlSolveRequest(Ref=ref, Session=buildx.id, Frontend="dockerfile.v0")
-        building = asyncio.ensure_future(buildx.ask(f"{CONTROL}Solve", asked, messages.ControlSolveResponse))
-        request = messages.StatusRequest(Ref=ref).SerializeToString()
+        building = buildx.begin("cancelled", Frontend="dockerfile.v0")
+        request = messages.StatusRequest(Ref="cancelled").SerializeToString()
         async with grpc.Calling(buildx.calls, f"{CONTROL}Status") as following:
             await following.send(request)
             async for message in following.messages():
@@ -198,8 +272,7 @@ async def test_an_ignore_file_of_the_dockerfiles_own(daemon: Instance, tmp_path:
 async def test_checks(daemon: Instance, tmp_path: Path) -> None:
     context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nMAINTAINER me\n"})
     async with client(socket_of(daemon), context) as buildx:
-        asked = messages.ControlSolveRequest(Ref="check", Session=buildx.id)
-        solving = asyncio.ensure_future(buildx.ask(f"{CONTROL}Solve", asked, messages.ControlSolveResponse))
+        solving = buildx.begin("check")
         request = messages.SolveRequest(Frontend="dockerfile.v0", FrontendOpt={"requestid": "frontend.lint"})
         build_id = ("buildkit-controlapi-buildid", "check")
         path = "/moby.buildkit.v1.frontend.LLBBridge/Solve"
@@ -216,10 +289,14 @@ async def test_what_is_not_there_is_said(daemon: Instance, tmp_path: Path) -> No
     async with client(socket_of(daemon), context) as buildx:
         with pytest.raises(CallFailed, match="exporter 'floppy' could not be found"):
             await buildx.build({}, exporter="floppy")
-        llb = messages.ControlSolveRequest(Ref="llb", Session=buildx.id)
-        getattr(llb.Definition, "def").append(b"x")
-        with pytest.raises(CallFailed, match="building LLB is not supported"):
-            await buildx.ask(f"{CONTROL}Solve", llb, messages.ControlSolveResponse)
+        llb = messages.Definition(**{"def": [b"x"]})
+        for field, value in {"Definition": llb, "FrontendInputs": {"x": llb}}.items():
+            with pytest.raises(CallFailed, match="building LLB is not supported"):
+                await buildx.begin(field, **{field: value})
+        with pytest.raises(CallFailed, match="source policies are not supported"):
+            await buildx.begin("policy", SourcePolicy=llb)
+        with pytest.raises(CallFailed, match="attestations are not supported: provenance"):
+            await buildx.build({"attest:provenance": "mode=max"})
         with pytest.raises(CallFailed, match="failed to read dockerfile"):
             await buildx.build({"filename": "missing"})
 

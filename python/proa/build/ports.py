@@ -1,8 +1,8 @@
 """What builds need of the rest of the engine: layers, commands, files, contexts, and who watches."""
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ from proa.build.dockerfile.source import Location
 from proa.build.words import go_quoted
 from proa.errors import ProaError
 from proa.registry import Remote
+from proa.schema.build import ProaBuild
 from proa.schema.plan import Overlay
 
 if TYPE_CHECKING:
@@ -144,6 +145,25 @@ class Work(Protocol):
         Content and what of the metadata reaches the image, never times. Raises NotFound for a missing file.
         """
         ...
+
+
+class Lent:
+    """What a client that is there as long as its build has for it."""
+
+    def __init__(
+        self,
+        stand: AsyncExitStack,
+        stores: Mapping[str, Any],
+        fill: Callable[[ProaBuild, str], Awaitable[ProaBuild]],
+    ) -> None:
+        """`stand` is what the contexts stand on: from the build's beginning it is closed with them.
+
+        `stores` are the places of caches by the client's names of them; `fill` has what a Dockerfile, its
+        text, may ask the client for: secrets and agents.
+        """
+        self.stand = stand
+        self.stores = stores
+        self.fill = fill
 
 
 class Web(Protocol):

@@ -29,19 +29,23 @@ _KEPT: Final = 256
 _CAPABILITIES: Final = (
     "solve.base",
     "solve.inlinereturn",
-    "resolveimage",
-    "readfile",
     "return",
     "returnmap",
-    "inputs",
     "frontend.caps",
     "gateway.solve.metadata",
     "proto.refarray",
-    "reference.output",
     "importcaches",
     "gateway.evaluate.solve",
     "gateway.warnings",
 )
+"""Of the gateway. Files of a result, images' configurations and inputs of a frontend are LLB's."""
+_ABILITIES: Final = (
+    "exporter.multiple",
+    "exporter.image.annotations",
+    "exporter.sourcedateepoch",
+    "gc.freespacefilter",
+)
+"""Of what is built; without `exporter.image.attestations` clients refuse what asks for any."""
 
 
 class Control:
@@ -91,7 +95,10 @@ class Control:
     def _worker(self) -> Any:
         here = host_platform()
         platform = messages.Platform(OS=here.os, Architecture=here.architecture, Variant=here.variant)
-        labels = {"org.mobyproject.buildkit.worker.executor": "proa"}
+        # With a snapshotter, clients expect of the image store what containerd's can: images of several
+        # platforms, caches and archives of a build.
+        prefix = "org.mobyproject.buildkit.worker."
+        labels = {f"{prefix}executor": "proa", f"{prefix}snapshotter": "overlayfs"}
         return messages.WorkerRecord(
             ID="proa", Labels=labels, platforms=[platform], BuildkitVersion=self._build_version()
         )
@@ -100,13 +107,15 @@ class Control:
 
     async def _solve(self, call: Call) -> None:
         asked = messages.parsed(messages.ControlSolveRequest, await call.message())
+        if asked.SourcePolicy.ByteSize():
+            raise CallFailed(UNIMPLEMENTED, "source policies are not supported")
         job = Job(asked)
         await self._jobs.add(asked.Ref, job)
         try:
             if asked.Frontend:
                 await self._builder.build(job, asked.Frontend, dict(asked.FrontendAttrs), ())
                 job.returned.set_result(None)
-            elif asked.Definition.ByteSize():
+            elif asked.Definition.ByteSize() or asked.FrontendInputs:
                 raise CallFailed(UNIMPLEMENTED, "building LLB is not supported: only Dockerfiles are")
             await job.returned
         finally:
@@ -133,7 +142,10 @@ class Control:
             filters.setdefault(name, []).append(value)
         if asked.keepDuration:
             filters["until"] = [f"{asked.keepDuration // 10**9}s"]
-        report = await self._builds.prune(all=asked.all, keep_bytes=asked.reservedSpace, filters=filters)
+        if asked.minFreeSpace:
+            raise CallFailed(UNIMPLEMENTED, "pruning until there is free space is not supported")
+        keep_bytes = max(asked.reservedSpace, asked.maxUsedSpace)
+        report = await self._builds.prune(all=asked.all, keep_bytes=keep_bytes, filters=filters)
         for id_ in report.caches_deleted or ():
             record = known.get(id_, BuildCacheRecord(id=id_))
             await _answer(call, _usage_of(record))
@@ -142,13 +154,17 @@ class Control:
 
     async def _ping(self, call: Call) -> None:
         await call.message()
-        capabilities = [messages.APICap(ID=name, Enabled=True) for name in _CAPABILITIES]
-        await _answer(call, messages.PongResponse(FrontendAPICaps=capabilities, Workers=[self._worker()]))
+        gateway, built = (
+            [messages.APICap(ID=name, Enabled=True) for name in names]
+            for names in (_CAPABILITIES, _ABILITIES)
+        )
+        pong = messages.PongResponse(FrontendAPICaps=gateway, LLBCaps=built, Workers=[self._worker()])
+        await _answer(call, pong)
 
     async def _gateway_solve(self, call: Call) -> None:
         asked = messages.parsed(messages.SolveRequest, await call.message())
         job = await self._of(call)
-        if asked.Definition.ByteSize() or not asked.Frontend:
+        if asked.Definition.ByteSize() or asked.FrontendInputs or not asked.Frontend:
             raise CallFailed(UNIMPLEMENTED, "building LLB is not supported: only Dockerfiles are")
         metadata = await self._builder.build(job, asked.Frontend, dict(asked.FrontendOpt), asked.CacheImports)
         result = messages.Result(ref=messages.Ref(id=f"{job.ref}-result"), metadata=metadata)

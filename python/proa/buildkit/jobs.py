@@ -16,10 +16,13 @@ import msgspec
 import proa_native
 from msgspec.structs import replace
 
+from proa.build.ports import Lent
 from proa.buildkit import filesync, messages, wishes
 from proa.buildkit.agents import forwarded
 from proa.buildkit.arrivals import Arrivals
+from proa.buildkit.content import ClientStore
 from proa.buildkit.grpc import UNIMPLEMENTED, UNKNOWN, CallFailed, Calling
+from proa.buildkit.layouts import Layouts
 from proa.buildkit.outputs import Outputs
 from proa.buildkit.sessions import Session
 from proa.buildkit.status import RECEIVED, Status
@@ -38,7 +41,7 @@ class Builds(Protocol):
         options: BuildOptions,
         body: AsyncIterator[bytes],
         credentials: Mapping[str, Credentials],
-        stand: AsyncExitStack | None = None,
+        lent: Lent | None = None,
     ) -> AsyncIterator[bytes]: ...
 
     async def prune(
@@ -94,6 +97,7 @@ class Builder:
         outputs: Outputs,
         sessions: Arrivals[Session],
         places: Places,
+        layouts: Layouts,
         scratch: Path,
         executor: Executor | None,
     ) -> None:
@@ -102,41 +106,41 @@ class Builder:
         self._outputs = outputs
         self._sessions = sessions
         self._places = places
+        self._layouts = layouts
         self._scratch = scratch
         self._executor = executor
 
     async def build(self, job: Job, frontend: str, options: dict[str, str], imports: Any) -> dict[str, bytes]:
         """Do it, and export the image: the result's metadata. Raises classes of proa.errors."""
         _check_wanted(frontend, options)
-        export = wishes.export_of(job.asked)
+        exports = wishes.exports_of(job.asked)
+        image = wishes.image_of(exports)
         session = await self._sessions.find(job.asked.Session)
         async with AsyncExitStack() as stack:
             scratch = await self._room(stack)
+            client = _ClientSide(session, scratch, stack)
             stand = await stack.enter_async_context(AsyncExitStack())
-            own, text = await self._receive(session, options, scratch, job, stand)
-            agents = forwarded(session, wishes.agents_in(text), scratch)
+            own = await self._receive(session, options, scratch, job, stand)
+            layouts = await self._layouts.loaded(session, wishes.layouts_of(options), stack)
             own = replace(
-                own,
-                ssh=await stack.enter_async_context(agents),
-                secrets=await session.secrets(wishes.secrets_in(text)),
-                entitlements=list(job.asked.Entitlements),
+                own, contexts={**own.contexts, **layouts}, entitlements=list(job.asked.Entitlements)
             )
-            caches = job.asked.Cache
-            wished = wishes.options_of(options, export, own, [*caches.Imports, *imports], caches.Exports)
-            logins = await session.logins(wishes.hosts_in([text, *options.values(), *export.names]))
-            body = _uploaded(session, wishes.upload_of(options))
-            await self._run(job, wished, body, logins, text, stand)
-            if wished.local.check:
-                return {"result.json": job.status.lint_result(wished.dockerfile, text)}
-            image = job.status.image
-            job.told |= {
-                "containerimage.config.digest": image["ID"],
-                "containerimage.digest": image.get("Digest") or image["ID"],
+            imports = [*job.asked.Cache.Imports, *imports]
+            wished = wishes.options_of(options, image, own, imports, job.asked.Cache.Exports)
+            await client.log_in([*options.values(), *image.names])
+            stores = {
+                store: ClientStore(session, store, digest)
+                for store, digest in wishes.stores_of(imports, job.asked.Cache.Exports).items()
             }
-            if export.names:
-                names = [parse_reference(name).with_default_tag() for name in export.names]
-                job.told["image.name"] = ",".join(name.canonical for name in names)
-            await self._outputs.deliver(export, image["ID"], session, logins, scratch)
+            body = _uploaded(session, wishes.upload_of(options))
+            await self._run(job, wished, body, client, Lent(stand, stores, client.fill))
+            if wished.local.check:
+                return {"result.json": job.status.lint_result(wished.dockerfile, client.text)}
+            built = job.status.image
+            job.told |= _told_of(built, image.names)
+            if named := next((store.named for store in stores.values() if store.named), ""):
+                job.told["cache.manifest"] = named
+            await self._outputs.deliver(exports, built["ID"], session, client.logins, scratch)
         return {}
 
     async def _run(
@@ -144,13 +148,12 @@ class Builder:
         job: Job,
         wished: BuildOptions,
         body: AsyncIterator[bytes],
-        logins: Mapping[str, Credentials],
-        text: str,
-        stand: AsyncExitStack,
+        client: "_ClientSide",
+        lent: Lent,
     ) -> None:
-        """The engine's part; `text` is the Dockerfile, for what is told of a failure."""
+        """The engine's part."""
         try:
-            told = await self._builds.build(wished, body, logins, stand)
+            told = await self._builds.build(wished, body, client.logins, lent)
             try:
                 async for line in told:
                     for event in line.splitlines():
@@ -161,7 +164,7 @@ class Builder:
         except CallFailed:
             raise
         except ProaError as exc:
-            details = job.status.failure_details(UNKNOWN, str(exc), wished.dockerfile, text)
+            details = job.status.failure_details(UNKNOWN, str(exc), wished.dockerfile, client.text)
             raise CallFailed(UNKNOWN, str(exc), details) from exc
 
     # ---- the client's directories --------------------------------------------------------------------
@@ -185,11 +188,14 @@ class Builder:
         scratch: Path,
         job: Job,
         stand: AsyncExitStack,
-    ) -> tuple[ProaBuild, str]:
-        """The directories that the build needs, and the Dockerfile's text; `stand` has what is borrowed."""
+    ) -> ProaBuild:
+        """The directories that the build needs; `stand` has what is borrowed."""
         wanted = wishes.directories_of(options)
+        named = {
+            name: str(await self._kept(session, directory, stand)) for name, directory in wanted.named.items()
+        }
         if options.get("context") and not wanted.context:
-            return ProaBuild(), ""
+            return ProaBuild(contexts=named)
         file, own_ignore_file = wanted.file, f"{wanted.file}.dockerignore"
         files = await self._few(session, wanted.dockerfile, scratch / "dockerfile", [file, own_ignore_file])
         text = _read(files, file)
@@ -200,15 +206,11 @@ class Builder:
         with _vertex(job, RECEIVED, "[internal] load build context") as tell:
             context = await self._kept(session, wanted.context, stand, read_ignore_file(ignore or ""))
             tell("transferring context")
-        own = ProaBuild(
+        return ProaBuild(
             context=str(context),
             dockerfile_path="" if text is None else _written(scratch / "file", file, text, own_ignore),
-            contexts={
-                name: str(await self._kept(session, directory, stand))
-                for name, directory in wanted.named.items()
-            },
+            contexts=named,
         )
-        return own, text or ""
 
     async def _few(self, session: Session, name: str, place: Path, files: Sequence[str]) -> Path:
         """A few files of a directory, for the moment."""
@@ -226,6 +228,34 @@ class Builder:
         return received.path
 
 
+class _ClientSide:
+    """What a Dockerfile asks its client for, once its text is known."""
+
+    def __init__(self, session: Session, scratch: Path, stack: AsyncExitStack) -> None:
+        """What is fetched lasts as long as the stack."""
+        self._session = session
+        self._scratch = scratch
+        self._stack = stack
+        self.text = ""
+        self.logins: dict[str, Credentials] = {}
+
+    async def log_in(self, texts: Sequence[str]) -> None:
+        """Have the credentials of registries that are named somewhere."""
+        hosts = [host for host in wishes.hosts_in(texts) if host not in self.logins]
+        self.logins |= await self._session.logins(hosts)
+
+    async def fill(self, local: ProaBuild, text: str) -> ProaBuild:
+        """The same with the secrets and agents that a Dockerfile may mount."""
+        self.text = text
+        await self.log_in([text])
+        agents = forwarded(self._session, wishes.agents_in(text), self._scratch)
+        return replace(
+            local,
+            ssh=await self._stack.enter_async_context(agents),
+            secrets=await self._session.secrets(wishes.secrets_in(text)),
+        )
+
+
 class _vertex:
     """Work of this room's own, shown as a step."""
 
@@ -240,6 +270,18 @@ class _vertex:
     def __exit__(self, kind: object, exc: object, trace: object) -> None:
         ended = {"done": True} if exc is None else {"error": str(exc)}
         self._job.status.event({"vertex": {"number": self._number, **ended}})
+
+
+def _told_of(built: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """What an exporter says of an image."""
+    told = {
+        "containerimage.config.digest": built["ID"],
+        "containerimage.digest": built.get("Digest") or built["ID"],
+    }
+    if names:
+        tagged = [parse_reference(name).with_default_tag() for name in names]
+        told["image.name"] = ",".join(name.canonical for name in tagged)
+    return told
 
 
 def _check_wanted(frontend: str, options: Mapping[str, str]) -> None:

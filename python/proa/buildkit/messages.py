@@ -5,7 +5,7 @@ looked at. A field is `name number type`; `[type]` is repeated, `{type}` a map f
 
 Source: moby/buildkit api/services/control/control.proto, frontend/gateway/pb/gateway.proto, session/*/*.proto
 solver/errdefs/errdefs.proto, solver/pb/ops.proto; tonistiigi/fsutil types/wire.proto, stat.proto; googleapis
-google/rpc/status.proto.
+google/rpc/status.proto; containerd api/services/content/v1/content.proto.
 """
 
 from typing import Any, Final
@@ -40,7 +40,8 @@ _MESSAGES: Final = {
         "Ref 1 string, Definition 2 Definition, ExporterDeprecated 3 string,"
         "ExporterAttrsDeprecated 4 {string}, Session 5 string, Frontend 6 string, FrontendAttrs 7 {string},"
         "Cache 8 CacheOptions,"
-        "Entitlements 9 [string], Exporters 13 [Exporter]"
+        "Entitlements 9 [string], FrontendInputs 10 {Definition}, SourcePolicy 12 Definition,"
+        "Exporters 13 [Exporter]"
     ),
     "ControlSolveResponse": "ExporterResponse 1 {string}",
     "StatusRequest": "Ref 1 string",
@@ -68,13 +69,17 @@ _MESSAGES: Final = {
         "LastUsedAt 7 Timestamp, UsageCount 8 int64, Description 9 string, RecordType 10 string,"
         "Shared 11 bool, Parents 12 [string]"
     ),
-    "PruneRequest": "filter 1 [string], all 2 bool, keepDuration 3 int64, reservedSpace 4 int64",
+    "PruneRequest": (
+        "filter 1 [string], all 2 bool, keepDuration 3 int64, reservedSpace 4 int64,"
+        "maxUsedSpace 5 int64, minFreeSpace 6 int64"
+    ),
     # ---- the gateway
     "APICap": "ID 1 string, Enabled 2 bool",
     "PongResponse": "FrontendAPICaps 1 [APICap], LLBCaps 2 [APICap], Workers 3 [WorkerRecord]",
     "SolveRequest": (
         "Definition 1 Definition, Frontend 2 string, FrontendOpt 3 {string}, allowResultReturn 5 bool,"
-        "allowResultArrayRef 6 bool, CacheImports 12 [CacheEntry], Evaluate 14 bool"
+        "allowResultArrayRef 6 bool, CacheImports 12 [CacheEntry], FrontendInputs 13 {Definition},"
+        "Evaluate 14 bool"
     ),
     "Ref": "id 1 string",
     "RefMap": "refs 1 {Ref}",
@@ -98,6 +103,11 @@ _MESSAGES: Final = {
     "GetSecretRequest": "ID 1 string",
     "GetSecretResponse": "data 1 bytes",
     "CheckAgentRequest": "ID 1 string",
+    "ReadContentRequest": "digest 1 string, offset 2 int64, size 3 int64",
+    "ReadContentResponse": "offset 1 int64, data 2 bytes",
+    "WriteContentRequest": (
+        "action 1 int32, ref 2 string, total 3 int64, expected 4 string, offset 5 int64, data 6 bytes"
+    ),
 }
 _PACKAGE: Final = "proa.buildkit"
 
@@ -159,11 +169,13 @@ AnyMessage = _class("Any")
 BuildkitVersion = _class("BuildkitVersion")
 BytesMessage = _class("BytesMessage")
 CacheEntry = _class("CacheEntry")
+CacheOptions = _class("CacheOptions")
 CheckAgentRequest = _class("CheckAgentRequest")
 ControlSolveRequest = _class("ControlSolveRequest")
 ControlSolveResponse = _class("ControlSolveResponse")
 CredentialsRequest = _class("CredentialsRequest")
 CredentialsResponse = _class("CredentialsResponse")
+Definition = _class("Definition")
 DiskUsageResponse = _class("DiskUsageResponse")
 Exporter = _class("Exporter")
 GetSecretRequest = _class("GetSecretRequest")
@@ -176,6 +188,8 @@ PongResponse = _class("PongResponse")
 Position = _class("Position")
 PruneRequest = _class("PruneRequest")
 Range = _class("Range")
+ReadContentRequest = _class("ReadContentRequest")
+ReadContentResponse = _class("ReadContentResponse")
 Ref = _class("Ref")
 Result = _class("Result")
 ReturnRequest = _class("ReturnRequest")
@@ -194,3 +208,4 @@ VertexLog = _class("VertexLog")
 VertexStatus = _class("VertexStatus")
 VertexWarning = _class("VertexWarning")
 WorkerRecord = _class("WorkerRecord")
+WriteContentRequest = _class("WriteContentRequest")

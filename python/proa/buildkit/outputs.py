@@ -11,9 +11,10 @@ Source: moby/buildkit exporter/*, session/filesync; tonistiigi/fsutil send.go.
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -32,6 +33,7 @@ from proa.schema.container_state import ContainerCreateResponse
 from proa.schema.registry import Credentials
 
 _FILE_SEND: Final = "/moby.filesync.v1.FileSend/DiffCopy"
+_EXPORTER: Final = "buildkit-attachable-exporter-id"
 _PIECE: Final = 1 << 20
 _FILE_PIECE: Final = 32 << 10
 
@@ -75,27 +77,29 @@ class Outputs:
 
     async def deliver(
         self,
-        export: Export,
+        exports: Sequence[Export],
         image: str,
         session: Session,
         logins: Mapping[str, Credentials],
         scratch: Path,
     ) -> None:
-        """Everything that was asked for. Raises classes of proa.errors."""
-        if export.push:
-            for name in export.names:
-                await self._push(name, logins)
-        if export.kind in ("docker", "oci"):
-            await _send(session, await self._images.save(list(export.names) or [image]))
-        elif export.kind == "tar":
-            async with self._root(image) as files:
-                await _send(session, files)
-        elif export.kind == "local":
-            target = scratch / "files"
-            os.mkdir(target, 0o700)
-            async with self._root(image) as files:
-                await feed(files, self._executor, lambda fd: _unpack(fd, str(target)))
-            await _send_directory(session, str(target), self._executor)
+        """Everything that was asked for, one after the other. Raises classes of proa.errors."""
+        for number, export in enumerate(exports):
+            if export.push:
+                for name in export.names:
+                    await self._push(name, logins)
+            sending = Calling(session.connection, _FILE_SEND, [(_EXPORTER, str(number))])
+            if export.kind in ("docker", "oci"):
+                await _send(sending, await self._images.save(list(export.names) or [image]))
+            elif export.kind == "tar":
+                async with self._root(image) as files:
+                    await _send(sending, files)
+            elif export.kind == "local":
+                target = scratch / f"files-{number}"
+                os.mkdir(target, 0o700)
+                async with self._root(image) as files:
+                    await feed(files, self._executor, partial(_unpack, target=str(target)))
+                await _send_directory(sending, str(target), self._executor)
 
     async def _push(self, name: str, logins: Mapping[str, Credentials]) -> None:
         host = next((host for host in logins if name.startswith(f"{host}/")), "docker.io")
@@ -123,9 +127,9 @@ def _unpack(fd: int, target: str) -> None:
         raise System(f"failed to export files: {exc}") from exc
 
 
-async def _send(session: Session, archive: AsyncIterator[bytes]) -> None:
+async def _send(sending: Calling, archive: AsyncIterator[bytes]) -> None:
     """A stream of bytes, to where the client wants it."""
-    async with Calling(session.connection, _FILE_SEND) as calling:
+    async with sending as calling:
         async for chunk in archive:
             for start in range(0, len(chunk), _PIECE):
                 part = messages.BytesMessage(data=chunk[start : start + _PIECE])
@@ -135,11 +139,11 @@ async def _send(session: Session, archive: AsyncIterator[bytes]) -> None:
             pass
 
 
-async def _send_directory(session: Session, root: str, executor: Executor | None) -> None:
+async def _send_directory(sending: Calling, root: str, executor: Executor | None) -> None:
     """A tree: what there is, then what the client asks for of it."""
     loop = asyncio.get_running_loop()
     found = await loop.run_in_executor(executor, walk, root)
-    async with Calling(session.connection, _FILE_SEND) as calling:
+    async with sending as calling:
         for _, told in found:
             await calling.send(messages.Packet(type=STAT, stat=told).SerializeToString())
         await calling.send(messages.Packet(type=STAT).SerializeToString())

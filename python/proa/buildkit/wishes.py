@@ -15,10 +15,12 @@ from msgspec.structs import replace
 from proa.errors import InvalidParameter, NotImplemented_
 from proa.schema.build import BuildOptions, ProaBuild
 from proa.schema.container import Ulimit
+from proa.schema.reference import parse_digest
 
 FRONTENDS: Final = ("dockerfile.v0", "gateway.v0")
 LINT: Final = "frontend.lint"
 _LOCAL: Final = "local:"
+_LAYOUT: Final = "oci-layout://"
 _UPLOAD: Final = "http://buildkit-session"
 _NETWORKS: Final = {"": "default", "sandbox": "default", "default": "default", "host": "host", "none": "none"}
 _EXPORTERS: Final = ("moby", "image", "docker", "oci", "tar", "local")
@@ -45,24 +47,39 @@ class Export(Struct, frozen=True, kw_only=True):
     """What the image is to be like."""
 
 
-def export_of(asked: Any) -> Export:
-    """The exporter of a Control.Solve. Raises NotImplemented_ for what is not there."""
+def exports_of(asked: Any) -> list[Export]:
+    """The exporters of a Control.Solve, in their order. Raises NotImplemented_ for what is not there."""
     exporters = [(each.Type, dict(each.Attrs)) for each in asked.Exporters]
     if not exporters and asked.ExporterDeprecated:
         exporters = [(asked.ExporterDeprecated, dict(asked.ExporterAttrsDeprecated))]
-    if not exporters:
-        return Export()
-    if len(exporters) > 1:
-        raise NotImplemented_("multiple exporters are not supported")
-    ((kind, fields),) = exporters
+    return [_export(kind, fields) for kind, fields in exporters]
+
+
+def _export(kind: str, fields: dict[str, str]) -> Export:
     if kind not in _EXPORTERS:
         raise NotImplemented_(f"exporter {kind!r} could not be found")
+    if kind in ("oci", "docker") and fields.get("tar") in ("false", "0"):
+        raise NotImplemented_(f"exporter {kind!r} without a tar is not supported")
     return Export(
         kind=kind,
         names=tuple(name for name in fields.get("name", "").split(",") if name),
         push=fields.get("push") in ("true", "1"),
         fields={name: value for name, value in fields.items() if name.startswith(_IMAGE_FIELDS)},
     )
+
+
+def image_of(exports: Sequence[Export]) -> Export:
+    """The one image that all exporters are of: every name, and what it is to be like.
+
+    Raises NotImplemented_ where they do not agree on that.
+    """
+    fields: dict[str, str] = {}
+    for export in exports:
+        for name, value in export.fields.items():
+            if fields.setdefault(name, value) != value:
+                raise NotImplemented_(f"outputs that differ in {name} are not supported in one build")
+    names = dict.fromkeys(name for export in exports for name in export.names)
+    return Export(names=tuple(names), fields=fields)
 
 
 class Directories(Struct, frozen=True, kw_only=True):
@@ -99,9 +116,7 @@ def options_of(
     exports: Iterable[Any],
 ) -> BuildOptions:
     """The whole build; `own` has the directories and secrets. Raises InvalidParameter, NotImplemented_."""
-    # buildx asks for provenance of its own accord; Docker's own store has none, and passes over it too.
-    if "attest:sbom" in options and "disabled=true" not in options["attest:sbom"]:
-        raise NotImplemented_("attestations are not supported")
+    _check_attestations(options)
     no_cache = options.get("no-cache")
     arguments = _prefixed(options, "build-arg:")
     context = options.get("context", "")
@@ -112,7 +127,7 @@ def options_of(
     contexts = {
         name.partition("::")[0]: value
         for name, value in _prefixed(options, "context:").items()
-        if not value.startswith(_LOCAL)
+        if not value.startswith((_LOCAL, _LAYOUT))
     }
     if any(value.startswith("/") for value in contexts.values()):
         raise InvalidParameter("a named context is no directory of the daemon's host")
@@ -124,8 +139,8 @@ def options_of(
             own,
             contexts={**contexts, **own.contexts},
             no_cache_filter=[name for name in (no_cache or "").split(",") if name],
-            cache_from=[_cache(each) for each in imports],
-            cache_to=[_cache(each) for each in exports],
+            cache_from=[_cache(each, _store(each, "src")) for each in imports],
+            cache_to=[_cache(each, _store(each, "dest")) for each in exports],
             output=export.fields,
             source_date_epoch=int(epoch) if epoch else None,
             check=options.get("requestid") == LINT,
@@ -146,6 +161,14 @@ def options_of(
         shm_size=_number(options, "shm-size"),
         ulimits=tuple(_ulimit(text) for text in _row(options.get("ulimit", ""))),
     )
+
+
+def _check_attestations(options: Mapping[str, str]) -> None:
+    """Raises NotImplemented_ for what somebody asked for; clients add provenance of their own accord."""
+    for name, value in _prefixed(options, "attest:").items():
+        fields = value.split(",")
+        if "disabled=true" not in fields and "inline-only=true" not in fields:
+            raise NotImplemented_(f"attestations are not supported: {name}")
 
 
 def upload_of(options: Mapping[str, str]) -> str:
@@ -193,13 +216,43 @@ def _row(text: str) -> list[str]:
     return [field for row in csv.reader([text]) for field in row] if text else []
 
 
-def _cache(asked: Any) -> dict[str, str]:
-    """Raises NotImplemented_ for one in the client's directories."""
-    if asked.Type == "local":
-        raise NotImplemented_(
-            "caches of type local are not supported over this protocol: use registry or inline"
-        )
-    return {"type": asked.Type, **asked.Attrs}
+def _cache(asked: Any, store: str) -> dict[str, str]:
+    """One in a directory of the client's is at a store of its own: no path is left in it."""
+    if not store:
+        return {"type": asked.Type, **asked.Attrs}
+    kept = {name: value for name, value in asked.Attrs.items() if name not in ("src", "dest")}
+    return {"type": asked.Type, **kept, "store": store}
+
+
+def _store(asked: Any, directory: str) -> str:
+    return f"{_LOCAL}{asked.Attrs.get(directory, '')}" if asked.Type == "local" else ""
+
+
+def stores_of(imports: Iterable[Any], exports: Iterable[Any]) -> dict[str, str]:
+    """The client's stores that caches are in, and the digest that is read of each; none of those written."""
+    found = {store: "" for each in exports if (store := _store(each, "dest"))}
+    return found | {store: each.Attrs.get("digest", "") for each in imports if (store := _store(each, "src"))}
+
+
+class Layout(Struct, frozen=True, kw_only=True):
+    """An image in a store of the client's, that is a named context."""
+
+    name: str
+    store: str
+    digest: str
+
+
+def layouts_of(options: Mapping[str, str]) -> list[Layout]:
+    """From the frontend's options. Raises InvalidParameter."""
+    found = []
+    for name, value in _prefixed(options, "context:").items():
+        if value.startswith(_LAYOUT):
+            reference, _, digest = value.removeprefix(_LAYOUT).partition("@")
+            if not digest:
+                raise InvalidParameter(f"oci-layout reference {reference!r} has no digest")
+            store = f"oci:{reference.partition(':')[0]}"
+            found.append(Layout(name=name.partition("::")[0], store=store, digest=str(parse_digest(digest))))
+    return found
 
 
 def _number(options: Mapping[str, str], name: str) -> int:

@@ -333,6 +333,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         def control(sessions: "Arrivals[Session]") -> "Control":
             from proa.buildkit.control import Control
             from proa.buildkit.jobs import Builder
+            from proa.buildkit.layouts import Layouts
             from proa.buildkit.outputs import Outputs
 
             builder = Builder(
@@ -340,6 +341,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
                 outputs=Outputs(rooms.images, self.containers, self.files, rooms.executor),
                 sessions=sessions,
                 places=self._build_room.kept,
+                layouts=Layouts(rooms.images),
                 scratch=self._build_room.contexts,
                 executor=rooms.executor,
             )

@@ -93,17 +93,36 @@ def test_a_bad_epoch_is_refused() -> None:
 def test_nothing_of_the_daemons_host_is_named() -> None:
     with pytest.raises(InvalidParameter):
         options(context__x="/etc")
-    cache = messages.CacheEntry(Type="local", Attrs={"dest": "/etc"})
-    for caches in (([cache], ()), ((), [cache])):
-        with pytest.raises(NotImplemented_):
-            wishes.options_of({}, wishes.Export(), ProaBuild(), *caches)
+    cache = messages.CacheEntry(Type="local", Attrs={"dest": "/etc", "src": "/var", "mode": "max"})
+    found = wishes.options_of({}, wishes.Export(), ProaBuild(), [cache], [cache]).local
+    assert found.cache_from == [{"type": "local", "mode": "max", "store": "local:/var"}]
+    assert found.cache_to == [{"type": "local", "mode": "max", "store": "local:/etc"}]
 
 
-def test_an_sbom_is_refused_and_provenance_passed_over() -> None:
+def test_directories_of_the_clients_are_stores() -> None:
+    read = messages.CacheEntry(Type="local", Attrs={"src": "a", "digest": "sha256:x"})
+    written = messages.CacheEntry(Type="local", Attrs={"dest": "b"})
+    both = messages.CacheEntry(Type="local", Attrs={"dest": "a"})
+    other = messages.CacheEntry(Type="registry", Attrs={"ref": "r"})
+    found = wishes.stores_of([read, other], [written, both, other])
+    assert found == {"local:b": "", "local:a": "sha256:x"}
+
+
+def test_layouts_of_the_clients() -> None:
+    digest = "sha256:" + 64 * "0"
+    given = {"context:base::linux/amd64": f"oci-layout://store:tag@{digest}", "context:b": "docker-image://b"}
+    assert wishes.layouts_of(given) == [wishes.Layout(name="base", store="oci:store", digest=digest)]
+    for bad in ("oci-layout://store", "oci-layout://store@sha256:../x"):
+        with pytest.raises(InvalidParameter):
+            wishes.layouts_of({"context:a": bad})
+
+
+def test_attestations_that_somebody_asks_for_are_refused() -> None:
     options(attest__provenance="mode=min,inline-only=true")
     options(attest__sbom="disabled=true")
-    with pytest.raises(NotImplemented_):
-        options(attest__sbom="")
+    for given in ({"attest__sbom": ""}, {"attest__provenance": "mode=max"}):
+        with pytest.raises(NotImplemented_):
+            options(**given)
 
 
 def asked(**given: Any) -> Any:
@@ -111,16 +130,25 @@ def asked(**given: Any) -> Any:
 
 
 def test_exporters_old_and_new() -> None:
-    assert wishes.export_of(asked()) == wishes.Export()
+    assert wishes.exports_of(asked()) == []
     new = messages.Exporter(Type="image", Attrs={"name": "a,b", "push": "true", "compression": "zstd"})
     wanted = wishes.Export(names=("a", "b"), push=True, fields={"compression": "zstd"})
-    assert wishes.export_of(asked(Exporters=[new])) == wanted
+    assert wishes.exports_of(asked(Exporters=[new, new])) == [wanted, wanted]
     old = asked(ExporterDeprecated="moby", ExporterAttrsDeprecated={"name": "a"})
-    assert wishes.export_of(old) == wishes.Export(kind="moby", names=("a",))
+    assert wishes.exports_of(old) == [wishes.Export(kind="moby", names=("a",))]
     with pytest.raises(NotImplemented_, match="could not be found"):
-        wishes.export_of(asked(ExporterDeprecated="floppy"))
-    with pytest.raises(NotImplemented_):
-        wishes.export_of(asked(Exporters=[new, new]))
+        wishes.exports_of(asked(ExporterDeprecated="floppy"))
+
+
+def test_several_outputs_are_of_one_image() -> None:
+    one = wishes.Export(kind="moby", names=("a", "b"), push=True)
+    two = wishes.Export(kind="oci", names=("b", "c"), fields={"compression": "zstd"})
+    wanted = wishes.Export(names=("a", "b", "c"), fields={"compression": "zstd"})
+    assert wishes.image_of([one, two]) == wanted
+    assert wishes.image_of([]) == wishes.Export()
+    three = wishes.Export(kind="tar", fields={"compression": "gzip"})
+    with pytest.raises(NotImplemented_, match="differ in compression"):
+        wishes.image_of([one, two, three])
 
 
 @pytest.mark.parametrize(

@@ -46,18 +46,22 @@ class Caches:
         options: BuildOptions,
         plans: Sequence[graph.Graph],
         credentials: Mapping[str, Credentials],
+        stores: Mapping[str, Place],
         reporter: Reporter,
     ) -> CacheImports:
-        """What the build may take over; a cache that cannot be read is told, and no failure."""
+        """What the build may take over; a cache that cannot be read is told, and no failure.
+
+        `stores` are the places that the client itself has.
+        """
         imports = CacheImports(self._images.store, self._cache, self._executor, reporter.warned)
         for name in options.cache_from:
             self._add_image(imports, plans[0], name)
         for number, fields in enumerate(options.local.cache_from):
-            where = fields.get("ref") or fields.get("src", "")
+            where = fields.get("ref") or fields.get("src") or fields.get("store", "")
             try:
                 with reporter.task(f"cache-from {number}", f"importing cache manifest from {where}"):
                     for wanted in plans:
-                        await self._add(imports, fields, credentials, wanted.outcome.platform)
+                        await self._add(imports, fields, credentials, stores, wanted.outcome.platform)
             except InvalidParameter:
                 raise
             except ProaError:
@@ -76,6 +80,7 @@ class Caches:
         imports: CacheImports,
         fields: Fields,
         credentials: Mapping[str, Credentials],
+        stores: Mapping[str, Place],
         platform: Platform,
     ) -> None:
         kind = fields.get("type", "registry")
@@ -84,13 +89,18 @@ class Caches:
             if offers:
                 imports.add(offers, None)
                 return
-        place = self._place(kind, "importer", fields, fields.get("src", ""), credentials)
+        place = stores.get(fields.get("store", "")) or self._place(
+            kind, "importer", fields, fields.get("src", ""), credentials
+        )
         imports.add(await read_offers(place, platform), place)
 
     # ---- after the build ------------------------------------------------------------------------
 
     def targets(
-        self, options: BuildOptions, credentials: Mapping[str, Credentials]
+        self,
+        options: BuildOptions,
+        credentials: Mapping[str, Credentials],
+        stores: Mapping[str, Place],
     ) -> list[tuple[Fields, CacheTarget]]:
         """Where the cache goes, but for the image itself. Raises InvalidParameter."""
         found: list[tuple[Fields, CacheTarget]] = []
@@ -101,7 +111,9 @@ class Caches:
             mode = fields.get("mode", "min")
             if mode not in ("min", "max"):
                 raise InvalidParameter(f"unsupported cache export mode: {mode}")
-            place = self._place(kind, "exporter", fields, fields.get("dest", ""), credentials)
+            place = stores.get(fields.get("store", "")) or self._place(
+                kind, "exporter", fields, fields.get("dest", ""), credentials
+            )
             target = CacheTarget(
                 place=place,
                 every=mode == "max",

@@ -23,7 +23,7 @@ from proa.build.dockerfile.parsing import Dockerfile, parse_dockerfile
 from proa.build.dockerfile.source import DockerfileError, Location, excerpt
 from proa.build.planning import BaseUnresolved, Request, plan
 from proa.build.platforms import host_platform, parse_platform, shown
-from proa.build.ports import StepFailed, StepNotStarted, VertexFailed
+from proa.build.ports import Lent, StepFailed, StepNotStarted, VertexFailed
 from proa.build.solver import Solution, Solver, first_failure
 from proa.engine.builds.bases import BuildBases
 from proa.engine.builds.caching import INLINE_ARGUMENT, Caches, wants_inline
@@ -84,11 +84,10 @@ class Builds:
         options: BuildOptions,
         body: AsyncIterator[bytes],
         credentials: Mapping[str, Credentials],
-        stand: AsyncExitStack | None = None,
+        lent: Lent | None = None,
     ) -> AsyncIterator[bytes]:
         """Progress as a stream of JSON lines; the image id in an `aux` near the end.
 
-        `stand` has what the contexts stand on: from the build's beginning it is closed with them.
         Raises classes of proa.errors, after some lines as well; closed early, it ends the build.
         """
         names = [_name(tag) for tag in options.tags]
@@ -100,7 +99,7 @@ class Builds:
                 if options.events
                 else Lines(send, partial(self._built.id_of, created_ns=epoch), quiet=options.quiet)
             )
-            await self._build(options, body, credentials, names, epoch, reporter, stand or AsyncExitStack())
+            await self._build(options, body, credentials, names, epoch, reporter, lent)
 
         return streamed_lines(work)
 
@@ -112,18 +111,22 @@ class Builds:
         names: Sequence[Reference],
         epoch: int | None,
         reporter: Reporter,
-        stand: AsyncExitStack,
+        lent: Lent | None,
     ) -> None:
         async with AsyncExitStack() as stack:
             # Nothing is collected meanwhile: a build relies on layers that it found.
             stack.enter_context(self._images.store.busy())
             contexts = await stack.enter_async_context(self._contexts())
-            contexts.keep(stand.pop_all())
+            if lent is not None:
+                contexts.keep(lent.stand.pop_all())
             await _fill(contexts, options, body)
             asked = os.path.basename(options.local.dockerfile_path or options.dockerfile) or "Dockerfile"
             with reporter.task("definition", f"[internal] load build definition from {asked}") as tell:
                 text, name = await _dockerfile(contexts, options)
                 tell(f"transferring dockerfile: {_bytes(len(text.encode()))} done")
+            if lent is not None:
+                options = replace(options, local=await lent.fill(options.local, text))
+            stores = lent.stores if lent is not None else {}
             try:
                 file = parse_dockerfile(text)
                 looked = partial(self._check, file, name, text, contexts, options, reporter)
@@ -132,7 +135,7 @@ class Builds:
                     return
                 platforms = _platforms(options)
                 wish = wish_of(options.local.output, [shown(platform) for platform in platforms])
-                targets = self._caches.targets(options, credentials)
+                targets = self._caches.targets(options, credentials, stores)
                 try:
                     plans = await self._plans(file, platforms, options, credentials, reporter)
                 except ProaError:
@@ -142,7 +145,7 @@ class Builds:
                     tell(f"transferring context: {_bytes(max(contexts.ignored_bytes, 2))} done")
                 # The images that it stands on are here now.
                 looked(fatal=True)
-                imports = await self._caches.imports(options, plans, credentials, reporter)
+                imports = await self._caches.imports(options, plans, credentials, stores, reporter)
                 await stack.enter_async_context(imports)
                 work = self._workshop.for_build(contexts, _limits(options), options, epoch, reporter.task)
                 for wanted in plans:
