@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from proa.build import graph
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """Raised whenever what a step makes of the same operation changes."""
 
 

@@ -2,19 +2,17 @@
 
     a local directory    as it lies; nothing is copied
     a tar                unpacked by the native core into scratch
-    git                  fetched by the host's git into scratch
+    git                  fetched into scratch (git.py)
     http(s)              a tar, or a Dockerfile alone: its first bytes tell
 
 The empty name is the main one. What lies in scratch goes with the build.
 
-Source: docker build's reference, "Build context"; moby builder/remotecontext/git/gitutils.go for the grammar
-of git URLs (CVE-2019-13139: nothing that git could take for an option).
+Source: docker build's reference, "Build context".
 """
 
 import asyncio
 import os
 import posixpath
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
@@ -26,16 +24,16 @@ from urllib.parse import urlsplit
 
 import proa_native
 
-from proa.build.archives import is_archive, is_old_archive
+from proa.build.archives import is_archive
+from proa.build.git import fetch_git
 from proa.build.ports import Web
-from proa.build.words import is_bare_git, is_git
+from proa.build.words import is_git
 from proa.errors import InvalidParameter, NotFound, System
 from proa.feeding import supply
 from proa.ignore import read_ignore_file
 
 _T = TypeVar("_T")
 
-_REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
 _HEAD: Final = 512
 _LIMIT: Final = 1 << 20
 """Bytes of a Dockerfile or an ignore file."""
@@ -150,7 +148,7 @@ class Contexts:
                 start += chunk
             whole = _after(start, remote.chunks)
             # What a server calls its type is of no use: most call a Dockerfile octets.
-            if is_archive(start) or is_old_archive(start):
+            if is_archive(start):
                 await self.add_tar(name, whole)
                 return
             text = b"".join([chunk async for chunk in _limited(whole, _LIMIT)])
@@ -261,98 +259,3 @@ def _read_beneath(root: str, path: str) -> str | None:
 
 def _write(path: str, data: bytes) -> None:
     Path(path).write_bytes(data)
-
-
-# ---- git --------------------------------------------------------------------------------------------
-
-
-async def fetch_git(url: str, target: str, *, keep_git_dir: bool = False) -> str:
-    """Fetch `url#ref:directory` into `target`; returns the directory asked for.
-
-    Raises InvalidParameter, and NotFound where this host has no git.
-    """
-    remote, reference, directory = split_git(url)
-    if not keep_git_dir:
-        git_dir = f"{target}/.git"
-    await _git("init", "-q", "--", target)
-    await _git("-C", target, "fetch", "-q", "--depth", "1", "--no-tags", "--", remote, reference)
-    await _git("-C", target, "checkout", "-q", "--detach", "FETCH_HEAD")
-    if not keep_git_dir:
-        proa_native.remove_tree(git_dir)
-    return _subdirectory(target, directory) if directory else target
-
-
-def _subdirectory(root: str, directory: str) -> str:
-    """A directory of a repository that was fetched, which nobody else changes. Raises InvalidParameter."""
-    path, top = os.path.realpath(f"{root}/{directory}"), os.path.realpath(root)
-    if os.path.commonpath((path, top)) != top:
-        raise InvalidParameter(f"git subdirectory {directory!r} is outside of the repository")
-    if not os.path.isdir(path):
-        raise InvalidParameter(f"git subdirectory {directory!r} not found")
-    return path
-
-
-async def resolve_git(url: str) -> str:
-    """The commit that a URL's ref is at now. Raises InvalidParameter, NotFound."""
-    remote, reference, _ = split_git(url)
-    if re.fullmatch(r"[0-9a-f]{40}", reference):
-        return reference
-    output = await _git("ls-remote", "--", remote, reference, f"{reference}^{{}}")
-    lines = [line.split("\t") for line in output.splitlines() if "\t" in line]
-    if not lines:
-        raise InvalidParameter(f"repository does not contain ref {reference}")
-    # An annotated tag's commit is listed after the tag.
-    return lines[-1][0]
-
-
-def split_git(url: str) -> tuple[str, str, str]:
-    """(remote, ref, directory); raises InvalidParameter for what git could misunderstand."""
-    remote, _, fragment = url.partition("#")
-    reference, _, directory = fragment.partition(":")
-    reference = reference or "HEAD"
-    if is_bare_git(remote):
-        remote = f"https://{remote}"
-    if remote.startswith("-") or not _REF.fullmatch(reference) or ".." in reference:
-        raise InvalidParameter(f"invalid git reference: {url!r}")
-    if remote.startswith(("http://", "https://", "git://", "ssh://")):
-        host = urlsplit(remote).hostname or ""
-        if not host or host.startswith("-"):
-            raise InvalidParameter(f"invalid git URL: {url!r}")
-    if directory.startswith("/") or ".." in directory.split("/"):
-        raise InvalidParameter(f"invalid git subdirectory: {directory!r}")
-    return remote, reference, directory
-
-
-async def _git(*arguments: str) -> str:
-    """Run git without hooks, prompts, the user's configuration, or protocols that run programs."""
-    environment = {
-        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-        "HOME": "/nonexistent",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
-        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
-    }
-    options = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=never")
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "git",
-            *options,
-            *arguments,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError as exc:
-        raise NotFound("git is not installed on this host: a git repository cannot be fetched") from exc
-    try:
-        output, errors = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        raise InvalidParameter(f"failed to fetch git repository: {errors.decode(errors='replace').strip()}")
-    return output.decode(errors="replace")

@@ -18,6 +18,7 @@ from proa.build.dockerfile import instructions as it
 from proa.build.dockerfile.expansion import Expander, expand, expand_text, expand_words
 from proa.build.dockerfile.lines import heredoc_named
 from proa.build.dockerfile.mounts import Mount, MountType, parse_mount
+from proa.build.git import parse_git
 from proa.build.words import exposed_ports, go_list, is_git, is_signal, shown_health
 from proa.errors import InvalidParameter
 from proa.schema.image import ImageConfig
@@ -36,6 +37,8 @@ _UNSEEN_ARGUMENTS = frozenset(("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN
 """Arguments that speak to the builder: no command sees them."""
 
 _URL = re.compile(r"https?://")
+_ALGORITHM = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*")
+_DIGITS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _SYMBOLIC = re.compile(r"[ugoa]*[-+=][rwxXstugo]*(?:[-+=][rwxXstugo]*)*(?:,[ugoa]*[-+=][rwxXstugo]*)*")
 
 
@@ -381,6 +384,7 @@ class Stage:
         taken: list[graph.CopySource] = []
         for path in paths:
             if is_git(path):
+                parse_git(path)  # What is wrong with it is said before anything is done.
                 keep = bool(instruction.keep_git_dir)
                 taken.append(graph.FromGit(remote=path, checksum=checksum, keep_git_dir=keep))
             elif _URL.match(path):
@@ -394,6 +398,8 @@ class Stage:
                 if len(taken) == 1
                 else "checksum can't be specified for multiple sources"
             )
+        if checksum and isinstance(taken[0], graph.FromUrl):
+            _check_digest(checksum)
         unpack = True if instruction.unpack is None else instruction.unpack
         self._place(instruction, [*taken, *self._inline(instruction.sources)], [], unpack=unpack)
 
@@ -480,6 +486,19 @@ def _secret_id(mount: Mount) -> str:
     if mount.type is MountType.SSH:
         return "default"
     return mount.source or posixpath.basename(mount.target)
+
+
+def _check_digest(text: str) -> None:
+    """Source: opencontainers/go-digest, Parse."""
+    algorithm, colon, value = text.partition(":")
+    if not colon or not _ALGORITHM.fullmatch(algorithm) or not value:
+        raise InvalidParameter("invalid checksum digest format")
+    if algorithm not in _DIGITS:
+        raise InvalidParameter("unsupported digest algorithm")
+    if len(value) != _DIGITS[algorithm]:
+        raise InvalidParameter("invalid checksum digest length")
+    if value.strip("0123456789abcdef"):
+        raise InvalidParameter("invalid checksum digest format")
 
 
 def _check_mode(text: str) -> None:

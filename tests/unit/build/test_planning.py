@@ -211,12 +211,15 @@ async def test_a_context_of_files_may_be_a_base() -> None:
     assert found.vertices[0].operation == graph.ContextRoot(context="files")
 
 
+DIGEST = f"sha256:{'ab' * 32}"
+
+
 async def test_copy_in_all_its_forms() -> None:
     found = await planned(
         "FROM a\nWORKDIR /w\nENV d=dir u=1:2\n"
         "COPY --chown=$u --chmod=u+x --link --exclude=*.o $d/x y sub/\nCOPY --link x /\n"
         "COPY <<one <<'two' /t\n$d \"q\"\none\n$d\ntwo\n"
-        "ADD --checksum=sha256:ab https://h/x.tgz z\nADD https://h/r.git#v1 /r\nADD a.tgz .\n"
+        f"ADD --checksum={DIGEST} https://h/x.tgz z\nADD https://h/r.git#v1 /r\nADD a.tgz .\n"
     )
     plain, linked, files, url, git, archive = operations(found, graph.Copy)
     assert plain == graph.Copy(
@@ -232,7 +235,7 @@ async def test_copy_in_all_its_forms() -> None:
         graph.Inline(name="one", text='dir "q"\n'),
         graph.Inline(name="two", text="$d\n"),
     )
-    assert url.sources == (graph.FromUrl(url="https://h/x.tgz", checksum="sha256:ab"),)
+    assert url.sources == (graph.FromUrl(url="https://h/x.tgz", checksum=DIGEST),)
     assert git.sources == (graph.FromGit(remote="https://h/r.git#v1"),)
     assert archive.unpack
     assert [step.created_by for step in found.outcome.steps if step.vertex][1] == (
@@ -359,6 +362,10 @@ async def test_cache_may_be_ignored_for_some_stages() -> None:
         ("FROM a\nCOPY --chmod=888 a b", 2, "invalid chmod parameter: '888'"),
         ("FROM a\nCOPY https://x/y /z", 2, "source can't be a URL for COPY"),
         ("FROM a\nADD --checksum=sha256:1 x /z", 2, "checksum requires HTTP(S) or Git sources"),
+        ("FROM a\nADD --checksum=sha256:1 https://h/x /z", 2, "invalid checksum digest length"),
+        ("FROM a\nADD --checksum=ab https://h/x /z", 2, "invalid checksum digest format"),
+        ("FROM a\nADD --checksum=md5:ab https://h/x /z", 2, "unsupported digest algorithm"),
+        ("FROM a\nADD https://h/x.git?none=1 /z", 2, 'unexpected query "none"'),
         ("FROM a\nENV x=${", 2, 'failed to process "${"'),
     ],
 )

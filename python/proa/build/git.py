@@ -1,0 +1,218 @@
+"""Git repositories as contexts and as sources of ADD: their URLs, and the host's git that fetches them.
+
+    https://host/repo.git#ref:directory
+    https://host/repo.git?branch=b&subdir=d&checksum=c&submodules=false&keep-git-dir=true
+
+Submodules come with a repository. A repository is never trusted: no hook, no protocol that runs a program, no
+file of this host, and nothing that git could take for an option (CVE-2019-13139).
+
+Source: docker build's reference, "Git repositories", "URL queries".
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+import proa_native
+from msgspec import Struct
+
+from proa.build.words import is_bare_git
+from proa.errors import InvalidParameter, NotFound
+
+_REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
+
+
+class GitUrl(Struct, frozen=True, kw_only=True):
+    """A repository, and what is wanted of it; `checksum` is the beginning of a commit's id."""
+
+    remote: str
+    reference: str = "HEAD"
+    directory: str = ""
+    checksum: str = ""
+    keep_git_dir: bool = False
+    submodules: bool = True
+
+
+def parse_git(url: str) -> GitUrl:
+    """Raises InvalidParameter, also for what git could misunderstand."""
+    remote, _, fragment = url.partition("#")
+    remote, question, query = remote.partition("?")
+    reference, _, directory = fragment.partition(":")
+    found = {"ref": reference, "subdir": directory, "checksum": "", "keep-git-dir": "", "submodules": ""}
+    if question:
+        _ask(found, query)
+    alone = found["checksum"] if _COMMIT.fullmatch(found["checksum"]) else "HEAD"
+    reference, directory = found["ref"] or alone, found["subdir"]
+    if is_bare_git(remote):
+        remote = f"https://{remote}"
+    if remote.startswith("-") or not _REF.fullmatch(reference) or ".." in reference:
+        raise InvalidParameter(f"invalid git reference: {url!r}")
+    if remote.startswith(("http://", "https://", "git://", "ssh://")):
+        host = urlsplit(remote).hostname or ""
+        if not host or host.startswith("-"):
+            raise InvalidParameter(f"invalid git URL: {url!r}")
+    if directory.startswith("/") or ".." in directory.split("/"):
+        raise InvalidParameter(f"invalid git subdirectory: {directory!r}")
+    return GitUrl(
+        remote=remote,
+        reference=reference,
+        directory=directory,
+        checksum=found["checksum"],
+        keep_git_dir=_truth("keep-git-dir", found["keep-git-dir"] or "false"),
+        submodules=_truth("submodules", found["submodules"] or "true"),
+    )
+
+
+def _ask(found: dict[str, str], query: str) -> None:
+    """Take a URL's query over. Raises InvalidParameter."""
+    seen = set()
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if not value:
+            raise InvalidParameter(f'query "{name}" has no value')
+        if name in seen:
+            raise InvalidParameter(f'query "{name}" has multiple values')
+        seen.add(name)
+        kind, prefix = {
+            "branch": ("ref", "refs/heads/"),
+            "tag": ("ref", "refs/tags/"),
+            "commit": ("checksum", ""),
+        }.get(name, (name, ""))
+        if kind not in found:
+            raise InvalidParameter(f'unexpected query "{name}"')
+        wanted = prefix + value.removeprefix(prefix)
+        if found[kind] not in ("", wanted):
+            raise InvalidParameter(f'{name} conflicts: "{found[kind]}" vs "{wanted}"')
+        found[kind] = wanted
+
+
+def _truth(name: str, value: str) -> bool:
+    if value not in _TRUE and value not in _FALSE:
+        raise InvalidParameter(f'invalid {name} value: "{value}"')
+    return value in _TRUE
+
+
+async def resolve_git(url: str) -> str:
+    """The commit that a URL's ref is at now. Raises InvalidParameter, NotFound."""
+    wanted = parse_git(url)
+    commit = await _resolve(wanted)
+    if not commit.startswith(wanted.checksum):
+        raise InvalidParameter(f"expected checksum to match {wanted.checksum}, got {commit}")
+    return commit
+
+
+async def _resolve(wanted: GitUrl) -> str:
+    reference = wanted.reference
+    if _COMMIT.fullmatch(reference):
+        return reference
+    output = await _git("ls-remote", "--", wanted.remote, reference, f"{reference}^{{}}")
+    found = {name: commit for commit, _, name in (line.partition("\t") for line in output.splitlines())}
+    for name in (reference, f"refs/tags/{reference}", f"refs/heads/{reference}", *found):
+        # An annotated tag's commit is listed after the tag.
+        if commit := found.get(f"{name}^{{}}") or found.get(name):
+            return commit
+    raise InvalidParameter(f"repository does not contain ref {reference}")
+
+
+async def fetch_git(url: str, target: str, *, commit: str = "", keep_git_dir: bool = False) -> str:
+    """Fetch a repository into the empty directory `target`; returns the directory asked for.
+
+    `commit` is what its ref was found at. Raises InvalidParameter, and NotFound where this host has no git.
+    """
+    wanted = parse_git(url)
+    commit = commit or await resolve_git(url)
+    remote, options = _apart(wanted.remote)
+    await _git("init", "-q", "--", target)
+    there = (*options, "-C", target)
+    await _git(*there, "remote", "add", "--", "origin", remote)
+    await _fetch(there, wanted.reference, commit)
+    await _git(*there, "checkout", "-q", "--detach", commit)
+    if wanted.submodules and _has_submodules(target):
+        await _git(*there, "submodule", "update", "-q", "--init", "--recursive", "--depth=1")
+    if not (keep_git_dir or wanted.keep_git_dir):
+        proa_native.remove_tree(f"{target}/.git")
+    return _subdirectory(target, wanted.directory) if wanted.directory else target
+
+
+async def _fetch(there: Sequence[str], reference: str, commit: str) -> None:
+    """Have the commit there: by its name, or by its ref, or among all that there is."""
+    shallow = (*there, "fetch", "-q", "--depth", "1", "--no-tags", "--", "origin")
+    try:
+        await _git(*shallow, commit)
+    except InvalidParameter:
+        # Not every server gives what no ref is at, nor does every one know shallow clones.
+        if not _COMMIT.fullmatch(reference):
+            try:
+                await _git(*shallow, reference)
+                if (await _git(*there, "rev-parse", "FETCH_HEAD^{commit}")).strip() == commit:
+                    return
+            except InvalidParameter:
+                pass
+        every = ("refs/heads/*:refs/remotes/origin/*", "refs/tags/*:refs/tags/*")
+        await _git(*there, "fetch", "-q", "--", "origin", *every)
+
+
+def _has_submodules(target: str) -> bool:
+    return os.path.lexists(f"{target}/.gitmodules")
+
+
+def _apart(remote: str) -> tuple[str, tuple[str, ...]]:
+    """A URL as it may stand in an image's .git, and options that give git its credentials."""
+    scheme, _, rest = remote.partition("://")
+    place, _, path = rest.partition("/")
+    credentials, _, host = place.rpartition("@")
+    if not credentials or scheme not in ("http", "https"):
+        return remote, ()
+    return (
+        f"{scheme}://{host}/{path}",
+        ("-c", f"url.{scheme}://{credentials}@{host}/.insteadOf={scheme}://{host}/"),
+    )
+
+
+def _subdirectory(root: str, directory: str) -> str:
+    """A directory of a repository that was fetched, which nobody else changes. Raises InvalidParameter."""
+    path, top = os.path.realpath(f"{root}/{directory}"), os.path.realpath(root)
+    if os.path.commonpath((path, top)) != top:
+        raise InvalidParameter(f"git subdirectory {directory!r} is outside of the repository")
+    if not os.path.isdir(path):
+        raise InvalidParameter(f"git subdirectory {directory!r} not found")
+    return path
+
+
+async def _git(*arguments: str) -> str:
+    """Run git without hooks, prompts, the user's configuration, or protocols that run programs."""
+    environment = {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+    }
+    options = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=never")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "git",
+            *options,
+            *arguments,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError as exc:
+        raise NotFound("git is not installed on this host: a git repository cannot be fetched") from exc
+    try:
+        output, errors = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise InvalidParameter(f"failed to fetch git repository: {errors.decode(errors='replace').strip()}")
+    return output.decode(errors="replace")
