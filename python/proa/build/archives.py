@@ -5,6 +5,7 @@ gzip, zstd and plain tars are its own; bzip2 and xz are expanded on their way to
 
 import os
 import threading
+import zlib
 from typing import Final
 
 import proa_native
@@ -17,12 +18,14 @@ _STEP: Final = 1 << 20
 
 
 def is_archive(head: bytes) -> bool:
-    """Whether a file that begins so is a tar, compressed or not."""
-    return head.startswith(_MAGICS) or head[257:262] == b"ustar"
+    """Whether a file that begins so is a tar, or compressed: then only its unpacking tells."""
+    return head.startswith(_MAGICS) or head[257:262] == b"ustar" or is_old_archive(head)
 
 
 def is_old_archive(head: bytes) -> bool:
     """Whether it is a tar of before POSIX: only its checksum tells."""
+    if len(head) < 512 or head[148:156].strip(b"01234567 \0"):
+        return False
     import tarfile
 
     try:
@@ -32,13 +35,41 @@ def is_old_archive(head: bytes) -> bool:
     return True
 
 
-def unpack(source: int, target: str) -> None:
-    """Unpack an archive into an empty directory; blocks. Raises ValueError, OSError."""
+def unpack(source: int, target: str) -> bool:
+    """Unpack an archive into an empty directory; blocks. Raises ValueError, OSError.
+
+    False where it is none: what is compressed may be anything.
+    """
     expander = Expander.of(os.pread(source, 8, 0))
-    if expander is None:
-        proa_native.unpack_layer(source, target, overlay=False)
-    else:
+    if expander is not None:
+        if not _begins_as_tar(source):
+            return False
         _through(expander, source, target)
+        return True
+    try:
+        proa_native.unpack_layer(source, target, overlay=False)
+    except ValueError:
+        if os.listdir(target) or _begins_as_tar(source):
+            raise
+        return False
+    return bool(os.listdir(target)) or _begins_as_tar(source)
+
+
+def _begins_as_tar(source: int) -> bool:
+    """Whether what is compressed has the head of a tar. Of zstd that is not known."""
+    head = os.pread(source, 2 * _STEP, 0)  # A block of bzip2's is up to 900 kB.
+    expander = Expander.of(head[:8])
+    try:
+        if expander is not None:
+            expander.give(head)
+            plain = expander.take()
+        elif head.startswith(_MAGICS[0]):
+            plain = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, 512)
+        else:
+            plain = head
+    except (InvalidParameter, zlib.error):
+        return False
+    return plain[257:262] == b"ustar" or is_old_archive(plain)
 
 
 def _through(expander: Expander, source: int, target: str) -> None:

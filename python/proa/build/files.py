@@ -22,7 +22,8 @@ import proa_native
 from proa.build import graph
 from proa.build.archives import is_archive, unpack
 from proa.build.calls import to_its_end
-from proa.build.contexts import Context, Contexts, fetch_git, resolve_git
+from proa.build.contexts import Context, Contexts
+from proa.build.git import fetch_git, resolve_git
 from proa.build.owners import owner_of
 from proa.build.ports import Output
 from proa.errors import InvalidParameter, NotFound, System
@@ -256,7 +257,8 @@ class BuildFiles:
         plain: list[str] = []
         packed: list[tuple[proa_native.FileTree, str]] = []
         for path in paths:
-            heads = await self._checked(partial(tree.heads, path, _HEAD))
+            looked = await self._checked(partial(tree.heads, path, _HEAD))
+            heads = [(os.fspath(name), head) for name, head in looked]
             found = [name for name, head in heads if is_archive(head)]
             packed += [(tree, name) for name in found]
             if not found:
@@ -273,18 +275,22 @@ class BuildFiles:
         path: str,
         owner: tuple[int, int] | None,
     ) -> None:
-        """An archive's files: unpacked aside, then copied as any others."""
+        """An archive's files: unpacked aside, then copied as any others. What is none is copied itself."""
         aside = self._contexts.scratch()
 
-        def work() -> proa_native.FileTree:
+        def work() -> proa_native.FileTree | None:
             source = tree.open(path)
             try:
-                unpack(source, aside)
+                is_one = unpack(source, aside)
             finally:
                 os.close(source)
-            return proa_native.FileTree.layers([aside])
+            return proa_native.FileTree.layers([aside]) if is_one else None
 
         unpacked = await self._checked(work)
+        if unpacked is None:
+            files = [(tree, [_literal(path)])]
+            await self._copy(rootfs, step, step.target, files, (), owner or (0, 0))
+            return
         target = step.target if step.target.endswith("/") else f"{step.target}/"
         # What is in an archive has its own modes, whatever the others get.
         step = graph.Copy(sources=(), target=target)
@@ -300,11 +306,10 @@ class BuildFiles:
         archives: list[tuple[proa_native.FileTree, str]],
     ) -> None:
         path, _, modified = await self._fetch(source)
-        tree = await self._look(str(path.parent), ())
-        if source.unpack:
-            archives.append((tree, path.name))
-            return
         os.utime(path, (modified, modified))
+        if source.unpack:
+            archives.append((await self._look(str(path.parent), ()), path.name))
+            return
         tree = await self._look(str(path.parent), ())
         target = f"{step.target}{path.name}" if step.target.endswith("/") else step.target
         await self._copy(rootfs, step, target, [(tree, [_literal(path.name)])], (), owner or (0, 0))
@@ -347,7 +352,8 @@ class BuildFiles:
         return commit
 
     async def _checkout(self, source: graph.FromGit) -> str:
-        return await fetch_git(source.remote, self._contexts.scratch(), keep_git_dir=source.keep_git_dir)
+        target, commit = self._contexts.scratch(), await self._commit(source)
+        return await fetch_git(source.remote, target, commit=commit, keep_git_dir=source.keep_git_dir)
 
     # ---- inside -----------------------------------------------------------------------------------
 
