@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod clock;
 mod clone;
 pub mod datagrams;
 pub mod loop_device;

@@ -113,9 +113,11 @@ async def _build(config: DaemonConfig, stack: AsyncExitStack) -> "Engine[Images,
     from proa.engine.engine import Engine, Rooms
     from proa.engine.registries import Registries
     from proa.engine.resolve.host import read_host
+    from proa.engine.resolve.logs import check_log_defaults
     from proa.engine.resolve.seccomp import SeccompCache
     from proa.network import Networking
 
+    check_log_defaults(config)
     base = _base(config, stack)
     registry_client = _registry_room(config, stack)
     snapshots, images = _image_rooms(config, base, registry_client)
@@ -268,8 +270,11 @@ def _handle_signals(stop: asyncio.Event, called: Invocation, engine: Any) -> Non
 
 
 def _reload(called: Invocation, engine: Any) -> None:
+    from proa.engine.resolve.logs import check_log_defaults
+
     try:
         config = load(called.config_file, called.flags)
+        check_log_defaults(config)
         engine.reload(config)
         engine.images.reload(config)
     except ProaError as exc:

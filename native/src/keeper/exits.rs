@@ -13,7 +13,7 @@ use rustix::process::{kill_process_group, waitid, Pid, Signal, WaitId, WaitIdOpt
 use super::ledger::Entry;
 use super::poll::{Flags, Part, Source};
 use super::protocol::{Exit, ExitReason, Reply};
-use super::record::{Confinement, Ended, Phase, Running, Status};
+use super::record::{Confinement, Ended, Phase, Record, Running, Status};
 use super::supervisor::{Cleanup, Ending, Keeper};
 use super::timers::{monotonic_ns, realtime_ns, Due};
 use crate::sys::supervise::send_signal;
@@ -74,6 +74,7 @@ impl Keeper {
 
     /// An ended process whose output is at its end is done with.
     pub(super) fn after_output(&mut self, number: u32) {
+        self.wake_for_log(number);
         let Some(record) = self.table.get(number) else { return };
         if matches!(record.phase, Phase::Draining(_)) && record.stdio.outputs_ended() {
             self.publish(number);
@@ -96,13 +97,29 @@ impl Keeper {
         self.tell(&Reply::Exited(exit));
         self.table.retire(number);
         self.timers.add(monotonic_ns() + LINGER_NS, Due::Linger(number));
+        self.wake_for_log(number);
         self.after_client(number);
     }
 
-    /// A process that is over, or only waited for, is forgotten with its last client.
+    /// The log may have to be looked after at some time.
+    pub(super) fn wake_for_log(&mut self, number: u32) {
+        if let Some(due_ns) = self.table.get(number).and_then(|record| record.stdio.due()) {
+            self.timers.add(due_ns, Due::Ship(number));
+        }
+    }
+
+    /// Something has changed on the way that a log takes.
+    pub(super) fn on_ship(&mut self, number: u32, flags: Option<Flags>) {
+        let Some(record) = self.table.get_mut(number) else { return };
+        record.stdio.on_ship(flags);
+        self.wake_for_log(number);
+        self.after_client(number);
+    }
+
+    /// A process that is over, or only waited for, is forgotten with its last client and log line.
     pub(super) fn after_client(&mut self, number: u32) {
         let Some(record) = self.table.get(number) else { return };
-        if matches!(record.phase, Phase::Over | Phase::Waiting) && !record.stdio.has_clients() {
+        if matches!(record.phase, Phase::Over | Phase::Waiting) && !record.stdio.is_needed() {
             self.table.remove(number);
         }
     }
@@ -111,7 +128,7 @@ impl Keeper {
     pub(super) fn drop_lingering(&mut self, number: u32) {
         let Some(record) = self.table.get_mut(number) else { return };
         record.stdio.drop_lingering();
-        if record.stdio.has_clients() {
+        if record.stdio.is_needed() {
             self.timers.add(monotonic_ns() + LINGER_NS, Due::Linger(number));
         }
         self.after_client(number);
@@ -208,8 +225,13 @@ impl Keeper {
             Ending::HandOver(..) => self.try_to_hand_over(),
             Ending::Shutdown(asked) => {
                 let asked = *asked;
-                let live = self.table.numbers(|phase| !matches!(phase, Phase::Waiting | Phase::Over));
-                if live.is_empty() && self.deferred.is_empty() && self.cleanups.is_empty() {
+                let live = |record: &Record| match record.phase {
+                    Phase::Waiting => false,
+                    Phase::Over => record.stdio.is_shipping(),
+                    _ => true,
+                };
+                let live = self.table.iter().any(|(_, record)| live(record));
+                if !live && self.deferred.is_empty() && self.cleanups.is_empty() {
                     self.done(asked);
                     self.ending = Ending::Now;
                 }

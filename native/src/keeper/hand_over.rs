@@ -354,6 +354,7 @@ impl Keeper {
         if ended {
             self.after_output(number);
         }
+        self.wake_for_log(number);
         self.after_client(number);
     }
 

@@ -62,7 +62,7 @@ pub fn write_line(out: &mut Vec<u8>, text: &[u8], newline: bool, stream: Stream,
 }
 
 /// Append `text` with the escapes of Docker's `ffjsonWriteJSONBytesAsString`.
-fn escape(out: &mut Vec<u8>, mut text: &[u8]) {
+pub fn escape(out: &mut Vec<u8>, mut text: &[u8]) {
     loop {
         match std::str::from_utf8(text) {
             Ok(valid) => return escape_str(out, valid),

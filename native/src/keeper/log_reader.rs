@@ -320,12 +320,13 @@ fn open(path: &Path) -> Result<Option<File>> {
 mod tests {
     use super::*;
     use crate::keeper::json_line::Stream;
+    use crate::keeper::log::Log;
     use crate::keeper::log_writer::LogWriter;
-    use crate::plan::Log;
+    use crate::plan;
 
     struct Fixture {
         directory: tempfile::TempDir,
-        writer: LogWriter,
+        log: Log,
         time_ns: u64,
     }
 
@@ -333,13 +334,14 @@ mod tests {
         fn new(max_size: u64) -> Self {
             let directory = tempfile::tempdir().expect("a directory");
             let path = directory.path().join("log").to_string_lossy().into_owned();
-            let writer = LogWriter::open(Log { path, max_size, max_files: 4 }).expect("a log");
-            Self { directory, writer, time_ns: 1_000_000_000 }
+            let writer = LogWriter::open(plan::Log { path, max_size, max_files: 4 }).expect("a file");
+            let log = Log::new(Some(writer), None).expect("a log");
+            Self { directory, log, time_ns: 1_000_000_000 }
         }
 
         fn write(&mut self, stream: Stream, text: &str) {
             self.time_ns += 1_000_000_000;
-            self.writer.append(stream, text.as_bytes(), self.time_ns, &mut Vec::new());
+            self.log.append(stream, text.as_bytes(), self.time_ns, &mut Vec::new());
         }
 
         fn reader(&self, adapt: impl FnOnce(&mut Query)) -> LogReader {

@@ -1,9 +1,8 @@
-//! Writes one process's json-file log: lines, 16 KiB partials, rotation by size.
+//! Writes one process's json-file log: lines, rotation by size.
 //!
-//! Owns the open log file and the unfinished line of each stream. One call of [`LogWriter::append`]
-//! costs one write(2), however many lines it carries. A full disk never stops a container: what
-//! cannot be written is counted and warned of once.
-//! Source: Docker's `daemon/logger` (copier.go, loggerutils/logfile.go).
+//! Owns the open log file. Lines are encoded one by one, and one [`LogWriter::write`] writes all of them with one
+//! write(2). A full disk never stops a container: what cannot be written is counted and warned of once.
+//! Source: Docker's `daemon/logger` (loggerutils/logfile.go).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -11,12 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use super::json_line::{format_time, write_line, Stream};
+use super::json_line::{write_line, Stream};
 use crate::error::{Error, Result};
 use crate::plan::Log;
 
-/// A longer line is logged in pieces of this size, all but the last without a newline.
-pub const PARTIAL: usize = 16 * 1024;
 /// Encoded bytes are written when they pass this, even within one append.
 const BATCH: usize = 256 * 1024;
 
@@ -26,74 +23,24 @@ pub struct LogWriter {
     log: Log,
     /// Bytes of the current file.
     size: u64,
-    /// The unfinished line of stdout and of stderr.
-    unfinished: [Vec<u8>; 2],
     /// Bytes that could not be written.
     dropped: u64,
 }
 
 /// What a hand-over carries of a writer besides its file.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct LogState {
-    pub path: String,
-    pub max_size: u64,
-    pub max_files: u32,
-    pub stdout: serde_bytes::ByteBuf,
-    pub stderr: serde_bytes::ByteBuf,
-    pub dropped: u64,
+pub struct FileState {
+    path: String,
+    max_size: u64,
+    max_files: u32,
+    dropped: u64,
 }
 
 impl LogWriter {
     /// Open (or go on with) the log at `log.path`.
     pub fn open(log: Log) -> Result<Self> {
         let (file, size) = open_file(&log.path, false)?;
-        Ok(Self { file, log, size, unfinished: [Vec::new(), Vec::new()], dropped: 0 })
-    }
-
-    /// Log what was read from `stream` at `time_ns`. `scratch` is a shared buffer, empty before and after.
-    pub fn append(&mut self, stream: Stream, mut bytes: &[u8], time_ns: u64, scratch: &mut Vec<u8>) {
-        let time = format_time(time_ns);
-        let mut unfinished = std::mem::take(&mut self.unfinished[stream.index()]);
-        while !bytes.is_empty() {
-            let room = PARTIAL - unfinished.len();
-            let window = &bytes[..bytes.len().min(room)];
-            let (piece, newline) = match window.iter().position(|&byte| byte == b'\n') {
-                Some(at) => (&window[..at], true),
-                None => (window, false),
-            };
-            bytes = &bytes[piece.len() + usize::from(newline)..];
-            if !newline && piece.len() < room {
-                unfinished.extend_from_slice(piece);
-                break;
-            }
-            if unfinished.is_empty() {
-                self.line(piece, newline, stream, &time, scratch);
-            } else {
-                unfinished.extend_from_slice(piece);
-                self.line(&unfinished, newline, stream, &time, scratch);
-                unfinished.clear();
-            }
-        }
-        if unfinished.is_empty() {
-            unfinished = Vec::new();
-        }
-        self.unfinished[stream.index()] = unfinished;
-        self.write(scratch);
-    }
-
-    /// The stream has ended: log its unfinished line, without a newline.
-    pub fn finish(&mut self, stream: Stream, time_ns: u64, scratch: &mut Vec<u8>) {
-        let rest = std::mem::take(&mut self.unfinished[stream.index()]);
-        if !rest.is_empty() {
-            self.line(&rest, false, stream, &format_time(time_ns), scratch);
-            self.write(scratch);
-        }
-    }
-
-    /// The unfinished line of a stream: output that is not in the file yet.
-    #[must_use]
-    pub fn unfinished(&self, stream: Stream) -> &[u8] {
-        &self.unfinished[stream.index()]
+        Ok(Self { file, log, size, dropped: 0 })
     }
 
     #[must_use]
@@ -101,8 +48,8 @@ impl LogWriter {
         &self.log.path
     }
 
-    /// Encode one entry, rotating first when the file is full.
-    fn line(&mut self, text: &[u8], newline: bool, stream: Stream, time: &str, scratch: &mut Vec<u8>) {
+    /// Encode one entry into `scratch`, rotating first when the file is full.
+    pub fn line(&mut self, text: &[u8], newline: bool, stream: Stream, time: &str, scratch: &mut Vec<u8>) {
         if self.log.max_size > 0 && self.size + scratch.len() as u64 >= self.log.max_size {
             self.write(scratch);
             if self.size >= self.log.max_size {
@@ -116,7 +63,7 @@ impl LogWriter {
     }
 
     /// Write out what is encoded. A short write (full disk) is cut back to whole lines.
-    fn write(&mut self, scratch: &mut Vec<u8>) {
+    pub fn write(&mut self, scratch: &mut Vec<u8>) {
         let mut written = 0;
         while written < scratch.len() {
             match self.file.write(&scratch[written..]) {
@@ -173,27 +120,18 @@ impl LogWriter {
 
     /// The file and the rest of the state, for a hand-over.
     #[must_use]
-    pub fn state(&self) -> (BorrowedFd<'_>, LogState) {
-        let [stdout, stderr] = &self.unfinished;
-        let state = LogState {
-            path: self.log.path.clone(),
-            max_size: self.log.max_size,
-            max_files: self.log.max_files,
-            stdout: serde_bytes::ByteBuf::from(stdout.clone()),
-            stderr: serde_bytes::ByteBuf::from(stderr.clone()),
-            dropped: self.dropped,
-        };
-        (self.file.as_fd(), state)
+    pub fn state(&self) -> (BorrowedFd<'_>, FileState) {
+        let Log { path, max_size, max_files } = self.log.clone();
+        (self.file.as_fd(), FileState { path, max_size, max_files, dropped: self.dropped })
     }
 
     /// Go on with a file that an older keeper had open.
     #[must_use]
-    pub fn restore(file: OwnedFd, state: LogState) -> Self {
+    pub fn restore(file: OwnedFd, state: FileState) -> Self {
         let file = File::from(file);
         let size = file.metadata().map_or(0, |found| found.size());
         let log = Log { path: state.path, max_size: state.max_size, max_files: state.max_files };
-        let unfinished = [state.stdout.into_vec(), state.stderr.into_vec()];
-        Self { file, log, size, unfinished, dropped: state.dropped }
+        Self { file, log, size, dropped: state.dropped }
     }
 }
 
@@ -228,7 +166,11 @@ mod tests {
         }
 
         fn append(&mut self, stream: Stream, bytes: &[u8]) {
-            self.writer.append(stream, bytes, 1, &mut self.scratch);
+            for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+                let text = line.strip_suffix(b"\n").unwrap_or(line);
+                self.writer.line(text, true, stream, "1970-01-01T00:00:00.000000001Z", &mut self.scratch);
+            }
+            self.writer.write(&mut self.scratch);
             assert!(self.scratch.is_empty());
         }
 
@@ -239,29 +181,6 @@ mod tests {
                 .map(|line| Line::decode(line).expect("a whole line").log.into_owned())
                 .collect()
         }
-    }
-
-    #[test]
-    fn lines_split_over_reads_are_joined_and_the_rest_ends_without_newline() {
-        let mut log = Fixture::new(0, 1);
-        log.append(Stream::Stdout, b"one\ntw");
-        log.append(Stream::Stderr, b"error\n");
-        log.append(Stream::Stdout, b"o\n\nthree");
-        assert_eq!(log.writer.unfinished(Stream::Stdout), b"three");
-        log.writer.finish(Stream::Stdout, 1, &mut log.scratch);
-        assert_eq!(log.entries("log"), ["one\n", "error\n", "two\n", "\n", "three"]);
-    }
-
-    #[test]
-    fn long_lines_come_in_pieces_of_16_kib() {
-        let mut log = Fixture::new(0, 1);
-        let mut text = vec![b'x'; 2 * PARTIAL + 5];
-        text.push(b'\n');
-        for chunk in text.chunks(5000) {
-            log.append(Stream::Stdout, chunk);
-        }
-        let lengths: Vec<usize> = log.entries("log").iter().map(String::len).collect();
-        assert_eq!(lengths, [PARTIAL, PARTIAL, 6]);
     }
 
     #[test]
@@ -305,16 +224,5 @@ mod tests {
         log.writer.file = good;
         log.append(Stream::Stdout, b"kept\n");
         assert_eq!(log.entries("log"), ["kept\n"]);
-    }
-
-    #[test]
-    fn state_survives_a_hand_over() {
-        let mut log = Fixture::new(0, 1);
-        log.append(Stream::Stdout, b"a\nb");
-        let (file, state) = log.writer.state();
-        let file = file.try_clone_to_owned().expect("a duplicate");
-        log.writer = LogWriter::restore(file, state);
-        log.append(Stream::Stdout, b"c\n");
-        assert_eq!(log.entries("log"), ["a\n", "bc\n"]);
     }
 }

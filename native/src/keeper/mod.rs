@@ -13,7 +13,9 @@
 //! | requests.rs starts.rs exits.rs | the life of a process, in that order            |
 //! | record.rs     | the table of processes                                           |
 //! | stdio.rs pipes.rs client.rs detach_keys.rs | streams, and who is attached to them         |
+//! | log.rs        | a process's output as lines                                      |
 //! | json_line.rs log_writer.rs log_reader.rs | the log's format, its writing and reading |
+//! | ship/         | lines on their way to a log server                               |
 //! | ledger.rs     | exits that outlive both daemons                                  |
 //! | net_pool.rs   | namespaces made ready                                            |
 //! | resolver.rs   | what the thread that answers for names is told                   |
@@ -29,6 +31,7 @@ mod hand_over;
 mod janitor;
 mod json_line;
 mod ledger;
+mod log;
 pub mod log_reader;
 mod log_watch;
 mod log_writer;
@@ -41,6 +44,7 @@ pub mod protocol;
 mod record;
 mod requests;
 mod resolver;
+mod ship;
 mod starts;
 mod stdio;
 mod supervisor;

@@ -35,10 +35,12 @@ pub enum Part {
     Tty,
     /// The cgroup's out-of-memory notification.
     Oom,
+    /// Where its log lines are shipped to.
+    Ship,
 }
 
-const PARTS: [Part; 7] =
-    [Part::Sync, Part::Pidfd, Part::Stdin, Part::Stdout, Part::Stderr, Part::Tty, Part::Oom];
+const PARTS: [Part; 8] =
+    [Part::Sync, Part::Pidfd, Part::Stdin, Part::Stdout, Part::Stderr, Part::Tty, Part::Oom, Part::Ship];
 
 impl epoll::Token for Source {
     /// Kind in the low byte, a client's number in the next three, a process's in the upper four.

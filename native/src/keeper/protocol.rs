@@ -3,7 +3,7 @@
 //! | from proad            | fds        | answer                          |
 //! |-----------------------|------------|---------------------------------|
 //! | hello                 |            | welcome (state of every process)|
-//! | start                 |            | started / failed                |
+//! | start                 | 0, 1: log  | started / failed                |
 //! | exec                  |            | started / failed                |
 //! | attach                | 1: client  | done / failed                   |
 //! | signal, resize, `close_stdin`, forget, acknowledge | | done / failed |
@@ -21,6 +21,7 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use super::ship::Shipping;
 use crate::dns::table::{Membership, Sandbox, Upstream};
 use crate::error::{Error, Result};
 use crate::netns::DefaultRoute;
@@ -35,10 +36,12 @@ pub enum Request {
         seq: u64,
         version: u32,
     },
-    /// Start the container of `plan`.
+    /// Start the container of `plan`. What its log lines are shipped by may come along, connected already.
     Start {
         seq: u64,
         plan: Box<Plan>,
+        #[serde(default)]
+        ship: Option<Box<Shipping>>,
     },
     /// Run `process` in the running container `id`. `exec_id` is unique per container.
     Exec {

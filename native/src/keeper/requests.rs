@@ -14,7 +14,10 @@ impl Keeper {
         let asked = |keeper: &Self, seq| Asked { connection: keeper.connections, seq };
         match request {
             Request::Hello { seq, version: _ } => self.welcome(asked(self, seq)),
-            Request::Start { seq, plan } => self.start(asked(self, seq), &plan),
+            Request::Start { seq, plan, ship } => {
+                let ship = ship.map(|ship| (*ship, fds.into_iter().next()));
+                self.start(asked(self, seq), &plan, ship);
+            }
             Request::Exec { seq, id, exec_id, process, stdio, timeout_ns } => {
                 let key = Key { id, exec_id: Some(exec_id) };
                 self.exec(asked(self, seq), &key, &process, &stdio, timeout_ns);

@@ -6,11 +6,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::connection::Connection;
+use super::log::Log;
 use super::log_writer::LogWriter;
 use super::pipes::Pipes;
 use super::poll::{Flags, Part, Source};
 use super::protocol::{Failure, Reply};
 use super::record::{Asked, Confinement, Key, Phase, Running, Starting};
+use super::ship::{Ship, Shipping};
 use super::supervisor::{failure, refusal, Cleanup, Deferred, Keeper, SHORT_LIFE_NS};
 use super::timers::{monotonic_ns, realtime_ns, Due};
 use crate::cgroup::Group;
@@ -19,13 +21,14 @@ use crate::plan::{self, IdMap, Namespace, Network, Plan};
 use crate::process::{self, ContainerHandle, Progress, SpawnContext, Spawning, Stdio};
 
 impl Keeper {
-    pub(super) fn start(&mut self, asked: Asked, plan: &Plan) {
+    /// `shipping`: where its log lines go, and the connection if there is one already.
+    pub(super) fn start(&mut self, asked: Asked, plan: &Plan, shipping: Option<(Shipping, Option<OwnedFd>)>) {
         let key = Key::new(&plan.id, None);
         let number = match self.claim(&key) {
             Ok(number) => number,
             Err(error) => return self.refuse(asked, error),
         };
-        if let Err(error) = self.try_start(asked, plan, number) {
+        if let Err(error) = self.try_start(asked, plan, number, shipping) {
             self.table.remove(number);
             self.forget_names(&key);
             self.refuse(asked, error);
@@ -59,7 +62,13 @@ impl Keeper {
         }
     }
 
-    fn try_start(&mut self, asked: Asked, plan: &Plan, number: u32) -> Result<(), Failure> {
+    fn try_start(
+        &mut self,
+        asked: Asked,
+        plan: &Plan,
+        number: u32,
+        shipping: Option<(Shipping, Option<OwnedFd>)>,
+    ) -> Result<(), Failure> {
         let prepared = self.take_network(plan)?;
         let owner = plan
             .namespaces
@@ -90,7 +99,7 @@ impl Keeper {
             Ok(spawning) => {
                 let user_namespace = plan.namespaces.user.is_some();
                 let timeout_ns = plan.timeout_ns;
-                let start = Start { asked, number, user_namespace, timeout_ns, confinement };
+                let start = Start { asked, number, user_namespace, timeout_ns, confinement, shipping };
                 self.await_start(start, spawning, pipes, &plan.stdio)
             }
             Err(error) => {
@@ -138,7 +147,7 @@ impl Keeper {
         let group = init.confinement.group.as_ref();
         let spawning = process::exec_into(&init.handle, process, &self.host, streams, group)?;
         let confinement = Confinement::default();
-        let start = Start { asked, number, user_namespace: false, timeout_ns, confinement };
+        let start = Start { asked, number, user_namespace: false, timeout_ns, confinement, shipping: None };
         self.await_start(start, spawning, pipes, stdio)
     }
 
@@ -150,9 +159,13 @@ impl Keeper {
         pipes: Option<Pipes>,
         stdio: &plan::Stdio,
     ) -> Result<(), Failure> {
-        let Start { asked, number, user_namespace, timeout_ns, confinement } = start;
+        let Start { asked, number, user_namespace, timeout_ns, confinement, shipping } = start;
+        let ship = shipping.map(|(shipping, socket)| {
+            let registration = self.poll.registration(Source::Process(number, Part::Ship));
+            Ship::new(shipping, socket, registration, monotonic_ns())
+        });
         let log = match stdio.log.clone().map(LogWriter::open).transpose() {
-            Ok(log) => log,
+            Ok(file) => Log::new(file, ship),
             Err(error) => {
                 spawning.abandon();
                 self.clean_later(confinement);
@@ -302,6 +315,7 @@ struct Start {
     user_namespace: bool,
     timeout_ns: u64,
     confinement: Confinement,
+    shipping: Option<(Shipping, Option<OwnedFd>)>,
 }
 
 fn make_pipes(process: &plan::Process, stdio: &plan::Stdio, owner: u32) -> Result<Option<Pipes>, Failure> {

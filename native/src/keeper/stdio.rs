@@ -11,8 +11,8 @@ use rustix::termios::{tcsetwinsize, Winsize};
 
 use super::client::{Client, ClientState, Typed};
 use super::json_line::Stream;
+use super::log::{Log, LogState, ShippedState};
 use super::log_reader::{LogReader, Query};
-use super::log_writer::{LogState, LogWriter};
 use super::poll::{Flags, Part, Poll, Source, Watched};
 use crate::error::{Error, Result};
 use crate::sys::supervise::adopt;
@@ -60,6 +60,9 @@ pub struct StdioState {
     input: serde_bytes::ByteBuf,
     input_ends: bool,
     log: Option<(i32, LogState)>,
+    /// None of a keeper that shipped nothing.
+    #[serde(default)]
+    ship: Option<(Option<i32>, ShippedState)>,
     clients: Vec<(i32, ClientState)>,
     next_client: u32,
     size: Option<(u16, u16)>,
@@ -82,7 +85,7 @@ pub struct Stdio {
     input: Vec<u8>,
     /// Close stdin when `input` is written.
     input_ends: bool,
-    log: Option<LogWriter>,
+    log: Option<Log>,
     clients: Vec<Client>,
     next_client: u32,
     /// Rows and columns asked for before there was a tty.
@@ -107,7 +110,7 @@ impl Stdio {
     }
 
     /// The log is open: what the process will write goes there.
-    pub fn set_log(&mut self, log: Option<LogWriter>) {
+    pub fn set_log(&mut self, log: Option<Log>) {
         self.log = log;
     }
 
@@ -147,9 +150,16 @@ impl Stdio {
         !matches!(self.channel, Channel::None)
     }
 
+    /// Clients are served, or the log of what has ended is on its way yet.
     #[must_use]
-    pub fn has_clients(&self) -> bool {
-        !self.clients.is_empty()
+    pub fn is_needed(&self) -> bool {
+        !self.clients.is_empty() || self.is_shipping()
+    }
+
+    /// The process has ended, and its log is on its way yet.
+    #[must_use]
+    pub fn is_shipping(&self) -> bool {
+        !self.is_open() && self.log.is_some()
     }
 
     /// All output has been read to its end.
@@ -201,10 +211,10 @@ impl Stdio {
     }
 
     fn start_replay(&self, client: &mut Client) {
-        let Some(log) = &self.log else { return };
+        let Some((log, path)) = self.log.as_ref().and_then(|log| Some((log, log.path()?))) else { return };
         let options = client.options();
         let [stdout, stderr] = options.outputs;
-        match LogReader::open(log.path(), Query::all(stdout, stderr, options.multiplexed)) {
+        match LogReader::open(path, Query::all(stdout, stderr, options.multiplexed)) {
             Ok(reader) => client.replay(reader),
             Err(error) => report!("replay: {error}"),
         }
@@ -246,6 +256,7 @@ impl Stdio {
             for stream in [Stream::Stdout, Stream::Stderr] {
                 log.finish(stream, now_ns, &mut scratch.encode);
             }
+            self.log = log.end();
         }
         self.channel = Channel::None;
         self.input = Vec::new();
@@ -302,7 +313,28 @@ impl Stdio {
     }
 
     fn congested(&self, stream: Stream) -> bool {
-        self.clients.iter().any(|client| client.congests(stream))
+        self.log.as_ref().is_some_and(Log::congested)
+            || self.clients.iter().any(|client| client.congests(stream))
+    }
+
+    /// Where the log is shipped to is ready; without flags, a time has come that [`Stdio::due`] has told of.
+    pub fn on_ship(&mut self, flags: Option<Flags>) {
+        let Some(log) = &mut self.log else { return };
+        match flags {
+            Some(flags) => log.on_ready(flags),
+            None => log.wake(),
+        }
+        if self.is_open() {
+            self.settle();
+        } else {
+            self.log = self.log.take().and_then(Log::rest);
+        }
+    }
+
+    /// When to be woken for the log, in monotonic nanoseconds.
+    #[must_use]
+    pub fn due(&self) -> Option<u64> {
+        self.log.as_ref()?.due()
     }
 
     /// A client's socket is ready.
@@ -399,9 +431,10 @@ impl Stdio {
         tcsetwinsize(master, size).map_err(|error| Error::os("resize", "tty", error))
     }
 
-    /// Clients that only wait for the other side to close are not waited for any longer.
+    /// Clients that only wait for the other side to close are not waited for any longer; a log that is late neither.
     pub fn drop_lingering(&mut self) {
         self.clients.retain(|client| !client.lingers());
+        self.log = self.log.take().filter(|log| !log.is_late());
     }
 
     /// All of it for a hand-over; `lend` makes a descriptor survive the execve and answers its number.
@@ -414,7 +447,7 @@ impl Stdio {
             }
             Channel::Tty(master) => ChannelState::Tty(number(master)),
         };
-        let log = self.log.as_ref().map(LogWriter::state).map(|(file, state)| (lend(file), state));
+        let (log, ship) = self.log.as_ref().map_or((None, None), |log| log.state(lend));
         let clients = self.clients.iter_mut().map(Client::state);
         let clients = clients.map(|(socket, state)| (lend(socket), state)).collect();
         StdioState {
@@ -423,6 +456,7 @@ impl Stdio {
             input: self.input.clone().into(),
             input_ends: self.input_ends,
             log,
+            ship,
             clients,
             next_client: self.next_client,
             size: self.size,
@@ -451,7 +485,10 @@ impl Stdio {
             stdin_once: state.stdin_once,
             input: state.input.into_vec(),
             input_ends: state.input_ends,
-            log: state.log.and_then(|(fd, log)| Some(LogWriter::restore(adopt(fd)?, log))),
+            log: Log::restore(
+                (state.log, state.ship),
+                poll.registration(Source::Process(process, Part::Ship)),
+            ),
             clients,
             next_client: state.next_client,
             size: state.size,

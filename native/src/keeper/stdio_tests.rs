@@ -9,8 +9,14 @@ use serde_bytes::ByteBuf;
 
 use super::*;
 use crate::keeper::client::CONGESTED;
+use crate::keeper::log_writer::LogWriter;
 use crate::keeper::protocol::Attach;
-use crate::plan::Log;
+use crate::plan;
+
+fn file_log(path: &str) -> Option<Log> {
+    let log = plan::Log { path: path.to_owned(), max_size: 0, max_files: 1 };
+    Log::new(LogWriter::open(log).ok(), None)
+}
 
 /// A process, seen from the other ends of its pipes.
 struct Fixture {
@@ -223,7 +229,7 @@ fn a_client_that_goes_is_dropped_and_the_process_goes_on() {
     let client = process.attach(|_| {});
     drop(client);
     process.turn();
-    assert!(!process.stdio.has_clients());
+    assert!(!process.stdio.is_needed());
     process.print(b"nobody listens");
 }
 
@@ -232,7 +238,7 @@ fn the_last_output_reaches_log_and_client_before_the_end() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("log").to_string_lossy().into_owned();
     let mut process = Fixture::running(true);
-    process.stdio.set_log(LogWriter::open(Log { path: path.clone(), max_size: 0, max_files: 1 }).ok());
+    process.stdio.set_log(file_log(&path));
     let client = process.attach(|_| {});
     process.print(b"first\n");
     write(process.stdout.as_ref().expect("stdout"), b"last").expect("room");
@@ -246,7 +252,7 @@ fn the_last_output_reaches_log_and_client_before_the_end() {
     assert!(log.contains("\"log\":\"first\\n\"") && log.contains("\"log\":\"last\""), "{log}");
     drop(client);
     process.turn();
-    assert!(!process.stdio.has_clients());
+    assert!(!process.stdio.is_needed());
 }
 
 #[test]
@@ -261,10 +267,10 @@ fn a_client_that_goes_with_output_on_its_way_is_dropped() {
     }
     process.stdio.finish(1, &mut process.scratch);
     process.turn();
-    assert!(process.stdio.has_clients());
+    assert!(process.stdio.is_needed());
     drop(client);
     process.turn();
-    assert!(!process.stdio.has_clients());
+    assert!(!process.stdio.is_needed());
 }
 
 #[test]
@@ -272,7 +278,7 @@ fn logs_come_before_live_output_the_unfinished_line_included() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("log").to_string_lossy().into_owned();
     let mut process = Fixture::running(true);
-    process.stdio.set_log(LogWriter::open(Log { path, max_size: 0, max_files: 1 }).ok());
+    process.stdio.set_log(file_log(&path));
     process.print(b"old\nhalf");
     let client = process.attach(|request| request.logs = true);
     process.print(b" line\n");

@@ -173,6 +173,7 @@ impl Keeper {
             Source::Process(number, Part::Sync) => self.drive(number),
             Source::Process(number, Part::Pidfd) => self.reap(number),
             Source::Process(number, Part::Oom) => self.on_memory_trouble(number),
+            Source::Process(number, Part::Ship) => self.on_ship(number, Some(flags)),
             Source::Process(number, part) => {
                 if let Some(record) = self.table.get_mut(number) {
                     record.stdio.on_ready(part, flags, realtime_ns(), &mut self.scratch);
@@ -277,6 +278,7 @@ impl Keeper {
                 Due::Timeout(number) => self.time_out(number),
                 Due::Drain(number) => self.publish(number),
                 Due::Linger(number) => self.drop_lingering(number),
+                Due::Ship(number) => self.on_ship(number, None),
                 Due::Successor => self.give_up_successor(),
                 Due::Memory(number, look) => self.look_for_kills(number, look),
                 Due::Cleanup => self.deferred.extend(self.cleanups.drain(..).map(Deferred::Clean)),

@@ -16,6 +16,8 @@ pub enum Due {
     Linger(u32),
     /// A cgroup had memory trouble: look again whether a process was killed, for the n-th time.
     Memory(u32, u32),
+    /// A process's log has a connection to make, or has waited for long enough.
+    Ship(u32),
     /// The new program has had its time to answer.
     Successor,
     /// Try again to remove cgroups.

@@ -110,7 +110,7 @@ _CONSTANTS = {
     "format": "json table",
     "host": "unix:// tcp:// ssh://",
     "ipc": "container: host none private shareable",
-    "log-driver": "json-file none",
+    "log-driver": "fluentd gelf journald json-file local none syslog",
     "log-level": "debug info warn error fatal",
     "log-opt": "max-file= max-size=",
     "mount": "type=bind type=image type=tmpfs type=volume",

@@ -36,6 +36,8 @@ def inspect(
     own = directory / record.id
     program, *arguments = resolved.plan.process.args or ("",)
     log = resolved.plan.stdio.log
+    log_config = resolved.host_config.log_config
+    driver = log_config.type if log_config is not None else ""
     return ContainerInspectResponse(
         id=record.id,
         created=rfc3339(record.created_ns),
@@ -46,7 +48,7 @@ def inspect(
         resolv_conf_path=str(own / "resolv.conf"),
         hostname_path=str(own / "hostname"),
         hosts_path=str(own / "hosts"),
-        log_path=log.path if log is not None else "",
+        log_path=log.path if log is not None and driver == "json-file" else "",
         name=f"/{record.name}",
         restart_count=state.restart_count,
         driver=STORAGE_DRIVER,

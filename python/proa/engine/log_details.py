@@ -1,9 +1,12 @@
-"""What `logs --details` puts before each line: labels and environment that the log's options name, its tag.
+"""What a log's options say of its container: labels and environment that they name, its tag.
+
+`logs --details` puts it before each line, and the drivers that ship lines send it along.
 
 Source: moby daemon/logger/loginfo.go (ExtraAttributes), daemon/logger/loggerutils/log_tag.go,
 daemon/server/httputils/write_log_stream.go.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote_plus
@@ -13,18 +16,26 @@ import proa_native
 from proa.engine.record import Record
 from proa.errors import InvalidParameter
 
-_FIELD = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
+_FIELD = re.compile(r"\{\{-?\s*\.(\w+)\s*-?\}\}")
 
 
 def details(record: Record) -> str:
     """`key=value,key=value `, by key; a blank where the options name nothing."""
-    log_config = record.resolved.host_config.log_config
-    options = (log_config.config if log_config is not None else None) or {}
-    found = dict(_attributes(record, options))
+    options = log_options(record)
+    found = dict(attributes(record, options))
+    if template := options.get("tag", ""):
+        found["tag"] = tag(record, template)
     return ",".join(f"{quote_plus(key)}={quote_plus(found[key])}" for key in sorted(found)) + " "
 
 
-def _attributes(record: Record, options: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def log_options(record: Record) -> Mapping[str, str]:
+    """Of its log driver."""
+    log_config = record.resolved.host_config.log_config
+    return (log_config.config if log_config is not None else None) or {}
+
+
+def attributes(record: Record, options: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Labels and environment that the options name. Raises InvalidParameter for a bad expression."""
     config = record.resolved.config
     environment = dict(entry.split("=", 1) for entry in config.env or () if "=" in entry)
     for option, values in (("labels", config.labels or {}), ("env", environment)):
@@ -33,8 +44,16 @@ def _attributes(record: Record, options: Mapping[str, str]) -> Iterator[tuple[st
         for name, value in values.items():
             if name in names or (pattern is not None and pattern.found_in(name)):
                 yield name, value
-    if tag := options.get("tag", ""):
-        yield "tag", _FIELD.sub(lambda match: _field(record, match[1]), tag)
+
+
+def tag(record: Record, template: str) -> str:
+    """The template filled in."""
+    return _FIELD.sub(lambda match: _field(record, match[1]), template)
+
+
+def command(record: Record) -> str:
+    """Entrypoint and arguments."""
+    return " ".join(record.resolved.plan.process.args)
 
 
 def _pattern(option: str, text: str) -> proa_native.Expression | None:
@@ -47,13 +66,25 @@ def _pattern(option: str, text: str) -> proa_native.Expression | None:
 def _field(record: Record, name: str) -> str:
     """Of the tag's template; what is no field of it stays as it is written."""
     image = record.resolved.config.image
-    fields = {
-        "ID": record.id[:12],
-        "FullID": record.id,
-        "Name": record.name,
-        "ImageID": record.image_id[:12],
-        "ImageFullID": record.image_id,
-        "ImageName": image,
-        "DaemonName": "docker",
-    }
-    return fields.get(name, f"{{{{.{name}}}}}")
+    match name:
+        case "ID":
+            return record.id[:12]
+        case "FullID" | "ContainerID":
+            return record.id
+        case "Name":
+            return record.name
+        case "ContainerName":
+            return f"/{record.name}"
+        case "ImageID":
+            return record.image_id[:12]
+        case "ImageFullID" | "ContainerImageID":
+            return record.image_id
+        case "ImageName" | "ContainerImageName":
+            return image
+        case "DaemonName":
+            return "docker"
+        case "Command":
+            return command(record)
+        case "Hostname":
+            return os.uname().nodename
+    return f"{{{{.{name}}}}}"

@@ -19,6 +19,7 @@ from proa.schema.image import ImageConfig
 from proa.schema.keeper import Attach, Started
 from proa.schema.network import NetworkSettings
 from proa.schema.plan import Overlay, Plan, Process, Stdio
+from proa.schema.shipping import Shipping
 
 
 class Database(Protocol):
@@ -207,7 +208,13 @@ class EventSink(Protocol):
 class KeeperClient(Protocol):
     """The keeper as the verbs see it (proa.runtime.Keeper); raises classes of proa.errors only."""
 
-    async def start(self, plan: Plan, started: Callable[[Started], None]) -> None: ...
+    async def start(
+        self,
+        plan: Plan,
+        started: Callable[[Started], None],
+        ship: Shipping | None = None,
+        fds: tuple[int, ...] = (),
+    ) -> None: ...
     async def exec(
         self,
         id_: str,

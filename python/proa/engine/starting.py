@@ -6,11 +6,12 @@ Whoever calls holds the container's lock.
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from proa.engine import log_connection
 from proa.engine import state as states
 from proa.engine.container import Container, Monitor
 from proa.engine.links import NOTHING, linked
@@ -70,8 +71,14 @@ class Starting:
             raise
 
     async def _start(self, container: Container) -> None:
-        resolved = container.record.resolved
         await container.settled()
+        shipped = log_connection.is_shipped(container.record)
+        log = await log_connection.connect(container.record) if shipped else log_connection.FILE
+        with closing(log):
+            await self._start_with(container, log)
+
+    async def _start_with(self, container: Container, log: log_connection.LogConnection) -> None:
+        resolved = container.record.resolved
         async with AsyncExitStack() as undo:
             self._make_bind_directories(resolved.bind_directories)
             self._check_peers(container)
@@ -91,7 +98,9 @@ class Starting:
             if links.env:
                 env = (*links.env, *plan.process.env)
                 plan = replace(plan, process=replace(plan.process, env=env))
-            await self._keeper.start(plan, lambda started: self._started(container, started))
+            await self._keeper.start(
+                plan, lambda started: self._started(container, started), log.shipping, log.fds
+            )
             undo.pop_all()
 
     async def _connect(self, container: Container) -> Sandbox:

@@ -15,6 +15,7 @@ from proa.engine.durations import rfc3339
 from proa.engine.events import Events
 from proa.engine.registry import Registry
 from proa.engine.resolve import Host
+from proa.engine.resolve.logs import LOG_DRIVERS
 from proa.engine.state import Status
 from proa.engine.usage import DiskUsage
 from proa.schema.config import DaemonConfig
@@ -149,7 +150,7 @@ def _of_host(host: Host) -> SystemInfo:
         plugins=PluginsInfo(
             volume=["local"],
             network=["bridge", "host", "ipvlan", "macvlan", "null"],
-            log=["json-file", "local", "none"],
+            log=list(LOG_DRIVERS),
         ),
         memory_limit="memory" in controllers,
         swap_limit=host.swap_accounting,

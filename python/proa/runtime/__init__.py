@@ -52,6 +52,7 @@ from proa.schema.keeper import (
     Welcome,
 )
 from proa.schema.plan import Plan, Process, Stdio
+from proa.schema.shipping import Shipping
 
 __all__ = ["Keeper", "Listener"]
 
@@ -115,8 +116,16 @@ class Keeper:
         self.pid = welcome.pid
         return welcome
 
-    async def start(self, plan: Plan, started: Callable[[Started], None]) -> None:
+    async def start(
+        self,
+        plan: Plan,
+        started: Callable[[Started], None],
+        ship: Shipping | None = None,
+        fds: tuple[int, ...] = (),
+    ) -> None:
         """Start a container; `started` is called when its process was executed, before any later event.
+
+        `ship`: where its log lines go, too; `fds`: the connection, if there is one, which stays the caller's.
 
         Raises StartFailed, NotFound (a peer), Conflict: then nothing is left behind. Unavailable: who knows.
         """
@@ -125,7 +134,9 @@ class Keeper:
             assert isinstance(answer, Started)
             started(answer)
 
-        await self._connected.request(lambda seq: Start(seq=seq, plan=plan), start_failure, arrived)
+        await self._connected.request(
+            lambda seq: Start(seq=seq, plan=plan, ship=ship), start_failure, arrived, fds
+        )
 
     async def exec(
         self,

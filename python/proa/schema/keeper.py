@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from proa.schema.plan import Plan, Process, Stdio
+from proa.schema.shipping import Shipping
 
 VERSION = 1
 
@@ -19,11 +20,12 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="type", tag="hello"):
     version: int = VERSION
 
 
-class Start(Struct, frozen=True, kw_only=True, tag_field="type", tag="start"):
-    """Start the container of `plan`."""
+class Start(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="start"):
+    """Start the container of `plan`. Where its log lines are shipped, a connection may come along."""
 
     seq: int
     plan: Plan
+    ship: Shipping | None = None
 
 
 class Exec(Struct, frozen=True, kw_only=True, tag_field="type", tag="exec"):

@@ -29,6 +29,7 @@ from proa.schema.image import ImageConfig
 from proa.schema.keeper import Attach, Exited, Started, Welcome
 from proa.schema.network import NetworkSettings
 from proa.schema.plan import NoNetwork, Overlay, Plan, Process, Stdio
+from proa.schema.shipping import Shipping
 
 HOST = Host(
     hostname="host",
@@ -51,6 +52,8 @@ class FakeKeeper:
 
     def __init__(self) -> None:
         self.plans: list[Plan] = []
+        self.shipped: list[tuple[Shipping | None, int]] = []
+        """Where each started one's log lines go, and how many descriptors came along."""
         self.running: dict[str, int] = {}
         self.signals: list[tuple[str, int]] = []
         self.signalled = asyncio.Event()
@@ -78,7 +81,14 @@ class FakeKeeper:
         self.handed_over = True
         return self.welcome
 
-    async def start(self, plan: Plan, started: Callable[[Started], None]) -> None:
+    async def start(
+        self,
+        plan: Plan,
+        started: Callable[[Started], None],
+        ship: Shipping | None = None,
+        fds: tuple[int, ...] = (),
+    ) -> None:
+        self.shipped.append((ship, len(fds)))
         if self.fail is not None:
             raise self.fail
         self.plans.append(plan)

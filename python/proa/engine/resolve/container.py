@@ -13,6 +13,7 @@ from proa.engine.resolve import (
     identity,
     lifecycle,
     limits,
+    logs,
     namespaces,
     networks,
     process,
@@ -93,9 +94,7 @@ def _resolve(request: ContainerCreateRequest, context: Context) -> Resolved:
     host_config = limits.check_resources(host_config, context.host, warnings)
     options = security.parse_options(asked, context.config, warnings)
     masked, readonly = security.paths(asked, options)
-    shown_log, log = lifecycle.resolve_log(
-        asked, context.config, f"{context.directory}/{context.id}-json.log"
-    )
+    shown_log, log = logs.resolve_log(asked, context.config, f"{context.directory}/{context.id}-json.log")
     host_config = msgspec.structs.replace(
         host_config, masked_paths=masked, readonly_paths=readonly, log_config=shown_log
     )

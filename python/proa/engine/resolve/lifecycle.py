@@ -1,36 +1,12 @@
-"""How a container lives: restart policy, stop signal, log, time-out.
+"""How a container lives: restart policy, stop signal, time-out.
 
-Source: moby's api/types/container (ValidateRestartPolicy), daemon/container.go, daemon/logger.
+Source: moby's api/types/container (ValidateRestartPolicy), daemon/container.go.
 """
 
 import signal
 
 from proa.errors import InvalidParameter
-from proa.schema.config import DaemonConfig
-from proa.schema.container import HostConfig, LogConfig, RestartPolicy
-from proa.schema.plan import Log
-from proa.sizes import parse_size
-
-DEFAULT_LOG_SIZE = 20 << 20
-DEFAULT_LOG_FILES = 5
-LOG_DRIVERS = ("json-file", "local")
-"""Both are written as json-file."""
-
-_LOG_OPTIONS = frozenset(
-    [
-        "max-size",
-        "max-file",
-        "compress",
-        "labels",
-        "labels-regex",
-        "env",
-        "env-regex",
-        "tag",
-        "mode",
-        "max-buffer-size",
-    ]
-)
-_DRIVERS_OF_DOCKER = frozenset(("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "splunk", "syslog"))
+from proa.schema.container import RestartPolicy
 
 
 def check_restart_policy(policy: RestartPolicy, *, auto_remove: bool) -> None:
@@ -73,59 +49,7 @@ def signal_number(name: str) -> int:
     raise InvalidParameter(f"invalid signal: {name}")
 
 
-def resolve_log(host_config: HostConfig, config: DaemonConfig, path: str) -> tuple[LogConfig, Log | None]:
-    """The log configuration as inspect shows it, and the log that the keeper writes."""
-    asked = host_config.log_config or LogConfig()
-    driver = asked.type or config.log_driver
-    options = dict(asked.config or {})
-    if driver == config.log_driver:
-        options = {**config.log_opts, **options}
-    shown = LogConfig(type=driver, config=options)
-    if driver == "none":
-        return shown, None
-    if driver not in LOG_DRIVERS:
-        raise InvalidParameter(_refusal_of_driver(driver))
-    for option in options:
-        if option not in _LOG_OPTIONS:
-            whose = f"{driver} log driver" if driver == "json-file" else f"log driver {driver}"
-            raise InvalidParameter(f"unknown log opt '{option}' for {whose}")
-    return shown, Log(path=path, max_size=_log_size(options), max_files=_log_files(options))
-
-
-def _refusal_of_driver(driver: str) -> str:
-    if driver == "journald":
-        return "failed to initialize logging driver: journald is not enabled on this host"
-    if driver in _DRIVERS_OF_DOCKER:
-        return f"failed to initialize logging driver: {driver} is not supported by proa"
-    return f'error looking up logging plugin {driver}: plugin "{driver}" not found'
-
-
 def check_timeout(nanoseconds: int) -> None:
     """ProaTimeout: zero is never."""
     if nanoseconds < 0:
         raise InvalidParameter("the timeout cannot be negative")
-
-
-def _log_size(options: dict[str, str]) -> int:
-    text = options.get("max-size", "")
-    if not text:
-        return DEFAULT_LOG_SIZE
-    if text == "-1":
-        return 0
-    try:
-        return parse_size(text)
-    except ValueError:
-        raise InvalidParameter(f"invalid size: '{text}'") from None
-
-
-def _log_files(options: dict[str, str]) -> int:
-    text = options.get("max-file", "")
-    if not text:
-        return DEFAULT_LOG_FILES
-    try:
-        count = int(text)
-    except ValueError:
-        raise InvalidParameter(f"invalid value for max-file: '{text}'") from None
-    if count < 1:
-        raise InvalidParameter("max-file cannot be less than 1")
-    return count
