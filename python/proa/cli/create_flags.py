@@ -65,7 +65,7 @@ CREATE_FLAGS: tuple[tuple[str, str, str, str, str], ...] = (
         "",
         "string",
         "",
-        "URL or path that has to answer, asked without a command (8080/healthz)",
+        "Path or URL that has to answer (8080/healthz)",
     ),
     ("health-interval", "", "duration", "", "Time between running the check (ms|s|m|h) (default 0s)"),
     ("health-retries", "", "int", "", "Consecutive failures needed to report unhealthy"),

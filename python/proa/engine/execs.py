@@ -62,8 +62,9 @@ class Exec:
 
     @property
     def command(self) -> str:
-        """As events show it."""
-        return " ".join(self.request.cmd or ())
+        """As events show it: in Docker's, a space follows the program, with arguments or without."""
+        program, *arguments = self.request.cmd or ("",)
+        return f"{program} {' '.join(arguments)}"
 
 
 class Execs:

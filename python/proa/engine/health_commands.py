@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from proa.engine.background import Background
 from proa.engine.container import Container
-from proa.errors import ProaError, StartFailed, System
+from proa.errors import ProaError, System
 from proa.schema.exec import ExecCreateRequest
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ class CommandMonitor:
             if not self._request.cmd:
                 raise System(f"healthcheck for container {container.id} has no command")
             code, output = await self._prober.probe(container, self._request, times.timeout)
-        except StartFailed as exc:
-            return exc.code, str(exc)
         except ProaError as exc:
             return -1, str(exc)
         if code is None:
