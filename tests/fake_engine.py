@@ -62,18 +62,22 @@ class FakeImages:
         self.loaded = bytearray()
         self.gate: asyncio.Event | None = None
         self.calls: list[tuple[object, ...]] = []
+        self.manifests = False
+        """Whether the last list or inspect was to have them."""
         self.saved = [b"tar" * 100, b"x" * 200_000, b"end"]
 
     async def list(
-        self, *, all: bool, filters: Filters, digests: bool, shared_size: bool
+        self, *, all: bool, filters: Filters, digests: bool, shared_size: bool, manifests: bool
     ) -> Sequence[ImageSummary]:
+        self.manifests = manifests
         return [
             ImageSummary(
                 id="sha256:" + "a" * 64, repo_tags=["busybox:latest"], size=5, shared_size=-1, containers=2
             )
         ]
 
-    async def inspect(self, ref: str, *, platform: str) -> ImageInspect:
+    async def inspect(self, ref: str, *, platform: str, manifests: bool) -> ImageInspect:
+        self.manifests = manifests
         if ref not in ("library/busybox:latest", "sha256:" + "a" * 64):
             raise NotFound(f"No such image: {ref}")
         config = ImageConfig(env=["PATH=/bin"])

@@ -190,7 +190,10 @@ class FakeRegistry:
     ) -> Digest:
         document = json.loads(data)
         assert document["mediaType"] == media_type
-        for descriptor in (document["config"], *document["layers"]):
+        for part in document.get("manifests", ()):
+            assert (ref.name, part["digest"]) in self.manifests
+        parts = (document["config"], *document["layers"]) if "config" in document else ()
+        for descriptor in parts:
             assert len(self.blobs[ref.name][descriptor["digest"]]) == descriptor["size"]
         return Digest(self.put(ref.name, ref.tag, media_type, data))
 

@@ -27,6 +27,7 @@ async def list_(engine: Engine, request: Request) -> Response:
         filters=query.filters(),
         digests=query.flag("digests"),
         shared_size=request.minor >= 42 and query.flag("shared-size"),
+        manifests=request.minor >= 47 and query.flag("manifests"),
     )
     return json_reply(older.images(found, request.minor))
 
@@ -35,9 +36,10 @@ async def inspect(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/json."""
     query = Query(request.query)
     platform = _platform_since(49, request, query)
-    if platform and query.flag("manifests"):
+    manifests = request.minor >= 48 and query.flag("manifests")
+    if platform and manifests:
         raise InvalidParameter("conflicting options: manifests and platform options cannot both be set")
-    found = await engine.images.inspect(request.name, platform=platform)
+    found = await engine.images.inspect(request.name, platform=platform, manifests=manifests)
     return json_reply(older.image(found, request.minor))
 
 

@@ -150,9 +150,9 @@ class Images(Protocol):
     """The verbs of /images."""
 
     async def list(
-        self, *, all: bool, filters: Filters, digests: bool, shared_size: bool
+        self, *, all: bool, filters: Filters, digests: bool, shared_size: bool, manifests: bool
     ) -> Sequence[ImageSummary]: ...
-    async def inspect(self, ref: str, *, platform: str) -> ImageInspect:
+    async def inspect(self, ref: str, *, platform: str, manifests: bool) -> ImageInspect:
         """`platform` (`os/architecture[/variant]`, or empty) is what it must be, here and below."""
         ...
 

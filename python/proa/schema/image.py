@@ -6,8 +6,8 @@ Source: the Docker Engine API, v1.51 (definitions of the same names).
 from msgspec import Struct, field
 
 from proa.schema.container import HealthConfig
-from proa.schema.container_state import DriverData, OCIDescriptor
-from proa.schema.presence import SHOWN_INT, SHOWN_NULL, SHOWN_STR
+from proa.schema.container_state import DriverData, OCIDescriptor, OCIPlatform
+from proa.schema.presence import SHOWN_BOOL, SHOWN_INT, SHOWN_NULL, SHOWN_STR
 
 
 class ImageConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
@@ -30,12 +30,51 @@ class ImageConfig(Struct, frozen=True, kw_only=True, rename="pascal", omit_defau
     shell: list[str] | None = None
 
 
+class ImageManifestSize(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Bytes here: of blobs, and with what is unpacked of them."""
+
+    content: int = 0
+    total: int = 0
+
+
+class ImageUnpackedSize(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Bytes here that containers use."""
+
+    unpacked: int = 0
+
+
+class ImageManifestData(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """What there is to a manifest that is an image's."""
+
+    platform: OCIPlatform = OCIPlatform()
+    containers: list[str] = []
+    size: ImageUnpackedSize = ImageUnpackedSize()
+
+
+class AttestationManifestData(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """What there is to a manifest that says something of another one."""
+
+    for_: str = field(default="", name="For")
+
+
+class ImageManifestSummary(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
+    """ImageManifestSummary represents a summary of an image manifest."""
+
+    id: str = field(default_factory=str, name="ID")
+    descriptor: OCIDescriptor = field(default_factory=OCIDescriptor)
+    available: bool = SHOWN_BOOL
+    size: ImageManifestSize = field(default_factory=ImageManifestSize)
+    kind: str = SHOWN_STR
+    image_data: ImageManifestData | None = None
+    attestation_data: AttestationManifestData | None = None
+
+
 class ImageInspect(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """Information about an image in the local image cache."""
 
     id: str = SHOWN_STR
     descriptor: OCIDescriptor | None = None
-    manifests: list[dict[str, object] | None] | None = None
+    manifests: list[ImageManifestSummary] | None = None
     repo_tags: list[str] | None = SHOWN_NULL
     repo_digests: list[str] | None = SHOWN_NULL
     parent: str = SHOWN_STR
@@ -66,7 +105,7 @@ class ImageSummary(Struct, frozen=True, kw_only=True, rename="pascal", omit_defa
     shared_size: int = SHOWN_INT
     labels: dict[str, str] | None = SHOWN_NULL
     containers: int = SHOWN_INT
-    manifests: list[dict[str, object] | None] | None = None
+    manifests: list[ImageManifestSummary] | None = None
     descriptor: OCIDescriptor | None = None
 
 

@@ -61,6 +61,17 @@ async def test_life_of_a_container_over_one_connection(connect: Connect, engine:
     assert json.loads(gone.body) == {"message": f"No such container: {id}"}
 
 
+async def test_manifests_are_for_clients_that_know_them(connect: Connect, engine: FakeEngine) -> None:
+    client = connect()
+    for path, since in (("/images/json", 47), ("/images/library/busybox:latest/json", 48)):
+        for minor in (since - 1, since):
+            answer = await client.request("GET", f"/v1.{minor}{path}?manifests=1")
+            assert (answer.status, engine.images.manifests) == (200, minor == since)
+    platform = quote('{"os":"linux","architecture":"amd64"}')
+    answer = await client.request("GET", f"/v1.51/images/a/json?manifests=1&platform={platform}")
+    assert answer.status == 400
+
+
 async def test_pulls_and_pushes_know_who_asks(connect: Connect, engine: FakeEngine) -> None:
     client = connect()
     header = b64encode(b'{"username":"u","password":"p"}').decode()

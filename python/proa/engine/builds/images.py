@@ -137,14 +137,14 @@ class BuiltImages:
         data = index_of(wish, [(platform, shown(platform), manifest) for platform, manifest, _ in listed])
         with self._store.database.transaction():
             for name in names:
+                self._store.write_name(name, main.id)  # takes the names of the index before along
                 for _, manifest, record in listed:
                     self._store.write_name(by_digest(name, manifest), record.id)
-                self._store.write_name(name, main.id)
                 self._store.indexes.record(name, main.id, data)
         for name in names:
+            self._store.publish_name(name, main.id)
             for _, manifest, record in listed:
                 self._store.publish_name(by_digest(name, manifest), record.id)
-            self._store.publish_name(name, main.id)
             self._events.emit("image", "tag", main.id, {"name": name.familiar})
         return digest_of(data)
 

@@ -1,7 +1,7 @@
 """Indexes: what a name means that stands for images of several platforms, one of them the name's own here.
 
 Every image of an index is named by its manifest's digest in the name's repository, and its manifest is kept.
-A name that is given anew means one image again.
+A name that is given anew means one image again, and those names go with the last index that has them.
 
 Source: OCI image specification, image-index.md.
 """
@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from proa.engine.ports import Database
-from proa.schema.oci import Index
-from proa.schema.reference import Reference
+from proa.schema.oci import Descriptor, Index
+from proa.schema.reference import Reference, parse_digest, parse_reference
 
 SCHEMA: Final = """
     CREATE TABLE image_indexes (
@@ -37,9 +37,19 @@ class Indexes:
             "INSERT OR REPLACE INTO image_indexes VALUES (?, ?, ?)", (name.canonical, image_id, data)
         )
 
-    def forget(self, name: Reference) -> None:
-        """The name means one image."""
+    def forget(self, name: Reference) -> list[Reference]:
+        """The name means one image; returns the names of those that no index has any more."""
+        index = self.find(name)
+        if index is None:
+            return []
         self._database.execute("DELETE FROM image_indexes WHERE name = ?", (name.canonical,))
+        left = self.names()
+        return [child for child in children(name, index) if child.canonical not in left]
+
+    def names(self) -> set[str]:
+        """The names (canonical) of every index's images."""
+        rows = self._database.query("SELECT name, data FROM image_indexes")
+        return {child.canonical for name, data in rows for child in children(parse_reference(name), data)}
 
     def find(self, name: Reference) -> bytes | None:
         """The index of a name, as it was made."""
@@ -49,7 +59,14 @@ class Indexes:
 
 def children(name: Reference, index: bytes) -> list[Reference]:
     """The names of an index's images, in its order."""
-    return [
-        Reference(name.domain, name.path, "", descriptor.digest)
-        for descriptor in _index.decode(index).manifests
-    ]
+    return [child_name(name, descriptor) for descriptor in descriptors(index)]
+
+
+def child_name(name: Reference, descriptor: Descriptor) -> Reference:
+    """What an index's image is named by."""
+    return Reference(name.domain, name.path, "", parse_digest(descriptor.digest))
+
+
+def descriptors(index: bytes) -> list[Descriptor]:
+    """What an index names, in its order."""
+    return _index.decode(index).manifests

@@ -14,6 +14,7 @@ Forms: manifest.json (Docker 1.10 and later, podman, skopeo, kaniko), with or wi
 Source: moby image/tarexport/load.go; OCI image specification, image-layout.md.
 """
 
+import contextlib
 import posixpath
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -27,8 +28,9 @@ from msgspec import Struct
 from proa.content import digest_of
 from proa.engine.images import legacy
 from proa.engine.images.blobs import pack
+from proa.engine.images.indexes import child_name
 from proa.engine.images.intake import Intake, Unpacked, translated, unpacked
-from proa.engine.images.records import Layer, chain_ids, decode_image_file, host_architecture
+from proa.engine.images.records import Layer, StoredManifest, chain_ids, decode_image_file, host_architecture
 from proa.engine.images.store import ImageStore
 from proa.engine.platforms import is_for
 from proa.engine.ports import EventSink
@@ -37,6 +39,7 @@ from proa.schema.oci import (
     ANNOTATION_NAME,
     ANNOTATION_REF,
     INDEXES,
+    MANIFESTS,
     ArchiveImage,
     Descriptor,
     ImageFile,
@@ -75,6 +78,12 @@ class Wanted(Struct, frozen=True, kw_only=True):
     names: list[Reference]
     parent: str = ""
     """The id of an image of this archive that it was made from."""
+    index: bytes = b""
+    """What its names mean, where that is several platforms."""
+    manifest: StoredManifest | None = None
+    """Where it is one of an index."""
+    others: "tuple[Wanted, ...]" = ()
+    """The index's other images that the archive has."""
 
 
 class Archive:
@@ -211,7 +220,7 @@ class Loader:
             await self._split(intake, archive, body)
             wanted = await read_archive(archive)
             if platform:
-                wanted = [image for image in wanted if is_for(decode_image_file(image.config), platform)]
+                wanted = _of_platform(wanted, platform)
                 if not wanted:
                     raise NotFound(
                         f"requested platform ({platform}) not found: the archive has no such image"
@@ -219,7 +228,19 @@ class Loader:
             for image in wanted:
                 async for line in self._image(intake, archive, image, quiet=quiet):
                     yield line
+                for other in image.others:
+                    async for line in self._image(intake, archive, other, quiet=quiet):
+                        yield line
+                if image.others:
+                    self._name_index(image)
             self._link(wanted)
+
+    def _name_index(self, image: Wanted) -> None:
+        """Every platform is here: the names mean all of them."""
+        with self._store.database.transaction():
+            for name in image.names:
+                if not name.digest:
+                    self._store.indexes.record(name, digest_of(image.config), image.index)
 
     def _link(self, wanted: Sequence[Wanted]) -> None:
         """Let images know their parents, where both came. Raises InvalidParameter for one that is none."""
@@ -278,14 +299,15 @@ class Loader:
             layers.append(layer)
             if not quiet and isinstance(layer, Unpacked):
                 yield progress("Loading layer", digest_hex(chain_id)[:12], layer.blob_size)
-        record, moved = await intake.commit(wanted.config, file, layers, wanted.names)
+        record, moved = await intake.commit(wanted.config, file, layers, wanted.names, wanted.manifest)
         for name, lost in moved:
             yield stream(
                 f"The image {name.familiar} already exists, "
                 f"renaming the old one with ID {lost} to empty string"
             )
         for name in wanted.names:
-            yield stream(f"Loaded image: {name.familiar}")
+            if not name.digest:
+                yield stream(f"Loaded image: {name.familiar}")
         if not wanted.names:
             yield stream(f"Loaded image ID: {record.id}")
         self._events.emit("image", "load", record.id, {"name": record.id})
@@ -328,7 +350,9 @@ async def read_archive(archive: Archive) -> list[Wanted]:
     """What images an archive has, by manifest.json, else by index.json, else by `repositories`."""
     data = archive.document("manifest.json")
     if data is not None:
-        return [_of_docker(archive, image) for image in decode(_archive_images, data, "manifest.json")]
+        images = [_of_docker(archive, image) for image in decode(_archive_images, data, "manifest.json")]
+        indexes = _named_indexes(archive)
+        return [_with_others(image, indexes) for image in images]
     data = archive.document("index.json")
     if data is None:
         if archive.document(legacy.REPOSITORIES) is None:
@@ -365,13 +389,20 @@ def _of_oci(archive: Archive, descriptor: Descriptor) -> Wanted | None:
     data = archive.blob(descriptor)
     if data is None:
         raise InvalidParameter(f"invalid archive: {descriptor.digest} is missing")
+    top = data
     for _ in range(LINKS_MAX):
         if descriptor.media_type not in INDEXES:
-            break
-        chosen = _choose(archive, decode(_index, data, descriptor.digest))
-        if chosen is None:
+            return _of_manifest(archive, descriptor, data, names)
+        there = _there(archive, decode(_index, data, descriptor.digest))
+        if not there:
             return None
-        descriptor, data = chosen
+        if data is top and len(there) > 1 and all(each.media_type in MANIFESTS for each, _ in there):
+            return _of_index(archive, there, top, names)
+        descriptor, data = there[0]
+    raise InvalidParameter(f"invalid archive: {descriptor.digest} is an index of indexes")
+
+
+def _of_manifest(archive: Archive, descriptor: Descriptor, data: bytes, names: list[Reference]) -> Wanted:
     manifest = decode(_manifest, data, descriptor.digest)
     config = archive.blob(manifest.config)
     if config is None:
@@ -381,8 +412,63 @@ def _of_oci(archive: Archive, descriptor: Descriptor) -> Wanted | None:
     return Wanted(config=config, layers=paths, digests=digests, names=names)
 
 
-def _choose(archive: Archive, index: Index) -> tuple[Descriptor, bytes] | None:
-    """This host's platform, else the first one whose manifest is there; attestations are no images."""
+def _of_index(
+    archive: Archive, there: Sequence[tuple[Descriptor, bytes]], index: bytes, names: list[Reference]
+) -> Wanted:
+    """The image that is this host's, with the others; each is named by its digest, too."""
+
+    def one(descriptor: Descriptor, data: bytes, names: list[Reference]) -> Wanted:
+        named = [child_name(name, descriptor) for name in tags]
+        wanted = _of_manifest(archive, descriptor, data, [*names, *named])
+        return msgspec.structs.replace(wanted, manifest=StoredManifest(descriptor.media_type, data))
+
+    tags = list(names)
+    main, *others = there
+    return msgspec.structs.replace(
+        one(*main, names), index=index, others=tuple(one(*other, []) for other in others) if tags else ()
+    )
+
+
+def _named_indexes(archive: Archive) -> dict[Reference, Wanted]:
+    """What names of a Docker archive mean to the OCI layout around it, where that is several platforms."""
+    data = archive.document("index.json")
+    if data is None:
+        return {}
+    found = {}
+    # The layout is the better for whoever can read it; the images are there without it.
+    with contextlib.suppress(InvalidParameter):
+        for descriptor in decode(_index, data, "index.json").manifests:
+            names = _names(descriptor.annotations or {})
+            if names and descriptor.media_type in INDEXES:
+                wanted = _of_oci(archive, descriptor)
+                if wanted is not None and wanted.others:
+                    found[names[0]] = wanted
+    return found
+
+
+def _with_others(image: Wanted, indexes: Mapping[Reference, Wanted]) -> Wanted:
+    """An image of a Docker archive, and what else its name means."""
+    whole = next((indexes[name] for name in image.names if name in indexes), None)
+    if whole is None or whole.config != image.config:
+        return image
+    names = [*image.names, *(name for name in whole.names if name.digest)]
+    return msgspec.structs.replace(whole, names=names, parent=image.parent)
+
+
+def _of_platform(wanted: Sequence[Wanted], platform: str) -> list[Wanted]:
+    """Of every image the one for a platform, alone."""
+    return [
+        msgspec.structs.replace(
+            one, names=[name for name in image.names if not name.digest], index=b"", others=()
+        )
+        for image in wanted
+        for one in (image, *image.others)
+        if is_for(decode_image_file(one.config), platform)
+    ]
+
+
+def _there(archive: Archive, index: Index) -> list[tuple[Descriptor, bytes]]:
+    """The images of an index whose manifest is there, this host's first; attestations are none."""
     architecture, variant = host_architecture()
 
     def rank(descriptor: Descriptor) -> int:
@@ -391,13 +477,12 @@ def _choose(archive: Archive, index: Index) -> tuple[Descriptor, bytes] | None:
             return 2
         return 0 if platform.variant in ("", variant) else 1
 
-    for descriptor in sorted(index.manifests, key=rank):
-        if descriptor.platform is not None and descriptor.platform.architecture == "unknown":
-            continue
-        data = archive.blob(descriptor)
-        if data is not None:
-            return descriptor, data
-    return None
+    images = [
+        descriptor
+        for descriptor in sorted(index.manifests, key=rank)
+        if descriptor.platform is None or descriptor.platform.architecture != "unknown"
+    ]
+    return [(each, data) for each in images if (data := archive.blob(each)) is not None]
 
 
 def _names(annotations: Mapping[str, str]) -> list[Reference]:

@@ -20,8 +20,10 @@ from typing import Final, Protocol
 
 import msgspec
 
+from proa.content import digest_of
 from proa.engine.images.blobs import Blobs
 from proa.engine.images.compression import Compressor
+from proa.engine.images.indexes import descriptors
 from proa.engine.images.progress import Progress, streamed
 from proa.engine.images.records import ImageRecord, StoredManifest
 from proa.engine.images.store import ImageStore
@@ -120,10 +122,13 @@ class Pusher:
             if platform:
                 check_platform(record, name.familiar, platform)
             index = None if platform else self._store.indexes.find(name)
-            if index is None:
+            children = self._store.children(name) if index is not None else []
+            if index is None or len(children) < len(descriptors(index)):
                 digest, size = await self._one(name, record, credentials, progress)
+                if index is not None:
+                    progress.aux(_instead_of(index, digest, size))
             else:
-                for child, image in self._store.children(name):
+                for child, image in children:
                     await self._one(child, image, credentials, progress)
                 digest = await self._registry.put_manifest(name, INDEX, index, credentials)
                 size = len(index)
@@ -200,6 +205,18 @@ def described(record: ImageRecord, layers: Sequence[Descriptor]) -> StoredManife
     media_type = DOCKER_MANIFEST if docker else MANIFEST
     document = {"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers}
     return StoredManifest(media_type, msgspec.json.encode(document))
+
+
+def _instead_of(index: bytes, digest: Digest, size: int) -> dict[str, object]:
+    """What tells a client that one image went out and not its index, of which some is not here.
+
+    Source: moby api/types/auxprogress/push.go.
+    """
+    return {
+        "manifestPushedInsteadOfIndex": True,
+        "originalIndex": Descriptor(media_type=INDEX, digest=digest_of(index), size=len(index)),
+        "selectedManifest": Descriptor(media_type=MANIFEST, digest=digest, size=size),
+    }
 
 
 class _Upload:

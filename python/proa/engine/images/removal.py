@@ -49,7 +49,10 @@ class Remover:
             if not force and is_single(names):
                 self._refuse_last_name(record, ref)
             named = self._named(ref)
+            others = [child for _, child in self._store.children(named) if child.id != record.id]
             items += self._untag(record, [named])
+            for other in others:
+                items += self._let_go(other)
             same = [name for name in self._store.references(record.id) if name.name == named.name]
             if named.tag and not any(name.tag for name in same):
                 items += self._untag(record, same)
@@ -114,6 +117,12 @@ class Remover:
         if reference.digest:
             return Reference(reference.domain, reference.path, "", reference.digest)
         return reference.with_default_tag()
+
+    def _let_go(self, record: ImageRecord) -> list[ImageDeleteResponseItem]:
+        """Delete an image of an index that is gone, unless something else has it."""
+        if self._store.by_id(record.id) is None or self._is_needed(record):
+            return []
+        return self._delete(record, prune=False)
 
     def _untag(self, record: ImageRecord, names: Sequence[Reference]) -> list[ImageDeleteResponseItem]:
         items = []

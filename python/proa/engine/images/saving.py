@@ -80,6 +80,17 @@ def select(store: ImageStore, refs: Sequence[str]) -> list[Selected]:
     return list(selected.values())
 
 
+def _of_platform(store: ImageStore, image: Selected, platform: str) -> Selected:
+    """The one of an image's platforms that is asked for, under the same names. Raises NotFound."""
+    children = [child for name in image.names for _, child in store.children(name)]
+    for record in (image.record, *children):
+        if is_for(record.file, platform):
+            found = Selected(record)
+            found.names = image.names
+            return found
+    raise NotFound(f"no suitable export target found for platform {platform}")
+
+
 def _is_name(store: ImageStore, ref: str) -> bool:
     try:
         return store.named(parse_reference(ref)) is not None
@@ -98,9 +109,9 @@ class Saver:
     async def save(self, refs: Sequence[str], platform: str = "") -> AsyncIterator[bytes]:
         """The archive's bytes; every error that can be known comes before the first of them."""
         images = select(self._store, refs)
+        if platform:
+            images = [_of_platform(self._store, image, platform) for image in images if image.listed]
         for image in images:
-            if platform and not is_for(image.record.file, platform):
-                raise NotFound(f"no suitable export target found for platform {platform}")
             await self._blobs.ensure(image.record)
         return self._archive(images)
 
@@ -140,7 +151,7 @@ def _blobs(store: ImageStore, images: Sequence[Selected]) -> tuple[dict[Digest, 
     layers: dict[Digest, int] = {}
     for image in images:
         documents[image.record.id] = image.record.config_blob
-        manifest = _manifest(store, image.record)
+        manifest = manifest_of(store, image.record)
         for document in (manifest, *image.indexes.values()):
             documents[digest_of(document)] = document
         for layer in image.record.content:
@@ -158,7 +169,7 @@ def _layer_descriptor(content: Content, digest: Digest) -> dict[str, Any]:
     return _descriptor(media_type, digest, content.size(digest))
 
 
-def _manifest(store: ImageStore, record: ImageRecord) -> bytes:
+def manifest_of(store: ImageStore, record: ImageRecord) -> bytes:
     """The OCI manifest of an image; the one it has, where that is one, annotations and all."""
     content = store.content
     kept = store.manifest(record.id)
@@ -186,7 +197,7 @@ def _indexes(store: ImageStore, images: Sequence[Selected]) -> Iterator[tuple[st
         record = image.record
         if not image.listed:
             continue
-        manifest = _manifest(store, record)
+        manifest = manifest_of(store, record)
         descriptor = _descriptor(oci.MANIFEST, digest_of(manifest), len(manifest))
         for name in image.names:
             annotations = {oci.ANNOTATION_NAME: name.canonical, oci.ANNOTATION_REF: name.tag}

@@ -97,6 +97,8 @@ class ImageStore:
         self._keepers: list[Callable[[], Iterable[str]]] = []
         self.lineage = lineage.Lineage(database)
         self.indexes = indexes.Indexes(database)
+        self._orphans: dict[Reference, list[Reference]] = {}
+        """By a name that is written and not published, those that are gone with its index."""
         self.usage = usage.Usage(database)
         self.grown: Callable[[], None] = _nobody
         """Told of every image that becomes known."""
@@ -223,15 +225,10 @@ class ImageStore:
         self.database.execute("DELETE FROM image_manifests WHERE image = ?", (image_id,))
 
     def children(self, reference: Reference) -> list[tuple[Reference, ImageRecord]]:
-        """The images of the index that a name stands for; none where it means one image. Raises NotFound."""
+        """The images that are here of the index that a name stands for; none where it means one image."""
         index = self.indexes.find(reference)
-        found = []
-        for name in indexes.children(reference, index) if index is not None else ():
-            record = self.named(name)
-            if record is None:
-                raise NotFound(f"No such image: {name.familiar}")
-            found.append((name, record))
-        return found
+        names = indexes.children(reference, index) if index is not None else ()
+        return [(name, record) for name in names if (record := self.named(name)) is not None]
 
     def recompressed(self, digest: str, instead: str) -> None:
         """Let images have another blob of the same layer; not those whose manifest says which one it is.
@@ -263,19 +260,28 @@ class ImageStore:
             (reference.canonical, image_id, time.time_ns()),
         )
         self.usage.touch(image_id)
-        self.indexes.forget(reference)
+        self._orphans[reference] = self._forget_index(reference)
 
     def publish_name(self, reference: Reference, image_id: str) -> str:
         """Let reads see a name that is committed; returns the id of the image that lost it, if any."""
         before = self._names.get(reference.canonical, "")
         self._names[reference.canonical] = image_id
+        for name in self._orphans.pop(reference, ()):
+            self._names.pop(name.canonical, None)
         return before if before != image_id else ""
 
     def untag(self, reference: Reference) -> None:
         """Take a name away. Missing: nothing to do."""
         self.database.execute("DELETE FROM image_names WHERE name = ?", (reference.canonical,))
-        self.indexes.forget(reference)
-        self._names.pop(reference.canonical, None)
+        for name in (reference, *self._forget_index(reference)):
+            self._names.pop(name.canonical, None)
+
+    def _forget_index(self, reference: Reference) -> list[Reference]:
+        """The name means one image; returns the names that its index's images have lost with that."""
+        orphans = self.indexes.forget(reference)
+        for name in orphans:
+            self.database.execute("DELETE FROM image_names WHERE name = ?", (name.canonical,))
+        return orphans
 
     def delete(self, image_id: str) -> None:
         """Forget an image and its names; `collect` what it leaves behind."""

@@ -5,6 +5,7 @@ Composes the store with loading, saving, importing, removal, pulling and pushing
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from proa.engine.images.eviction import Evictor
 from proa.engine.images.importing import Import, Importer
 from proa.engine.images.lineage import places
 from proa.engine.images.loading import Loader
+from proa.engine.images.manifests import Manifests
 from proa.engine.images.records import ImageRecord, parse_time
 from proa.engine.images.removal import Remover
 from proa.engine.images.restoring import Restorer
@@ -104,6 +106,7 @@ class Images:
         self.packing = Packing(self.store, events, executor)
         """For commits, which are the containers' as well."""
         self._restorer = Restorer(self.store, executor)
+        self._manifests = Manifests(self.store, containers)
 
     async def close(self) -> None:
         """Wait for nothing that the disk takes its time for: the next start goes on with it."""
@@ -185,16 +188,28 @@ class Images:
     # ---- reads ----------------------------------------------------------------------------------
 
     async def list(
-        self, *, all: bool, filters: Mapping[str, Sequence[str]], digests: bool, shared_size: bool
+        self,
+        *,
+        all: bool,
+        filters: Mapping[str, Sequence[str]],
+        digests: bool,
+        shared_size: bool,
+        manifests: bool = False,
     ) -> Sequence[ImageSummary]:
-        """Newest first; without `all` no intermediate ones."""
+        """Newest first; without `all` no intermediate ones, nor those that are there as part of an index.
+
+        With `manifests` a size is of all its manifests, blobs included, as it is in Docker's store of them.
+        """
         image_filters.check_keys(filters, image_filters.LIST_FILTERS)
         dangling = image_filters.boolean(filters, "dangling")
         tests = image_filters.tests(self.store, filters)
         patterns = filters.get("reference") or ()
+        parts = set[str]() if all or patterns else self.store.indexes.names()
         summaries = []
         for record in self.store.all():
             names = self.store.references(record.id)
+            if names and all_parts(names, parts):
+                continue
             if dangling is not None and dangling == bool(names):
                 continue
             hidden = dangling or not all
@@ -206,18 +221,29 @@ class Images:
                     continue
             if all_pass(tests, record, names):
                 shared = self._shared_size(record) if shared_size else -1
-                summaries.append(self._summary(record, names, shared))
+                summary = self._summary(record, names, shared)
+                summaries.append(self._with_manifests(summary, record, names) if manifests else summary)
         return summaries
 
-    async def inspect(self, ref: str, *, platform: str = "") -> ImageInspect:
+    def _with_manifests(
+        self, summary: ImageSummary, record: ImageRecord, names: Sequence[Reference]
+    ) -> ImageSummary:
+        descriptor, found = self._manifests.of(record, names)
+        size = sum(each.size.total for each in found)
+        return msgspec.structs.replace(summary, size=size, descriptor=descriptor, manifests=found)
+
+    async def inspect(self, ref: str, *, platform: str = "", manifests: bool = False) -> ImageInspect:
         """Raises NotFound, also where it is not what `platform` says."""
         record = self._of_platform(ref, platform)
         names = self.store.references(record.id)
         file = record.file
         layers = list(record.layers)
         data = {"LowerDir": ":".join(layers[1:]), "UpperDir": layers[0]} if layers else {}
+        descriptor, found = self._manifests.of(record, names) if manifests else (None, None)
         return ImageInspect(
             id=record.id,
+            descriptor=descriptor,
+            manifests=found,
             repo_tags=[name.familiar for name in names if name.tag],
             repo_digests=[name.familiar for name in names if name.digest],
             parent=self.store.lineage.parent(record.id),
@@ -408,6 +434,11 @@ def _wanted(name: str, tag: str) -> Reference:
 def all_pass(tests: Sequence[image_filters.Test], record: ImageRecord, names: Sequence[Reference]) -> bool:
     """Whether an image passes every test."""
     return all(test(record, names) for test in tests)
+
+
+def all_parts(names: Sequence[Reference], parts: AbstractSet[str]) -> bool:
+    """Whether an image has no names but those that it has as part of an index."""
+    return all(name.canonical in parts for name in names)
 
 
 def _is_hello(ref: str) -> bool:
