@@ -164,6 +164,21 @@ def test_a_push(recorder: FakeDaemon) -> None:
     assert recorder.find("POST", "/images/.*/push").query == ""
 
 
+def test_a_push_of_less_than_the_name_means_says_so(recorder: FakeDaemon) -> None:
+    aux = {
+        "manifestPushedInsteadOfIndex": True,
+        "originalIndex": {"digest": "sha256:1"},
+        "selectedManifest": {"digest": "sha256:2"},
+    }
+    recorder.on("POST", "/images/.*/push", stream({"progressDetail": {}, "aux": aux}))
+    done = proa(recorder, "push", "-q", "host:5000/a/b:1")
+    assert (done.returncode, done.stdout) == (0, "host:5000/a/b:1\n")
+    assert done.stderr == (
+        "\n Info -> Not all multiplatform-content is present and only the available single-platform image "
+        "was pushed\n         sha256:1 -> sha256:2\n"
+    )
+
+
 def test_an_import_from_a_url(recorder: FakeDaemon) -> None:
     """How far it is stands in one line of a terminal, and nowhere else."""
     url = "https://web.example/root.tar?x=y"

@@ -45,7 +45,15 @@ def push_image(
     repository, tag, _ = split(image)
     wanted = "" if all_tags else tag or "latest"
     path = f"/images/{quote(repository)}/push" + query(tag=wanted, platform=as_json(platform))
-    _transfer(api, path, image, options, None if quiet else 1)
+    for aux in _transfer(api, path, image, options, None if quiet else 1):
+        if aux.get("manifestPushedInsteadOfIndex"):
+            _tell_of_one(aux["originalIndex"]["digest"], aux["selectedManifest"]["digest"])
+
+
+def _tell_of_one(index: str, manifest: str) -> None:
+    """What went to the registry is less than what the name means here."""
+    text = "Not all multiplatform-content is present and only the available single-platform image was pushed"
+    os.write(2, f"\n Info -> {text}\n         {index} -> {manifest}\n".encode())
 
 
 def refuse_trust(parsed: "Parsed") -> None:
@@ -55,12 +63,15 @@ def refuse_trust(parsed: "Parsed") -> None:
         raise Failure("content trust is not supported: use --disable-content-trust")
 
 
-def _transfer(api: Client, path: str, image: str, options: "Globals", out: int | None) -> None:
+def _transfer(
+    api: Client, path: str, image: str, options: "Globals", out: int | None
+) -> "list[dict[str, Any]]":
     from proa.cli.credentials import header_for, header_line
 
     response = api.request("POST", path, extra=header_line(header_for(image, options)))
-    show_progress(response, out)
+    extra = show_progress(response, out)
     api.release(response)
+    return extra
 
 
 def as_json(platform: str) -> str:
