@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::digests::FileDigests;
 use super::patterns::{clean, Fit, Pattern, Patterns};
 use crate::error::{Error, Result};
-use crate::layer::tree::{failed, join, list, open_beneath, open_root};
+use crate::layer::tree::{failed, join, list, open_beneath, open_root, unless_changed};
 use crate::overlay::Overlay;
 
 /// Symlinks followed before a path counts as a loop, as the kernel has it.
@@ -238,8 +238,11 @@ pub fn open_file(tree: &Tree, path: &Path) -> Result<OwnedFd> {
 
 fn read(root: &OwnedFd, path: &[u8], ignore: &Patterns, above: &Fit, entries: &mut Vec<Entry>) -> Result<()> {
     let opened = open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY);
-    let directory = opened.map_err(|errno| failed("open", path, errno))?;
-    for (name, _) in list(&directory).map_err(|errno| failed("read", path, errno))? {
+    let Some(directory) = unless_changed(opened).map_err(|errno| failed("open", path, errno))? else {
+        return Ok(());
+    };
+    let listed = unless_changed(list(&directory)).map_err(|errno| failed("read", path, errno))?;
+    for (name, _) in listed.unwrap_or_default() {
         let whole = join(path, &name);
         let (left_out, fit) =
             if ignore.is_empty() { (false, Fit::default()) } else { ignore.fit(&whole, above) };
@@ -255,8 +258,10 @@ fn read(root: &OwnedFd, path: &[u8], ignore: &Patterns, above: &Fit, entries: &m
         let kind = FileType::from_raw_mode(stat.st_mode);
         let mut link = Vec::new();
         if kind == FileType::Symlink {
-            let target = rustix::fs::readlinkat(&directory, &name, Vec::new());
-            link = target.map_err(|errno| failed("readlink", &whole, errno))?.into_bytes();
+            link = match rustix::fs::readlinkat(&directory, &name, Vec::new()) {
+                Err(Errno::NOENT | Errno::INVAL) => continue, // gone, or no link any more
+                other => other.map_err(|errno| failed("readlink", &whole, errno))?.into_bytes(),
+            };
         }
         let before = entries.len();
         entries.push(Entry { path: whole.clone(), kind, stat, link });

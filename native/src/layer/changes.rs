@@ -8,7 +8,8 @@
 //! | of files also size, time, capability |          |                                          |
 //! | a directory with changes in it     | directory  | modified, whatever its own attributes    |
 //! | opaque directory                   | directory  | what it does not have itself: deleted    |
-//! Anything else was only copied up and is no change. Order: by name, a directory before what is in it.
+//! Anything else was only copied up and is no change. Order: by name, a directory before what is in it. The container
+//! goes on meanwhile: what is gone from the upper directory when its turn comes is not there.
 //!
 //! Source: moby pkg/archive `changes.go`, whose comparison of two whole trees this equals.
 
@@ -17,7 +18,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::tree::{failed, join, list, open_beneath, open_root};
+use super::tree::{failed, join, list, open_beneath, open_root, unless_changed};
 use super::whiteout::OPAQUE_XATTR;
 use crate::error::Result;
 
@@ -93,9 +94,11 @@ impl Walk {
     /// Begin with a directory: its names, and those of an opaque one that hides what is below.
     fn frame(&mut self, path: Vec<u8>, layers: Vec<usize>, told: bool) -> Result<Frame> {
         let fail = |errno| failed("read", &path, errno);
-        let fd = open_beneath(&self.upper, &path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
-        let mut names: Vec<_> = list(&fd).map_err(fail)?.into_iter().map(|(name, _)| name).collect();
-        if is_opaque(&fd) {
+        let opened = open_beneath(&self.upper, &path, OFlags::RDONLY | OFlags::DIRECTORY);
+        let upper = unless_changed(opened).map_err(fail)?;
+        let listed = upper.as_ref().map_or(Ok(None), |fd| unless_changed(list(fd))).map_err(fail)?;
+        let mut names: Vec<_> = listed.unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+        if upper.is_some_and(|fd| is_opaque(&fd)) {
             for number in &layers {
                 let Ok(below) =
                     open_beneath(&self.layers[*number], &path, OFlags::RDONLY | OFlags::DIRECTORY)
@@ -124,7 +127,7 @@ impl Walk {
         let upper = match stat(&self.upper, &path) {
             Ok(stat) if !is_whiteout(&stat) => stat,
             // Whited out, or not in an opaque directory.
-            Ok(_) | Err(Errno::NOENT) => {
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 if !matches!(below, Below::Missing) {
                     self.tell(ChangeKind::Deleted, &path);
                 }

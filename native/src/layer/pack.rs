@@ -1,13 +1,14 @@
 //! The reverse: a directory to a layer.
 //!
-//! Sorted by name, so that equal trees give equal layers. Sockets are left out, as Docker does. A file with large
+//! Sorted by name, so that equal trees give equal layers. Sockets are left out, as Docker does. A container that is
+//! committed may go on meanwhile: what is gone when its turn comes is left out, too. A file with large
 //! holes goes as a sparse one (PAX 1.0, which every reader in Go, GNU tar and libarchive knows): what is nothing
 //! on disk would be gigabytes of zeros to compress here, and more than a careful reader takes there.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom};
+use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::encode::{Output, PackCompression};
@@ -16,7 +17,7 @@ use super::recipe;
 use super::sparse::{self, Extent};
 use super::stream::CHUNK;
 use super::tar::{padding, BLOCK};
-use super::tree::{self, failed, join, open_beneath, open_root};
+use super::tree::{self, failed, join, open_beneath, open_root, unless_changed};
 use super::whiteout::{OPAQUE, OPAQUE_XATTR, PREFIX};
 use super::Layer;
 use crate::error::Result;
@@ -72,16 +73,22 @@ impl Packer<'_> {
             if !path.is_empty() && !self.entry(&path)? {
                 continue;
             }
-            let fd = open_beneath(&self.root, &path, OFlags::RDONLY | OFlags::DIRECTORY)
-                .map_err(|errno| failed("open", &path, errno))?;
+            let Some(fd) = self.open(&path)? else { continue };
             if self.overlay && !path.is_empty() && is_opaque(&fd) {
                 self.whiteout(&join(&path, OPAQUE))?;
             }
-            let mut names = tree::list(&fd).map_err(|errno| failed("read", &path, errno))?;
+            let listed = unless_changed(tree::list(&fd)).map_err(|errno| failed("read", &path, errno))?;
+            let mut names = listed.unwrap_or_default();
             names.sort_unstable_by(|(left, _), (right, _)| right.cmp(left));
             pending.extend(names.iter().map(|(name, _)| join(&path, name)));
         }
         self.output.write(&[0; 2 * BLOCK])
+    }
+
+    /// A directory of the tree; `None` where it is gone.
+    fn open(&self, path: &[u8]) -> Result<Option<OwnedFd>> {
+        let opened = open_beneath(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY);
+        unless_changed(opened).map_err(|errno| failed("open", path, errno))
     }
 
     /// Write one entry; true where it is a directory to go into.
@@ -90,8 +97,10 @@ impl Packer<'_> {
             .iter()
             .rposition(|byte| *byte == b'/')
             .map_or((&b""[..], path), |slash| (&path[..slash], &path[slash + 1..]));
-        let dir = open_beneath(&self.root, parent, OFlags::PATH | OFlags::DIRECTORY)
-            .map_err(|errno| failed("open", parent, errno))?;
+        let opened = open_beneath(&self.root, parent, OFlags::PATH | OFlags::DIRECTORY);
+        let Some(dir) = unless_changed(opened).map_err(|errno| failed("open", parent, errno))? else {
+            return Ok(false);
+        };
         let stat = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(false),
@@ -110,22 +119,29 @@ impl Packer<'_> {
                 self.header(&header)?;
                 return Ok(false);
             }
-            self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
         }
         match kind {
-            FileType::RegularFile => return self.file(&dir, name, path, header).map(|()| false),
+            FileType::RegularFile => {
+                let opened = open_beneath(&dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK);
+                let Some(file) = unless_changed(opened).map_err(|errno| failed("open", path, errno))? else {
+                    return Ok(false);
+                };
+                self.file(&file, path, header)?;
+                self.remember(path, &stat);
+                return Ok(false);
+            }
             FileType::Directory => {
                 header.typeflag = b'5';
                 header.path.push(b'/');
-                let fd = open_beneath(&dir, name, OFlags::RDONLY | OFlags::DIRECTORY)
-                    .map_err(|errno| failed("open", path, errno))?;
+                let Some(fd) = self.open(path)? else { return Ok(false) };
                 header.xattrs = xattrs(&fd, path)?;
             }
             FileType::Symlink => {
                 header.typeflag = b'2';
-                header.link = rustix::fs::readlinkat(&dir, name, Vec::new())
-                    .map_err(|errno| failed("readlink", path, errno))?
-                    .into_bytes();
+                header.link = match rustix::fs::readlinkat(&dir, name, Vec::new()) {
+                    Err(Errno::INVAL | Errno::NOENT) => return Ok(false), // no link any more
+                    other => other.map_err(|errno| failed("readlink", path, errno))?.into_bytes(),
+                };
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
                 header.typeflag = if kind == FileType::BlockDevice { b'4' } else { b'3' };
@@ -135,19 +151,25 @@ impl Packer<'_> {
             FileType::Socket | FileType::Unknown => return Ok(false),
         }
         self.header(&header)?;
+        self.remember(path, &stat);
         Ok(kind == FileType::Directory)
     }
 
+    /// Further names of what was written are links to it.
+    fn remember(&mut self, path: &[u8], stat: &Stat) {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory && stat.st_nlink > 1 {
+            self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+        }
+    }
+
     /// A file's size is fixed when it is opened: one that shrinks meanwhile is padded, growth is left out.
-    fn file(&mut self, dir: &OwnedFd, name: &[u8], path: &[u8], mut header: Header) -> Result<()> {
-        let fd = open_beneath(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)
-            .map_err(|errno| failed("open", path, errno))?;
-        let stat = rustix::fs::fstat(&fd).map_err(|errno| failed("stat", path, errno))?;
+    fn file(&mut self, fd: &OwnedFd, path: &[u8], mut header: Header) -> Result<()> {
+        let stat = rustix::fs::fstat(fd).map_err(|errno| failed("stat", path, errno))?;
         let size = stat.st_size.unsigned_abs();
-        header.xattrs = xattrs(&fd, path)?;
+        header.xattrs = xattrs(fd, path)?;
         header.size = size;
         let few_blocks = size.saturating_sub(stat.st_blocks.unsigned_abs() * 512) >= HOLES;
-        let extents = if few_blocks { extents(&fd, size) } else { Ok(Vec::new()) };
+        let extents = if few_blocks { extents(fd, size) } else { Ok(Vec::new()) };
         let extents = extents.map_err(|errno| failed("find the holes of", path, errno))?;
         // One of all that there is: the file system compresses.
         if extents.first().is_some_and(|extent| extent.length < size) {
@@ -157,11 +179,11 @@ impl Packer<'_> {
             self.header(&header)?;
             self.output.write(&map)?;
             for extent in extents {
-                self.content(&fd, path, extent)?;
+                self.content(fd, path, extent)?;
             }
         } else {
             self.header(&header)?;
-            self.content(&fd, path, Extent { offset: 0, length: size })?;
+            self.content(fd, path, Extent { offset: 0, length: size })?;
         }
         self.output.write(&[0; BLOCK][..padding(header.size) as usize])
     }

@@ -16,6 +16,18 @@ use crate::sys;
 /// Levels below a tree's top at which `remove` flattens it: bounds the open fds.
 const FLATTEN_AT: usize = 64;
 
+/// What the kernel says of an entry of a tree that changes meanwhile: it is gone, or something else by now. A directory
+/// that was opened in time and is removed since cannot be listed (ENOENT).
+const CHANGED: [Errno; 5] = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO, Errno::STALE];
+
+/// `None` in place of an error that says so.
+pub(crate) fn unless_changed<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
+    match result {
+        Err(errno) if CHANGED.contains(&errno) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// An error about an untrusted name.
 pub(crate) fn failed(operation: &str, name: &[u8], errno: Errno) -> Error {
     Error::os(operation, String::from_utf8_lossy(name), errno)
@@ -86,7 +98,8 @@ pub(super) fn usage_below(root: &OwnedFd) -> Result<(u64, u64)> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NAMETOOLONG) => continue,
             Err(errno) => return Err(failed("open", &path, errno)),
         };
-        for (name, kind) in list(&fd).map_err(|errno| failed("read", &path, errno))? {
+        let listed = unless_changed(list(&fd)).map_err(|errno| failed("read", &path, errno))?;
+        for (name, kind) in listed.unwrap_or_default() {
             let Ok(stat) = rustix::fs::statat(&fd, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             let directory = kind == FileType::Directory;
             if directory || stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) {
@@ -146,7 +159,8 @@ pub fn sync_file_system(directory: &str) -> Result<()> {
     rustix::fs::syncfs(&root).map_err(|errno| Error::os("sync the file system of", directory, errno))
 }
 
-/// Remove a directory tree. Missing: nothing to do. A mount inside is an error (EBUSY), never entered.
+/// Remove a directory tree. Missing: nothing to do; nor is it an error where another removes the same meanwhile. A
+/// mount inside is an error (EBUSY), never entered.
 pub fn remove_tree(directory: &str) -> Result<()> {
     let path = std::path::Path::new(directory);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -203,7 +217,9 @@ fn empty(top: &OwnedFd) -> Result<()> {
         let subdirectories = remove_files(top)?;
         for name in subdirectories {
             let mut levels = vec![];
-            descend(top, name, &mut levels)?;
+            if let Some(fd) = open_subdirectory(top, &name)? {
+                push(fd, name, &mut levels)?;
+            }
             while let Some(level) = levels.last_mut() {
                 if let Some(next) = level.subdirectories.pop() {
                     if levels.len() >= FLATTEN_AT {
@@ -216,13 +232,17 @@ fn empty(top: &OwnedFd) -> Result<()> {
                             &aside,
                             rustix::fs::RenameFlags::NOREPLACE,
                         )
-                        .or_else(|errno| if errno == Errno::EXIST { Ok(()) } else { Err(errno) })
+                        .or_else(|errno| match errno {
+                            Errno::EXIST | Errno::NOENT => Ok(()),
+                            errno => Err(errno),
+                        })
                         .map_err(|errno| failed("move", &next, errno))?;
                         moved += 1;
                         continue;
                     }
-                    let fd = open_subdirectory(&levels[levels.len() - 1].fd, &next)?;
-                    push(fd, next, &mut levels)?;
+                    if let Some(fd) = open_subdirectory(&levels[levels.len() - 1].fd, &next)? {
+                        push(fd, next, &mut levels)?;
+                    }
                 } else if let Some(done) = levels.pop() {
                     let parent = levels.last().map_or(top, |level| &level.fd);
                     match rustix::fs::unlinkat(parent, &done.name, AtFlags::REMOVEDIR) {
@@ -240,14 +260,11 @@ fn empty(top: &OwnedFd) -> Result<()> {
     }
 }
 
-fn descend(parent: &OwnedFd, name: Vec<u8>, levels: &mut Vec<Level>) -> Result<()> {
-    let fd = open_subdirectory(parent, &name)?;
-    push(fd, name, levels)
-}
-
-fn open_subdirectory(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
-    open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY)
-        .map_err(|errno| failed("open", name, errno))
+fn open_subdirectory(parent: &OwnedFd, name: &[u8]) -> Result<Option<OwnedFd>> {
+    match open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Err(Errno::NOENT) => Ok(None),
+        other => other.map(Some).map_err(|errno| failed("open", name, errno)),
+    }
 }
 
 fn push(fd: OwnedFd, name: Vec<u8>, levels: &mut Vec<Level>) -> Result<()> {
@@ -259,7 +276,8 @@ fn push(fd: OwnedFd, name: Vec<u8>, levels: &mut Vec<Level>) -> Result<()> {
 /// Unlink all that is no directory; the directories' names are returned.
 fn remove_files(directory: &OwnedFd) -> Result<Vec<Vec<u8>>> {
     let mut subdirectories = Vec::new();
-    for (name, kind) in list(directory).map_err(|errno| failed("read", b"directory", errno))? {
+    let listed = unless_changed(list(directory)).map_err(|errno| failed("read", b"directory", errno))?;
+    for (name, kind) in listed.unwrap_or_default() {
         if kind == FileType::Directory {
             subdirectories.push(name);
             continue;

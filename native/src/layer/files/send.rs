@@ -17,15 +17,12 @@ use crate::layer::header::Header;
 use crate::layer::pack::xattrs;
 use crate::layer::source::write_all;
 use crate::layer::tar::{padding, BLOCK};
-use crate::layer::tree::{failed, join, list, open_with};
+use crate::layer::tree::{failed, join, list, open_with, unless_changed};
 
 /// Directories kept open on the way down; those further up are opened again when it is their turn.
 const OPEN_LEVELS: usize = 32;
 /// Bytes handed on at once.
 const CHUNK: usize = 256 << 10;
-
-/// Gone, or something else by now.
-const CHANGED: [Errno; 5] = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO, Errno::STALE];
 
 impl Files {
     /// Write what is at `path` to `target`, under the name that the path ends in (`.` and `/` included).
@@ -145,10 +142,11 @@ impl<'a> Sender<'a> {
             }
             FileType::Symlink => {
                 header.typeflag = b'2';
-                header.link = match rustix::fs::readlinkat(fd, c"", Vec::new()) {
-                    Err(errno) if CHANGED.contains(&errno) => return Ok(None),
-                    other => other.map_err(|errno| failed("readlink", path, errno))?.into_bytes(),
+                let link = unless_changed(rustix::fs::readlinkat(fd, c"", Vec::new()));
+                let Some(link) = link.map_err(|errno| failed("readlink", path, errno))? else {
+                    return Ok(None);
                 };
+                header.link = link.into_bytes();
                 self.header(&header)?;
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
@@ -241,10 +239,7 @@ impl Level {
     fn new(fd: OwnedFd, path: Vec<u8>) -> Result<Self> {
         let fail = |errno| failed("read", &path, errno);
         let device = rustix::fs::fstat(&fd).map_err(fail)?.st_dev;
-        let listed = match list(&fd) {
-            Err(errno) if CHANGED.contains(&errno) => Vec::new(), // removed since it was opened
-            other => other.map_err(fail)?,
-        };
+        let listed = unless_changed(list(&fd)).map_err(fail)?.unwrap_or_default();
         let mut names: Vec<_> = listed.into_iter().map(|(name, _)| name).collect();
         names.sort_unstable_by(|left, right| right.cmp(left));
         Ok(Self { fd: Some(fd), path, device, names })
@@ -272,9 +267,5 @@ fn look(directory: &OwnedFd, name: &[u8], path: &[u8]) -> Result<Option<(OwnedFd
 }
 
 fn opened(result: rustix::io::Result<OwnedFd>, path: &[u8]) -> Result<Option<OwnedFd>> {
-    match result {
-        Ok(fd) => Ok(Some(fd)),
-        Err(errno) if CHANGED.contains(&errno) => Ok(None),
-        Err(errno) => Err(failed("open", path, errno)),
-    }
+    unless_changed(result).map_err(|errno| failed("open", path, errno))
 }

@@ -1,6 +1,7 @@
 //! Trees on disk, and the outer archive of `docker load`.
 
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 
@@ -59,6 +60,65 @@ fn trees_go_whatever_is_in_them() {
     assert!(!place.root.exists());
     assert_eq!(fs::read_to_string(place.outside.join("secret")).expect("read"), "untouched");
     remove_tree(root).expect("missing is no error");
+}
+
+/// Directories, files with two names and links that come, go and take each other's place until `over`.
+fn change(root: &Path, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        for number in 0..8 {
+            let (one, other) = (root.join(format!("d{number}")), root.join(format!("d{}", (number + 1) % 8)));
+            // Ignored, all of it: what is in the way this time is not the next.
+            let _ = fs::create_dir_all(one.join("a/b"));
+            let _ = fs::write(one.join("a/b/file"), "content");
+            let _ = fs::hard_link(one.join("a/b/file"), one.join("a/again"));
+            let _ = symlink("a/b", one.join("link"));
+            let _ = fs::remove_dir_all(&other);
+            let _ = symlink(&one, &other);
+            let _ = fs::remove_file(&other);
+        }
+    }
+}
+
+#[test]
+fn what_changes_meanwhile_fails_no_walk() {
+    let (place, below) = (Place::new(), Place::new());
+    let text = |place: &Place| place.root.to_str().expect("utf-8").to_owned();
+    let (root, lower) = (text(&place), [text(&below)]);
+    let over = AtomicBool::new(false);
+    let walk = || -> Result<()> {
+        let null = OwnedFd::from(File::create("/dev/null").expect("open"));
+        for _ in 0..300 {
+            disk_usage(&root)?;
+            changes(&root, &lower)?;
+            pack_layer(&root, &null, PackCompression::None, true)?;
+            crate::copying::Tree::scan(&root, &crate::copying::Patterns::default())?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| change(&place.root, &over));
+        let walked = walk();
+        over.store(true, Ordering::Relaxed);
+        walked.expect("every walk ends well");
+    });
+}
+
+#[test]
+fn a_tree_may_be_removed_twice_at_once() {
+    for _ in 0..50 {
+        let place = Place::new();
+        for number in 0..30 {
+            fs::create_dir_all(place.at(&format!("a/{number}/b/c"))).expect("mkdir");
+            fs::write(place.at(&format!("a/{number}/b/file")), "").expect("write");
+        }
+        let root = place.root.to_str().expect("utf-8");
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| remove_tree(root));
+            remove_tree(root).expect("remove");
+            other.join().expect("no panic").expect("remove");
+        });
+        assert!(!place.root.exists());
+    }
 }
 
 /// What it was told, and a directory for each layer that begins.
