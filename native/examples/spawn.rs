@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use proa_native::cgroup::{Group, Hierarchies};
+use proa_native::cgroup::{Group, Hierarchies, FAREWELL};
 use proa_native::plan::{
     Capabilities, Cgroup, Mount, Namespace, Namespaces, Network, Plan, Process, Propagation, Resources,
     Rootfs, Stdio,
@@ -51,7 +51,7 @@ fn measure(host: &Host, plan: &Plan, hierarchies: Option<&Hierarchies>, count: u
         let group = hierarchies.map(|all| all.create(&path, &Resources::default()).unwrap());
         let times = once(host, plan, group.as_ref());
         if let Some(group) = group {
-            group.remove().unwrap();
+            group.remove(FAREWELL).unwrap();
         }
         for (all, one) in samples.iter_mut().zip(times) {
             all.push(one);

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -24,6 +25,9 @@ mod filesync;
 mod layers;
 mod probes;
 mod volumes;
+
+/// How long a killed process may take to leave its group: one that waits for a disk goes when that has answered.
+const EMPTIES_WITHIN: Duration = Duration::from_secs(10);
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -113,7 +117,7 @@ fn cgroup_kill(py: Python<'_>, path: &str) -> PyResult<()> {
 
 #[pyfunction]
 fn cgroup_remove(py: Python<'_>, path: &str) -> PyResult<()> {
-    Ok(py.detach(|| hierarchies()?.open(path)?.remove())?)
+    Ok(py.detach(|| hierarchies()?.open(path)?.remove(EMPTIES_WITHIN))?)
 }
 
 #[pyfunction]

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{mkdirat, openat, unlinkat, AtFlags, Mode, OFlags};
@@ -15,15 +16,21 @@ use super::{devices, limits};
 use crate::error::{Error, Result};
 use crate::plan::Resources;
 
-/// Longest wait for a group to freeze, in milliseconds.
-const PATIENCE: i64 = 2000;
+/// Longest wait for a group to freeze.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Longest wait for a group to empty, in milliseconds.
-const FAREWELL: i64 = 500;
+/// The same before its processes are killed, which must not wait for one that the disk holds.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// Longest wait for a group to empty of who must not wait for long.
+pub const FAREWELL: Duration = Duration::from_secs(1);
 
 /// v1 has nothing to wait on; the freezer settles, and an exited task leaves its group, within a few turns of
-/// the scheduler.
+/// the scheduler, where no other programs have the processors.
 const TURNS: usize = 1000;
+
+/// How long to leave them to those between two looks then.
+const TURN: Duration = Duration::from_millis(1);
 
 /// A cgroup, the same path in all hierarchies. Dropping it removes nothing.
 #[derive(Debug)]
@@ -128,13 +135,17 @@ impl Group {
 
     /// Freeze or thaw, and wait until it is so. `ETIMEDOUT` (thawed again) where a task does not stop.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
+        self.freeze_within(PATIENCE, frozen)
+    }
+
+    fn freeze_within(&self, patience: Duration, frozen: bool) -> Result<()> {
         self.require()?;
         let host = &self.parent.host;
         let done = if let Some(index) = host.unified() {
             self.write(index, "cgroup.freeze", if frozen { "1" } else { "0" })?;
-            self.wait_for_event(index, if frozen { "frozen 1" } else { "frozen 0" }, PATIENCE)?
+            self.wait_for_event(index, if frozen { "frozen 1" } else { "frozen 0" }, patience)?
         } else if let Some((index, _)) = host.find("freezer") {
-            self.freeze_v1(index, if frozen { "FROZEN" } else { "THAWED" })?
+            self.freeze_v1(index, if frozen { "FROZEN" } else { "THAWED" }, patience)?
         } else {
             return Err(Error::Invalid("no cgroup hierarchy here can freeze".into()));
         };
@@ -149,15 +160,9 @@ impl Group {
     }
 
     /// Reading `freezer.state` is what makes a v1 kernel look again, and its only interface for that.
-    fn freeze_v1(&self, index: usize, state: &str) -> Result<bool> {
+    fn freeze_v1(&self, index: usize, state: &str, patience: Duration) -> Result<bool> {
         self.write(index, "freezer.state", state)?;
-        for _ in 0..TURNS {
-            if self.read(index, "freezer.state")?.trim() == state {
-                return Ok(true);
-            }
-            rustix::thread::sched_yield();
-        }
-        Ok(false)
+        settles(patience, || Ok(self.read(index, "freezer.state")?.trim() == state))
     }
 
     /// SIGKILL every process, the frozen ones too. Does not wait for them to go. Missing group: nothing to do.
@@ -168,14 +173,15 @@ impl Group {
             None => self.kill_v1(),
         };
         match result {
-            Err(error) if error.errno() == Errno::NOENT.raw_os_error() => Ok(()),
+            // ENODEV: removed since its file was opened.
+            Err(error) if matches!(error.errno(), libc::ENOENT | libc::ENODEV) => Ok(()),
             other => other,
         }
     }
 
     /// Frozen, nothing can fork away from the signal.
     fn kill_v1(&self) -> Result<()> {
-        let frozen = self.freeze(true);
+        let frozen = self.freeze_within(MOMENT, true);
         for pid in self.pids()? {
             if let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
             {
@@ -198,19 +204,17 @@ impl Group {
         Ok(true)
     }
 
-    /// The same for a caller that may block: waits (bounded) for processes that are about to exit. `EBUSY` where
-    /// one lives on.
-    pub fn remove(&self) -> Result<()> {
+    /// The same for a caller that may block: waits so long for processes that are about to exit. `EBUSY` where one
+    /// lives on.
+    pub fn remove(&self, patience: Duration) -> Result<()> {
+        let until = Instant::now() + patience;
         if self.try_remove()? {
             return Ok(());
         }
         let main = self.main();
-        self.wait_until_empty(main)?;
-        for _ in 0..TURNS {
-            if self.try_remove()? {
-                return Ok(());
-            }
-            rustix::thread::sched_yield();
+        self.wait_until_empty(main, until)?;
+        if settles(until.saturating_duration_since(Instant::now()), || self.try_remove())? {
+            return Ok(());
         }
         Err(Error::os("rmdir", self.shown(main), Errno::BUSY))
     }
@@ -233,22 +237,23 @@ impl Group {
     }
 
     /// Until the processes have exited: cgroup2 tells, elsewhere their pidfds do.
-    fn wait_until_empty(&self, index: usize) -> Result<()> {
+    fn wait_until_empty(&self, index: usize, until: Instant) -> Result<()> {
+        let left = || until.saturating_duration_since(Instant::now());
         if self.parent.host.hierarchies[index].unified {
-            return self.wait_for_event(index, "populated 0", FAREWELL).map(drop);
+            return self.wait_for_event(index, "populated 0", left()).map(drop);
         }
         let mut pids = Vec::new();
         collect_pids(Path::new(&self.shown(index)), &mut pids)?;
         for pid in pids {
             if let Some(fd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
-                wait_readable(&fd, PollFlags::IN, FAREWELL);
+                wait_readable(&fd, PollFlags::IN, left());
             }
         }
         Ok(())
     }
 
     /// Wait until `cgroup.events` has this line; false where it does not come. A missing group is empty.
-    fn wait_for_event(&self, index: usize, line: &str, milliseconds: i64) -> Result<bool> {
+    fn wait_for_event(&self, index: usize, line: &str, patience: Duration) -> Result<bool> {
         let file = format!("{}/cgroup.events", self.name);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = match openat(self.parent.directory(index)?, file.as_str(), flags, Mode::empty()) {
@@ -265,7 +270,7 @@ impl Group {
             if text.lines().any(|l| l == line) {
                 return Ok(true);
             }
-            if !wait_readable(&fd, PollFlags::PRI, milliseconds) {
+            if !wait_readable(&fd, PollFlags::PRI, patience) {
                 return Ok(false);
             }
         }
@@ -351,8 +356,26 @@ impl Group {
     }
 }
 
-fn wait_readable(fd: &OwnedFd, events: PollFlags, milliseconds: i64) -> bool {
-    let timeout = Timespec { tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000 };
+/// Whether `done` becomes true in time. It is asked between turns of the scheduler first: mostly that is all it takes.
+fn settles(patience: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
+    for _ in 0..TURNS {
+        if done()? {
+            return Ok(true);
+        }
+        rustix::thread::sched_yield();
+    }
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        std::thread::sleep(TURN);
+        if done()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn wait_readable(fd: &OwnedFd, events: PollFlags, patience: Duration) -> bool {
+    let timeout = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
     matches!(poll(&mut [PollFd::new(fd, events)], Some(&timeout)), Ok(1..) | Err(Errno::INTR))
 }
 

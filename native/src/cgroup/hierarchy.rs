@@ -256,7 +256,7 @@ fn checked(path: &str) -> Result<&str> {
     Ok(relative)
 }
 
-/// Names of the directories in `directory`; none where it does not exist.
+/// Names of the directories in `directory`; none where it does not exist, or goes meanwhile.
 pub(super) fn subdirectories(directory: &Path) -> Result<Vec<String>> {
     let shown = || directory.display().to_string();
     let entries = match fs::read_dir(directory) {
@@ -266,7 +266,10 @@ pub(super) fn subdirectories(directory: &Path) -> Result<Vec<String>> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|e| Error::os("read", shown(), e))?;
+        let entry = match entry {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
+            other => other.map_err(|e| Error::os("read", shown(), e))?,
+        };
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             names.push(entry.file_name().to_string_lossy().into_owned());
         }

@@ -29,7 +29,7 @@ mod tests;
 mod v1;
 mod v2;
 
-pub use group::{Directory, Group};
+pub use group::{Directory, Group, FAREWELL};
 pub use hierarchy::{favor_dynamic_modifications, Hierarchies, Place, Version};
 pub use oom::OomEvents;
 pub use stats::{BlkioEntry, CpuStats, MemoryStats, Stats};

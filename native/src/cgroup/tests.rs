@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::Pid;
@@ -14,6 +15,9 @@ use rustix::process::Pid;
 use super::*;
 use crate::error::Error;
 use crate::plan::{DeviceRule, Resources, ThrottleDevice};
+
+/// For what was killed to go, on a host that is busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -61,7 +65,7 @@ impl Drop for Site {
         for path in [format!("{}/c", self.parent), self.parent.clone()] {
             if let Ok(group) = self.host.open(&path) {
                 let _ = group.kill();
-                let _ = group.remove();
+                let _ = group.remove(PATIENCE);
             }
         }
     }
@@ -148,8 +152,8 @@ fn v1_v2_life_of_a_group() {
         group.freeze(true).unwrap_or_else(|e| panic!("{e}"));
         group.freeze(false).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(child.go(), Some(3));
-        group.remove().unwrap_or_else(|e| panic!("{e}"));
-        group.remove().unwrap_or_else(|e| panic!("twice: {e}"));
+        group.remove(PATIENCE).unwrap_or_else(|e| panic!("{e}"));
+        group.remove(PATIENCE).unwrap_or_else(|e| panic!("twice: {e}"));
         assert_eq!(place.host.list(&place.parent).ok(), Some(Vec::new()));
         assert_eq!(group.stats().map_or_else(|e| e.errno(), |_| 0), libc::ENOENT);
     }
@@ -165,7 +169,7 @@ fn v1_v2_kill_reaches_a_frozen_process() {
         group.kill().unwrap_or_else(|e| panic!("{e}"));
         let status = child.0.wait().unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
-        group.remove().unwrap_or_else(|e| panic!("{e}"));
+        group.remove(PATIENCE).unwrap_or_else(|e| panic!("{e}"));
         group.kill().unwrap_or_else(|e| panic!("missing: {e}"));
     }
 }
@@ -304,9 +308,9 @@ fn v1_v2_a_leftover_is_taken_over_and_a_lost_parent_made_again() {
         drop(place.group(&Resources::default()));
         let group = place.group(&Resources { pids_limit: Some(5), ..Resources::default() });
         assert_eq!(place.file("pids", "pids.max", "pids.max"), "5");
-        group.remove().unwrap_or_else(|e| panic!("{e}"));
+        group.remove(PATIENCE).unwrap_or_else(|e| panic!("{e}"));
         let parent = place.host.open(&place.parent).unwrap_or_else(|e| panic!("{e}"));
-        parent.remove().unwrap_or_else(|e| panic!("{e}"));
+        parent.remove(PATIENCE).unwrap_or_else(|e| panic!("{e}"));
         drop(place.group(&Resources { pids_limit: Some(6), ..Resources::default() }));
         assert_eq!(place.file("pids", "pids.max", "pids.max"), "6");
     }
@@ -320,7 +324,7 @@ fn v1_v2_groups_made_inside_are_removed_too() {
             fs::create_dir_all(format!("{mount}{}/c/inner/most", place.parent))
                 .unwrap_or_else(|e| panic!("{e}"));
         }
-        group.remove().unwrap_or_else(|e| panic!("{e}"));
+        group.remove(PATIENCE).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(place.host.list(&place.parent).ok(), Some(Vec::new()));
     }
 }
@@ -403,7 +407,7 @@ fn v1_v2_measure() {
             let group = place.host.create(&path, &resources).unwrap_or_else(|e| panic!("{e}"));
             made.push(start.elapsed());
             let start = std::time::Instant::now();
-            group.remove().unwrap_or_else(|e| panic!("{e}"));
+            group.remove(PATIENCE).unwrap_or_else(|e| panic!("{e}"));
             removed.push(start.elapsed());
         }
         made.sort();

@@ -15,7 +15,7 @@ use super::record::{Asked, Confinement, Key, Phase, Running, Starting};
 use super::ship::{Ship, Shipping};
 use super::supervisor::{failure, refusal, Cleanup, Deferred, Keeper, SHORT_LIFE_NS};
 use super::timers::{monotonic_ns, realtime_ns, Due};
-use crate::cgroup::Group;
+use crate::cgroup::{Group, FAREWELL};
 use crate::netns::Prepared;
 use crate::plan::{self, IdMap, Namespace, Network, Plan};
 use crate::process::{self, ContainerHandle, Progress, SpawnContext, Spawning, Stdio};
@@ -301,7 +301,7 @@ impl Keeper {
             }
         }
         for group in old {
-            if let Err(error) = group.remove() {
+            if let Err(error) = group.remove(FAREWELL) {
                 report!("{error}");
             }
         }
