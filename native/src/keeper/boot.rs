@@ -2,8 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{flock, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{mount_change, MountPropagationFlags};
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 
@@ -20,16 +22,28 @@ const FAVOR_VARIABLE: &str = "PROA_FAVORDYNMODS";
 /// The least that Python's allocator maps at a time, of all its versions.
 const ARENA: usize = 256 << 10;
 
-/// Take the lock; `EADDRINUSE` where another keeper has it.
+/// How long an earlier keeper's lock may outlive it, and how long to wait between two looks.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Take the lock; `EADDRINUSE` where another keeper keeps it.
+///
+/// Whoever starts one has found none that listens. But one that was killed leaves the lock for a moment to the child that
+/// it was starting, which has a copy of its descriptors until it executes or is killed in its turn. flock(2) knows no
+/// timeout, so the lock is looked at again.
 pub fn take_lock(exec_root: &Path) -> Result<OwnedFd> {
     let path = exec_root.join("keeper.lock");
     let failed = |error| Error::os("lock", path.to_string_lossy(), error);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let lock = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::AGAIN) => Err(failed(rustix::io::Errno::ADDRINUSE)),
-        Err(error) => Err(failed(error)),
+    let until = Instant::now() + GONE_WITHIN;
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::AGAIN) if Instant::now() < until => std::thread::sleep(LOOK),
+            Err(Errno::AGAIN) => return Err(failed(Errno::ADDRINUSE)),
+            Err(error) => return Err(failed(error)),
+        }
     }
 }
 
