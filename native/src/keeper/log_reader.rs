@@ -115,15 +115,16 @@ impl LogReader {
 
     /// Open the current file and then the older ones, so that a rotation in between only repeats one.
     fn collect(&mut self) -> Result<()> {
-        let mut newer = None;
+        let (mut newer, mut missing) = (None, false);
         for number in 0..FILES_LIMIT {
             let Some(file) = open(&self.numbered(number))? else {
-                // The current file is missing for a moment while it is rotated.
-                if number == 0 {
-                    continue;
+                // While the log is rotated, one number at a time is missing.
+                if std::mem::replace(&mut missing, true) {
+                    break;
                 }
-                break;
+                continue;
             };
+            missing = false;
             let found = file.metadata().map_err(|error| self.failed("stat", error))?;
             if newer == Some(found.ino()) {
                 continue;
@@ -227,14 +228,15 @@ impl LogReader {
             }
             None => None,
         };
-        let mut newer = VecDeque::new();
+        let (mut newer, mut missing) = (VecDeque::new(), false);
         for number in 0..FILES_LIMIT {
             let Some(file) = open(&self.numbered(number))? else {
-                if number == 0 {
-                    continue;
+                if std::mem::replace(&mut missing, true) {
+                    break;
                 }
-                break;
+                continue;
             };
+            missing = false;
             let found = file.metadata().map_err(|error| self.failed("stat", error))?;
             if held == Some((found.dev(), found.ino())) {
                 break;
@@ -439,6 +441,18 @@ mod tests {
         }
         seen += &text(&mut reader);
         assert_eq!(seen, lines(0..30));
+    }
+
+    #[test]
+    fn a_rotation_half_way_hides_no_older_file() {
+        let mut log = Fixture::new(200);
+        (0..8).for_each(|number| log.write(Stream::Stdout, &format!("line {number}\n")));
+        let all = log.read(|_| {});
+        for (from, to) in [("log.2", "log.3"), ("log.1", "log.2")] {
+            let path = |name: &str| log.directory.path().join(name);
+            std::fs::rename(path(from), path(to)).expect("renamed");
+            assert_eq!(log.read(|_| {}), all, "{from} is on its way");
+        }
     }
 
     #[test]
