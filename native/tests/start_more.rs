@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
 use busybox::{can_start, drive, no_container, process, run, start, with_pipes, Bundle, Outcome};
-use proa_native::cgroup::Hierarchies;
+use proa_native::cgroup::{Hierarchies, FAREWELL};
 use proa_native::plan::{IdMap, Namespace, Network, Plan, Process, Resources, UserNamespace};
 use proa_native::process::{exec_into, spawn, ContainerHandle, Host, SpawnContext, Stdio};
 use rustix::process::{pidfd_send_signal, Signal};
@@ -184,8 +184,11 @@ fn the_container_is_the_root_of_its_cgroups() {
                   cat /sys/fs/cgroup/pids/cgroup.procs /sys/fs/cgroup/cgroup.procs 2>/dev/null | head -1; \
                   grep -c ' /sys/fs/cgroup[^ ]* rw' /proc/self/mountinfo; mkdir /sys/fs/cgroup/x 2>&1; true";
     let outcome = start(&host, &bundle.plan(script), Some(&group)).expect("started").finish();
-    group.remove().expect("removed");
-    hierarchies.open(path.trim_end_matches("/one")).and_then(|parent| parent.remove()).expect("removed");
+    group.remove(FAREWELL).expect("removed");
+    hierarchies
+        .open(path.trim_end_matches("/one"))
+        .and_then(|parent| parent.remove(FAREWELL))
+        .expect("removed");
     let lines: Vec<&str> = outcome.output.lines().collect();
     assert_eq!(lines[0], "/", "{outcome:?}");
     assert!(lines[1].parse::<u32>().is_ok_and(|count| count > 3), "{outcome:?}");
