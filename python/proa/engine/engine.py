@@ -417,7 +417,8 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         """The keeper is gone: get one again, and learn what is left."""
         log.warning("the keeper is gone; its containers have ended")
         self._build_room.lost()
-        self._recovery = asyncio.get_running_loop().create_task(self._recover())
+        if self._recovery is None or self._recovery.done():
+            self._recovery = asyncio.get_running_loop().create_task(self._recover())
 
     async def _renew_keeper(self, welcome: Welcome) -> Welcome:
         """proa was upgraded: the keeper executes the new build in its place, containers do not notice."""
@@ -441,7 +442,9 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
             except ProaError as exc:
                 log.error("no keeper yet: %s", exc)
             else:
-                return
+                # It may have gone again while its containers were looked at.
+                if self._keeper.connected:
+                    return
 
     def _ended(self, container: Container) -> None:
         self.execs.container_ended(container)

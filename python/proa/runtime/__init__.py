@@ -61,6 +61,9 @@ log = logging.getLogger(__name__)
 ANSWER_TIMEOUT = 20.0
 """Seconds a new keeper may take until it listens, and any keeper until it welcomes."""
 
+_TRIES = 3
+"""How many keepers in a row may go away before they have welcomed us."""
+
 _BOOT = (
     "import sys, posix; sys.path.insert(0, sys.argv[1]); import proa_native; "
     "[posix.close(int(fd)) for fd in sys.argv[4:]]; "
@@ -102,19 +105,12 @@ class Keeper:
         Raises Unavailable when it cannot be started or speaks another version of the protocol.
         """
         self.close()
-        with ExitStack() as undo:
-            connection = _connect(self._socket_path)
-            if connection is None:
-                await self._boot()
-                connection = _connect(self._socket_path)
-            if connection is None:
-                raise Unavailable(f"keeper {self._socket_path}: started and does not listen")
-            self._wire = Wire(connection, listener)
-            undo.callback(self.close)
-            welcome = await self._hello(self._wire)
-            undo.pop_all()
-        self.pid = welcome.pid
-        return welcome
+        for _ in range(_TRIES):
+            welcome = await self._meet(listener)
+            if welcome is not None:
+                self.pid = welcome.pid
+                return welcome
+        raise Unavailable(f"keeper {self._socket_path}: goes away as soon as it is there")
 
     async def start(
         self,
@@ -291,17 +287,34 @@ class Keeper:
     def _socket_path(self) -> str:
         return str(self._exec_root / "keeper.sock")
 
-    async def _hello(self, wire: Wire) -> Welcome:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT):
-                welcome = await wire.request(lambda seq: Hello(seq=seq), failure)
-        except TimeoutError as exc:
-            raise Unavailable(f"keeper {self._socket_path}: does not answer") from exc
-        assert isinstance(welcome, Welcome)
-        if welcome.version != VERSION:
-            raise Unavailable(
-                f"keeper {self._socket_path}: protocol {welcome.version}, this proad speaks {VERSION}"
-            )
+    async def _meet(self, listener: Listener) -> Welcome | None:
+        """One try; None where the keeper went away before it welcomed us: one that is being killed takes
+        connections until the kernel comes to its socket.
+        """
+        connection = _connect(self._socket_path)
+        if connection is None:
+            await self._boot()
+            connection = _connect(self._socket_path)
+        else:
+            self._forget_ready()
+        if connection is None:
+            raise Unavailable(f"keeper {self._socket_path}: started and does not listen")
+        with ExitStack() as undo:
+            self._wire = Wire(connection, listener)
+            undo.callback(self.close)
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    welcome = await self._wire.request(lambda seq: Hello(seq=seq), failure)
+            except TimeoutError as exc:
+                raise Unavailable(f"keeper {self._socket_path}: does not answer") from exc
+            except Unavailable:
+                return None
+            assert isinstance(welcome, Welcome)
+            if welcome.version != VERSION:
+                raise Unavailable(
+                    f"keeper {self._socket_path}: protocol {welcome.version}, this proad speaks {VERSION}"
+                )
+            undo.pop_all()
         return welcome
 
     async def _boot(self) -> None:
@@ -315,6 +328,12 @@ class Keeper:
                 raise Unavailable(f"the keeper did not start; see {self._exec_root}/keeper.log")
         finally:
             os.close(ready)
+
+    def _forget_ready(self) -> None:
+        """The keeper listens already: what it tells is not of a later one."""
+        if self._ready_fd >= 0:
+            os.close(self._ready_fd)
+            self._ready_fd = -1
 
     def _start_process(self) -> None:
         """Start a keeper in a session of its own, ready to tell when it listens."""

@@ -1,7 +1,8 @@
 """One seqpacket connection to a keeper: packets out with fds, answers matched by number, events passed on.
 
 Handlers run synchronously in the order of the packets. Once the connection is lost every request that
-waits fails with Unavailable, and `lost` is called once.
+waits fails with Unavailable, and `lost` is called once, if the keeper had welcomed us: before, it is the
+one who connects that learns of it.
 
 Source: unix(7) on SOCK_SEQPACKET and SCM_RIGHTS; native/src/keeper/protocol.rs.
 """
@@ -56,6 +57,7 @@ class Wire:
         self._pending: dict[int, _Pending] = {}
         self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._seq = 0
+        self.welcomed = False
         self._buffer = memoryview(bytearray(PACKET_LIMIT))
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Reply).decode
@@ -194,6 +196,7 @@ class Wire:
             if not pending.future.done():
                 pending.future.set_exception(pending.translate(reply.error))
             return
+        self.welcomed = self.welcomed or isinstance(reply, Welcome)
         if pending.arrived is not None:
             pending.arrived(reply)
         if not pending.future.done():
@@ -201,7 +204,8 @@ class Wire:
 
     def _lose(self) -> None:
         self.close()
-        self._listener.lost()
+        if self.welcomed:
+            self._listener.lost()
 
 
 def _close_all(fds: tuple[int, ...]) -> None:

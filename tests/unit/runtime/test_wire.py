@@ -159,6 +159,7 @@ async def test_packets_wait_for_a_keeper_that_does_not_read(wire: Wire, keeper: 
 async def test_what_waits_fails_when_the_keeper_goes_and_the_listener_is_told_once(
     wire: Wire, keeper: FakeKeeper, ear: Ear
 ) -> None:
+    wire.welcomed = True
     request = asyncio.ensure_future(wire.request(signal(1), failure))
     await keeper.read()
     keeper.connection.close()

@@ -42,6 +42,7 @@ class Syncing:
         self._sync = sync
         self._running: asyncio.Future[Any] | None = None
         self._again = False
+        self._closed = False
 
     def later(self) -> None:
         """Let what is recorded by now reach the disk."""
@@ -62,7 +63,7 @@ class Syncing:
 
     def _done(self, running: "asyncio.Future[Any]", marked: Sequence[tuple[Room, list[str]]]) -> None:
         self._running = None
-        if running.cancelled():
+        if running.cancelled() or self._closed:
             return
         if (failure := running.exception()) is not None:
             # The marks stay: the next sync, or the start after a power loss, deals with them.
@@ -75,8 +76,9 @@ class Syncing:
 
     def close(self) -> None:
         """Look at no sync's end any more; what is not on disk by then keeps its mark."""
+        self._closed = True
         if self._running is not None:
-            self._running.cancel()
+            self._running.cancel()  # one that has just ended is not
 
     async def settle(self) -> None:
         """Wait until what was to be synced is."""
