@@ -61,9 +61,16 @@ class Instance:
         self.process.wait()
 
     def keeper_pid(self) -> int:
-        return next(
-            pid for pid in self.engine.pids() if b"keeper_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
+        """Raises LookupError while there is none. A child that it starts looks like it until it executes."""
+        parents: dict[int, int] = {}
+        for pid in self.engine.pids():
+            with contextlib.suppress(OSError):
+                if b"keeper_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        found = [pid for pid, parent in parents.items() if parent not in parents]
+        if not found:
+            raise LookupError("there is no keeper")
+        return found[0]
 
     def run(self, *words: str, cli: str = "docker", **options: object) -> "subprocess.CompletedProcess[str]":
         """One command of `docker` or `proa` against this daemon; stdin closed unless `input` is given."""
@@ -102,7 +109,7 @@ class Instance:
         return found
 
 
-def eventually(condition: "callable[[], bool]", seconds: float = 10) -> bool:
+def eventually(condition: "callable[[], bool]", seconds: float = 30) -> bool:
     """Whether `condition` becomes true: for what the engine does behind the answer (teardown)."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -135,12 +135,9 @@ class Rig:
                 self.kill()
         for end in self._sockets:
             end.close()
-        for end in self._sockets:
-            end.close()
-        for directory in self._cgroup_parents():
-            for child in [*directory.iterdir(), directory]:
-                if child.is_dir():
-                    child.rmdir()
+        # The containers of a keeper that was killed are on their way out.
+        proa_native.cgroup_kill(self.cgroups)
+        proa_native.cgroup_remove(self.cgroups)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def process_of(self, script: str, *, tty: bool = False) -> plans.Process:

@@ -28,7 +28,7 @@ def fetch(where: Namespace, at: str, port: int) -> str:
     """The page that WEB serves."""
 
     def get() -> str:
-        with socket.create_connection((at, port), timeout=5) as made:
+        with socket.create_connection((at, port), timeout=20) as made:
             made.sendall(b"GET /name HTTP/1.0\r\n\r\n")
             return b"".join(iter(lambda: made.recv(4096), b"")).split(b"\r\n\r\n")[1].decode().strip()
 

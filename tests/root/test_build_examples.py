@@ -58,7 +58,7 @@ def _needs(*programs: str) -> None:
 
 def _reachable(url: str) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=10):
+        with urllib.request.urlopen(url, timeout=30):
             return
     except (OSError, ValueError, urllib.error.URLError) as exc:
         pytest.skip(f"the host's own package source does not answer: {exc}")
@@ -110,6 +110,7 @@ def node(daemon: Instance, tmp_path_factory: pytest.TempPathFactory) -> str:
     (root / "usr/bin/npm").symlink_to(modules / "npm/bin/npm-cli.js")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     settings = [f"registry={registry}", "audit=false", "fund=false", "update-notifier=false"]
+    settings += ["fetch-retries=5"]
     settings += [f"cafile={CERTIFICATES}"] if CERTIFICATES.exists() else []
     (root / "root/.npmrc").write_text("\n".join(settings) + "\n")
     _import(daemon, root, "node:18-alpine")
@@ -128,14 +129,15 @@ def debian(daemon: Instance, tmp_path_factory: pytest.TempPathFactory) -> str:
         pytest.skip(f"no package source of {codename} in apt's own configuration")
     _reachable(f"{site.rstrip('/')}/dists/{codename}/InRelease")
     root = tmp_path_factory.mktemp("debian") / "root"
-    subprocess.run(
-        ["debootstrap", "--variant=minbase", codename, str(root), site],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        timeout=400,
-    )
+    command = ["debootstrap", "--variant=minbase", codename, str(root), site]
+    for last in (False, True):  # a package source hesitates now and then
+        done = subprocess.run(command, check=last, stdout=subprocess.DEVNULL, timeout=400)
+        if done.returncode == 0:
+            break
+        shutil.rmtree(root, ignore_errors=True)
     for name in ("sources.list", "sources.list.d", "apt.conf.d", "auth.conf.d"):
         _put(root, Path("/etc/apt", name))
+    (root / "etc/apt/apt.conf.d/99retries").write_text('Acquire::Retries "5";\n')
     _put(root, Path("/usr/share/keyrings"))
     _put(root, CERTIFICATES)
     _import(daemon, root, "debian:local")
@@ -173,7 +175,7 @@ def _serve(daemon: Instance, cli: str, image: str, port: int, answered: Callable
     assert started.returncode == 0, started.stderr
     container = started.stdout.strip()
     try:
-        assert eventually(lambda: answered(_ask(host)), 20), daemon.run("logs", container, cli=cli).stderr
+        assert eventually(lambda: answered(_ask(host)), 60), daemon.run("logs", container, cli=cli).stderr
     finally:
         daemon.run("rm", "-f", container, cli=cli)
 
@@ -186,7 +188,7 @@ def _build(daemon: Instance, cli: str, tag: str, context: Path, monkeypatch: pyt
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("cli", ["proa", "docker"])
 def test_a_node_service(
     daemon: Instance, node: str, cli: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -159,12 +159,10 @@ def test_keeper_killed_a_hundred_times(own: Instance) -> None:
 
 def keeper(daemon: Instance) -> int:
     """The keeper's pid, 0 while there is none."""
-    assert daemon.engine is not None
-    for pid in daemon.engine.pids():
-        with contextlib.suppress(OSError):
-            if b"keeper_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-    return 0
+    try:
+        return daemon.keeper_pid()
+    except LookupError:
+        return 0
 
 
 def living_keeper(daemon: Instance) -> int:

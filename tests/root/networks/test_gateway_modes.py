@@ -51,7 +51,7 @@ def test_a_routed_network_is_reached_at_its_own_addresses(
     assert refused(outside, own, 80)
     # Its own way out is its own, too.
     with closing(outside.run(socket.create_server, (OUTSIDE, 9000))) as server:
-        server.settimeout(5)
+        server.settimeout(30)
         clean.run("exec", "-d", "shy", "busybox", "nc", OUTSIDE, "9000")
         connection, (peer, _) = server.accept()
         connection.close()

@@ -75,7 +75,7 @@ def test_networks_do_not_reach_each_other(clean: Instance, host: Namespace, outs
             )
             assert (done.returncode == 0) == (source == target), (source, target)
     with closing(outside.run(socket.create_server, (OUTSIDE, 9000))) as server:
-        server.settimeout(5)
+        server.settimeout(30)
         for source in targets:
             clean.run("exec", "-d", f"web-{source}", "busybox", "nc", OUTSIDE, "9000")
             if source == "inside":

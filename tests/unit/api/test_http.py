@@ -310,7 +310,7 @@ class TestStreams:
         await client.head()
         await client.chunk()
         client.close()
-        await asyncio.wait_for(engine.system.events_closed.wait(), 5)
+        await asyncio.wait_for(engine.system.events_closed.wait(), 30)
 
     async def test_a_client_that_does_not_read_holds_its_source(
         self, connect: Connect, engine: FakeEngine

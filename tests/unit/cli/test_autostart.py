@@ -19,7 +19,7 @@ server.bind(path)
 server.listen(8)
 os.write(int(fd), b"1")
 os.close(int(fd))
-server.settimeout(5)
+server.settimeout(60)
 for _ in range(int(looks)):
     server._accept()
 """

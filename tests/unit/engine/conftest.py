@@ -473,6 +473,6 @@ async def world(tmp_path: Path):
     for container in world.registry:
         container.cancel_restart()
         container.stop_monitor()
-    await asyncio.wait_for(world.settle(), 5)
+    await asyncio.wait_for(world.settle(), 30)
     await world.engine.close()
     await world.metadata.close()

@@ -17,7 +17,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.ours, self._theirs = socket.socketpair()
-        self.ours.settimeout(2)
+        self.ours.settimeout(30)
 
     def raw_stream_head(self, *, multiplexed: bool) -> bytes:
         return b"HEAD multiplexed" if multiplexed else b"HEAD raw"

@@ -75,7 +75,7 @@ class Findings:
 
     async def told(self) -> None:
         """All of it is told: there is a command again, and nothing for it to find."""
-        await asyncio.wait_for(self._told.wait(), 5)
+        await asyncio.wait_for(self._told.wait(), 30)
 
     async def probe(self, container, request, timeout_ns: int) -> tuple[int | None, str]:
         assert (request.cmd, timeout_ns) == (["/bin/sh", "-c", "check"], 1500 * MILLISECOND)

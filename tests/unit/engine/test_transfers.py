@@ -65,4 +65,4 @@ async def test_a_failed_call_keeps_nothing(
     else:
         pytest.fail("it did not fail")
     del view
-    await asyncio.wait_for(gone.wait(), 5)  # the thread lets go of its frames in its own time
+    await asyncio.wait_for(gone.wait(), 30)  # the thread lets go of its frames in its own time
