@@ -109,16 +109,18 @@ class Client:
         request = messages.SolveRequest(Frontend="dockerfile.v0", FrontendOpt=options)
         returned = messages.ReturnRequest()
         try:
-            await self.ask(f"{GATEWAY}Solve", request, messages.SolveResponse, build_id)
-        except CallFailed as exc:
-            returned.error.code, returned.error.message = exc.code, str(exc)
-        except asyncio.CancelledError:
-            solving.cancel()
-            told.cancel()
-            raise
-        await self.ask(f"{GATEWAY}Return", returned, messages.ReturnRequest, build_id)
-        self.told = await told
-        return dict((await solving).ExporterResponse)
+            try:
+                await self.ask(f"{GATEWAY}Solve", request, messages.SolveResponse, build_id)
+            except CallFailed as exc:
+                returned.error.ParseFromString(exc.details)
+                returned.error.code, returned.error.message = exc.code, str(exc)
+            await self.ask(f"{GATEWAY}Return", returned, messages.ReturnRequest, build_id)
+            self.told = await told
+            return dict((await solving).ExporterResponse)
+        finally:
+            for task in (solving, told):
+                task.cancel()
+            await asyncio.gather(solving, told, return_exceptions=True)
 
     async def status(self, ref: str) -> list[Any]:
         """All that a build tells."""

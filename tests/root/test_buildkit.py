@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from buildkit_client import CONTROL, Client, client, write_files
+from git_server import git, require_git, serving
 from instance import Instance
 
 from proa.buildkit import grpc, messages
@@ -212,6 +213,36 @@ async def test_an_image_in_the_clients_directory(daemon: Instance, tmp_path: Pat
         assert daemon.run("image", "ls", "-aq", "--no-trunc", cli="proa").stdout == before
         with pytest.raises(CallFailed, match="not found"):
             await buildx.build({**given, "context:base": f"oci-layout://abc@sha256:{64 * '0'}"})
+
+
+async def test_a_git_context(daemon: Instance, tmp_path: Path) -> None:
+    require_git()
+    text = (
+        "FROM busybox\nCOPY --from=other o /o\nCOPY f /f\n"
+        "RUN --mount=type=secret,id=s cat /run/secrets/s /f /o\nRUN false\n"
+    )
+    repository = write_files(tmp_path / "r", {"sub/Dockerfile": text, "sub/f": "of git\n", "top": ""})
+    git(repository, "init", "-q", "-b", "main")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "first")
+    git(repository, "tag", "v1")
+    write_files(repository, {"sub/Dockerfile": "FROM nothing\n"})
+    git(repository, "commit", "-qam", "second")
+    other = write_files(tmp_path / "o", {"o": "named\n"})
+    with serving(tmp_path) as url:
+        async with client(socket_of(daemon), tmp_path, {"s": b"secret\n"}, other=other) as buildx:
+            given = {"context": f"{url}/r/.git#v1:sub", "context:other": "local:other", "label:a": "b"}
+            with pytest.raises(CallFailed, match="exit code: 1") as caught:
+                await buildx.build(given)
+            told = buildx.told
+            assert b"".join(log.msg for status in told for log in status.logs) == b"secret\nof git\nnamed\n"
+            source = messages.Source.FromString(
+                messages.RpcStatus.FromString(caught.value.details).details[0].value
+            )
+            assert source.info.data == text.encode()
+            with pytest.raises(CallFailed, match="failed to fetch git repository"):
+                await buildx.build({**given, "context": f"{url}/r/.git#missing"})
+    await nothing_left(daemon)
 
 
 async def test_a_cancelled_build_leaves_nothing(daemon: Instance, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ failure carries.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Final
 
@@ -125,8 +126,9 @@ class Control:
     async def _follow(self, call: Call) -> None:
         asked = messages.parsed(messages.StatusRequest, await call.message())
         job = await self._jobs.find(asked.Ref)
-        async for told in job.status.follow():
-            await call.send(told)
+        async with aclosing(job.status.follow()) as following:
+            async for told in following:
+                await call.send(told)
 
     async def _usage(self, call: Call) -> None:
         await call.message()

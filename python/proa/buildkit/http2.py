@@ -28,6 +28,7 @@ ACK = END_STREAM = 0x1
 END_HEADERS, PADDED, PRIORITIZED = 0x4, 0x8, 0x20
 HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT, INITIAL_WINDOW, _, MAX_HEADER_LIST = range(1, 7)
 PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, REFUSED_STREAM, COMPRESSION_ERROR = 1, 3, 6, 7, 9
+ENHANCE_YOUR_CALM: Final = 11
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DEFAULT_WINDOW: Final = 65535
@@ -37,6 +38,10 @@ FRAME: Final = 16384
 CONNECTION_WINDOW: Final = 8 << 20
 STREAMS_AT_ONCE: Final = 128
 HEADER_BYTES: Final = 64 << 10
+FRAGMENTS: Final = 64
+"""Frames that one header block may come in."""
+UNREAD_ANSWERS: Final = 1024
+"""Frames that the other side may have us answer without reading the answers."""
 
 
 class ProtocolError(Exception):
@@ -57,7 +62,8 @@ class Connection(asyncio.Protocol):
         self._preface = serve is not None
         self._encoder = hpack.Encoder()
         self._decoder = hpack.Decoder(max_header_list_size=HEADER_BYTES)
-        self._block: tuple[int, int, bytearray] | None = None
+        self._block: tuple[int, int, list[bytes]] | None = None
+        self._unread = 0
         self._streams: dict[int, Stream] = {}
         self._last = 0
         self._next = 1
@@ -95,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        self._unread = 0
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -165,6 +172,14 @@ class Connection(asyncio.Protocol):
             struct.pack(">HBBBI", len(payload) >> 8, len(payload) & 255, kind, flags, number) + payload
         )
 
+    def _answer(self, kind: int, flags: int, number: int, payload: bytes = b"") -> None:
+        """A frame for a frame: whoever asks without end and reads nothing is not kept."""
+        if not self._writable.is_set():
+            self._unread += 1
+            if self._unread > UNREAD_ANSWERS:
+                raise ProtocolError(ENHANCE_YOUR_CALM, "too many answers are not read")
+        self.send_frame(kind, flags, number, payload)
+
     def send_headers(self, number: int, headers: Headers, *, end: bool) -> None:
         """A header block, in as many frames as it needs."""
         block = self._encoder.encode(list(headers))
@@ -196,7 +211,10 @@ class Connection(asyncio.Protocol):
     def _abandon(self, error: ProtocolError) -> None:
         self.send_frame(GOAWAY, 0, 0, struct.pack(">II", self._last, error.code) + str(error).encode())
         if self._transport is not None:
-            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._transport.abort()  # whoever reads nothing would keep it open
+            else:
+                self._transport.close()
         self._going = True
 
     # ---- frames in -----------------------------------------------------------------------------------
@@ -232,8 +250,8 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError(PROTOCOL_ERROR, "data of a stream that there is not")
             return  # one that was reset a moment ago
         data = _without_padding(flags, payload)
-        if data:
-            stream.received(data)
+        if data and not stream.received(data):
+            raise ProtocolError(FLOW_CONTROL_ERROR, "more data than there is room for")
         if flags & END_STREAM:
             stream.received_end()
             self.forget_ended(stream)
@@ -247,18 +265,18 @@ class Connection(asyncio.Protocol):
         if flags & END_HEADERS:
             self._take_block(number, flags, fragment)
         else:
-            self._block = number, flags, bytearray(fragment)
+            self._block = number, flags, [fragment]
 
     def _take_continuation(self, flags: int, number: int, payload: bytes) -> None:
         if self._block is None:
             raise ProtocolError(PROTOCOL_ERROR, "a continuation of nothing")
         _, first, block = self._block
-        block += payload
-        if len(block) > HEADER_BYTES:
-            raise ProtocolError(PROTOCOL_ERROR, "a header block is too large")
+        block.append(payload)
+        if len(block) > FRAGMENTS or sum(map(len, block)) > HEADER_BYTES:
+            raise ProtocolError(ENHANCE_YOUR_CALM, "a header block is too large")
         if flags & END_HEADERS:
             self._block = None
-            self._take_block(number, first, bytes(block))
+            self._take_block(number, first, b"".join(block))
 
     def _take_block(self, number: int, flags: int, block: bytes) -> None:
         try:
@@ -287,8 +305,9 @@ class Connection(asyncio.Protocol):
         if number % 2 == 0 or number <= self._last:
             raise ProtocolError(PROTOCOL_ERROR, "a stream's number is wrong")
         self._last = number
-        if len(self._streams) >= STREAMS_AT_ONCE or self._going:
-            self.send_frame(RST_STREAM, 0, number, REFUSED_STREAM.to_bytes(4, "big"))
+        # One that was reset counts until its work has ended, too.
+        if max(len(self._streams), len(self._tasks)) >= STREAMS_AT_ONCE or self._going:
+            self._answer(RST_STREAM, 0, number, REFUSED_STREAM.to_bytes(4, "big"))
             return None
         stream = self._streams[number] = Stream(self, number, self._their_window)
         return stream
@@ -318,11 +337,11 @@ class Connection(asyncio.Protocol):
                 self._room.set()
             elif name == HEADER_TABLE_SIZE:
                 self._encoder.header_table_size = min(value, 4096)
-        self.send_frame(SETTINGS, ACK, 0)
+        self._answer(SETTINGS, ACK, 0)
 
     def _take_ping(self, flags: int, number: int, payload: bytes) -> None:
         if not flags & ACK:
-            self.send_frame(PING, ACK, 0, payload)
+            self._answer(PING, ACK, 0, payload)
 
     def _take_goaway(self, flags: int, number: int, payload: bytes) -> None:
         self._going = True

@@ -7,7 +7,7 @@ api/services/control/control.proto.
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,8 @@ _CONTEXT = "[internal] load build context"
 
 RECEIVED = "received"
 """The number of the step that receives the client's context."""
+_KEPT = 1 << 20
+"""Bytes of what a build has told that are kept when it is over, for whoever asks late."""
 
 
 class Status:
@@ -29,6 +31,7 @@ class Status:
     def __init__(self, ref: str) -> None:
         self._ref = ref
         self._told: list[bytes] = []
+        self._followers = 0
         self._vertices: dict[Any, Any] = {}
         self._over = False
         self._more = asyncio.Event()
@@ -69,18 +72,35 @@ class Status:
         """Nothing follows."""
         self._over = True
         self._more.set()
+        self._forget()
 
-    async def follow(self) -> AsyncIterator[bytes]:
+    def _forget(self) -> None:
+        """What nobody follows any more is kept within bounds, the end of it."""
+        if self._followers or not self._over:
+            return
+        size = 0
+        for place, told in enumerate(reversed(self._told)):
+            size += len(told)
+            if size > _KEPT:
+                del self._told[: len(self._told) - place]
+                return
+
+    async def follow(self) -> AsyncGenerator[bytes, None]:
         """StatusResponses, from the first to the last."""
         place = 0
-        while True:
-            while place < len(self._told):
-                place += 1
-                yield self._told[place - 1]
-            if self._over:
-                return
-            self._more.clear()
-            await self._more.wait()
+        self._followers += 1
+        try:
+            while True:
+                while place < len(self._told):
+                    place += 1
+                    yield self._told[place - 1]
+                if self._over:
+                    return
+                self._more.clear()
+                await self._more.wait()
+        finally:
+            self._followers -= 1
+            self._forget()
 
     # ---- events --------------------------------------------------------------------------------------
 

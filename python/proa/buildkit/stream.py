@@ -41,6 +41,7 @@ class Stream:
         self._connection = connection
         self._chunks: list[bytes] = []
         self._credit = 0
+        self._room = WINDOW
         self._ended = False
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -77,6 +78,7 @@ class Stream:
         self._credit += count
         if self._credit >= WINDOW // 4 and not self._ended:
             self._connection.send_frame(WINDOW_UPDATE, 0, self.number, self._credit.to_bytes(4, "big"))
+            self._room += self._credit
             self._credit = 0
 
     async def write(self, data: bytes) -> None:
@@ -120,10 +122,12 @@ class Stream:
         """Why nothing more comes or goes."""
         return self._failure
 
-    def received(self, data: bytes) -> None:
-        """Bytes of the body."""
+    def received(self, data: bytes) -> bool:
+        """Bytes of the body; False where the other side had no right to send as many."""
+        self._room -= len(data)
         self._chunks.append(data)
         self._wake()
+        return self._room >= 0
 
     def received_headers(self, headers: list[tuple[str, str]]) -> None:
         """The first are headers, the next trailers."""

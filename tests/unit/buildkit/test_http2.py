@@ -12,6 +12,7 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.settings
+import hpack
 import pytest
 
 from proa.buildkit import grpc, http2
@@ -291,6 +292,102 @@ class TestServer:
                 seen += chunk
         assert b"\x07\x00\x00\x00\x00\x00" in seen  # GOAWAY
         await fresh.closed
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+class TestFloods:
+    """A client that asks for much and reads little costs little, and is let go of."""
+
+    @pytest.fixture
+    def flood(self) -> Callable[..., Any]:
+        """`flood(methods, data, reading)`: send it all; what comes until the end, where that is read."""
+        ours: list[http2.Connection] = []
+
+        async def send(methods: dict[str, grpc.Method], data: bytes, *, reading: bool = True) -> bytes:
+            here, there = socket.socketpair()
+            with there:
+                for each in (here, there):
+                    each.setblocking(False)
+                loop = asyncio.get_running_loop()
+                ours.append(http2.Connection(lambda stream: grpc.serve(methods, stream)))
+                await loop.create_unix_connection(lambda: ours[-1], sock=here)
+                sending = asyncio.ensure_future(loop.sock_sendall(there, http2.PREFACE + data))
+                seen = b""
+                if not reading:
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        await sending
+                with contextlib.suppress(ConnectionResetError):
+                    while chunk := await loop.sock_recv(there, 65536):
+                        seen += chunk
+                await asyncio.gather(sending, return_exceptions=True)
+                await ours[-1].closed
+                return seen
+
+        return send
+
+    @pytest.mark.parametrize(
+        "question",
+        [frame(http2.SETTINGS, 0, 0), frame(http2.PING, 0, 0, b"12345678")],
+        ids=["settings", "ping"],
+    )
+    async def test_answers_that_nobody_reads(self, flood: Callable[..., Any], question: bytes) -> None:
+        seen = await flood({}, question * 400_000, reading=False)
+        assert len(seen) < 1 << 20
+
+    async def test_streams_that_are_reset_at_once(self, flood: Callable[..., Any]) -> None:
+        running = most = 0
+
+        async def stubborn(call: Call) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                await asyncio.sleep(0)
+                running -= 1
+
+        block = hpack.Encoder().encode([(":method", "POST"), (":path", "/m"), ("x", "y" * 50)], huffman=False)
+        rapid = b"".join(
+            frame(http2.HEADERS, http2.END_HEADERS, number, block)
+            + frame(http2.RST_STREAM, 0, number, bytes(4))
+            for number in range(1, 4001, 2)
+        )
+        end = frame(http2.DATA, 0, 0)
+        seen = await flood({"/m": stubborn}, rapid + end)
+        assert seen.count(frame(http2.RST_STREAM, 0, 1)[3:4]) > 0
+        assert most <= http2.STREAMS_AT_ONCE
+        assert running == 0
+
+    async def test_a_header_block_without_end(self, flood: Callable[..., Any]) -> None:
+        begun = frame(http2.HEADERS, 0, 1, b"x")
+        for more in (b"", b"x" * 16384):
+            seen = await flood({}, begun + frame(http2.CONTINUATION, 0, 1, more) * 1000)
+            assert b"a header block is too large" in seen
+
+    async def test_data_past_the_window(self, flood: Callable[..., Any]) -> None:
+        async def never_reads(call: Call) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        block = hpack.Encoder().encode([(":method", "POST"), (":path", "/m")])
+        much = frame(http2.HEADERS, http2.END_HEADERS, 1, block) + frame(http2.DATA, 0, 1, bytes(16384)) * 65
+        seen = await flood({"/m": never_reads}, much)
+        assert b"more data than there is room for" in seen
+
+    async def test_giant_messages_come_within_the_window(self, pair: Pair) -> None:
+        sizes = []
+
+        async def look(call: Call) -> None:
+            sizes.extend([len(message) async for message in call.messages()])
+
+        other = await pair({"/echo": look})
+        other.state.send_headers(1, REQUEST)
+        await other.send(1, framed(bytes(15_000_000)), end=True)
+        assert await ended(other, 1) == {"grpc-status": "0"}
+        assert sizes == [15_000_000]
 
 
 class TestClient:
