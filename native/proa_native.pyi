@@ -512,8 +512,8 @@ class LogReader:
 class Probes:
     """Containers that are asked over the network, from within their own, how they are; again and again.
 
-    A thread does all of it. It starts with the first watch, in the calling thread's network namespace, which must
-    be the host's.
+    A thread does all of it. It starts with the first watch, in the calling thread's network namespace, which
+    must be the host's.
     """
 
     def __new__(cls) -> Self: ...
@@ -532,8 +532,8 @@ class Probes:
     ) -> int:
         """Ask the container of this init from now on; the number it goes by.
 
-        `addresses` (`127.0.0.1:80`, `[::1]:80`) are tried in order. Without a `request` a connection is a success,
-        with one an HTTP status from 200 to 399. `interval_ns` lies between probes and before the first;
+        `addresses` (`127.0.0.1:80`, `[::1]:80`) are tried in order. Without a `request` a connection is a
+        success, with one an HTTP status from 200 to 399. `interval_ns` lies between probes and before the first;
         `start_interval_ns` does until the first success (`starting`: there was none) as long as Unix time is
         before `start_ends_ns`. `late` is the output of one that took longer than `timeout_ns`.
         Raises ValueError, OSError.

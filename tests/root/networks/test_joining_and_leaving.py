@@ -1,4 +1,4 @@
-"""Containers come to be on networks and leave them, by docker's command line; what is told when they cannot."""
+"""Containers join networks and leave them, by docker's command line; what is told when they cannot."""
 
 from instance import Instance
 from machines import WEB, address, docker
