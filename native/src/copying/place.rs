@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::file::{again, chown, copy_xattrs, create, transfer};
 use super::mode::{change_mode, directory_mode};
 use super::patterns::Patterns;
-use super::scan::{left_out, Entry, Tree};
+use super::scan::{kept, left_out, Entry, Tree};
 use crate::error::{Error, Result};
 use crate::layer::tree::{failed, join, open_beneath, open_in_root, open_root};
 
@@ -239,13 +239,13 @@ impl<'a> Placer<'a> {
         let top = entries[0].path.len();
         let mut groups: Vec<Group<'a>> = Vec::new();
         let mut place: HashMap<Vec<u8>, usize> = HashMap::new();
-        for entry in &entries[1..] {
-            let inner = entry.path[top..].strip_prefix(b"/").unwrap_or(&entry.path[top..]);
+        let is_out = |entry: &Entry| {
+            let inner = below(&entry.path, top);
             let named = if self.copy.parents { join(name, inner) } else { inner.to_vec() };
-            if !self.copy.exclude.is_empty() && left_out(&self.copy.exclude, &named) {
-                continue;
-            }
-            let whole = join(to, inner);
+            !self.copy.exclude.is_empty() && left_out(&self.copy.exclude, &named)
+        };
+        for entry in kept(&entries[1..], is_out) {
+            let whole = join(to, below(&entry.path, top));
             if entry.kind == FileType::Directory {
                 self.inner_directory(&whole)?;
                 self.directories.push((whole, entry, true));
@@ -556,6 +556,11 @@ fn base(path: &[u8]) -> &[u8] {
 }
 
 /// Where a directory lies beneath the root of its mount.
+/// A path without the `top` bytes of the directory that it is below.
+fn below(path: &[u8], top: usize) -> &[u8] {
+    path[top..].strip_prefix(b"/").unwrap_or(&path[top..])
+}
+
 fn real_path(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<u8>> {
     let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let path = rustix::fs::readlink(link, Vec::new())?.into_bytes();

@@ -142,17 +142,18 @@ impl Tree {
         for source in sources {
             for (path, index) in self.select(source)? {
                 let top = self.entries[index].path.len();
-                for entry in self.below(index) {
+                let whole = |entry: &Entry| [&path, entry.path.get(top..).unwrap_or_default()].concat();
+                let is_out = |entry: &Entry| {
                     let inner = entry.path.get(top..).unwrap_or_default();
-                    let whole = [path.as_slice(), inner].concat();
                     let below = inner.strip_prefix(b"/").unwrap_or(inner);
-                    let named = if parents || below.is_empty() { &whole } else { below };
                     let top_directory = below.is_empty() && entry.kind == FileType::Directory;
-                    if !(exclude.is_empty() || (top_directory && !parents)) && left_out(exclude, named) {
-                        continue;
+                    if exclude.is_empty() || (top_directory && !parents) {
+                        return false;
                     }
-                    chosen.push((whole, entry));
-                }
+                    let named = if parents || below.is_empty() { whole(entry) } else { below.to_vec() };
+                    left_out(exclude, &named)
+                };
+                chosen.extend(kept(self.below(index), is_out).into_iter().map(|entry| (whole(entry), entry)));
             }
         }
         let files: Vec<&Entry> = chosen
@@ -186,6 +187,22 @@ impl Tree {
             text
         }))
     }
+}
+
+/// The entries of `below` that are not left out, and the directories above these, in order.
+pub fn kept(entries: &[Entry], left_out: impl Fn(&Entry) -> bool) -> Vec<&Entry> {
+    let mut kept = Vec::new();
+    let mut passed: Vec<&Entry> = Vec::new();
+    for entry in entries {
+        passed.retain(|directory| within(&entry.path, &directory.path));
+        if !left_out(entry) {
+            kept.append(&mut passed);
+            kept.push(entry);
+        } else if entry.kind == FileType::Directory {
+            passed.push(entry);
+        }
+    }
+    kept
 }
 
 /// Whether a path or one above it is left out.

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use super::mode::{change_mode, directory_mode};
 use super::patterns::{clean, Patterns};
-use super::scan::{left_out, Tree};
+use super::scan::{kept, left_out, Tree};
 use super::FileDigests;
 
 type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -179,6 +179,22 @@ fn what_is_excluded_is_named_from_its_source() -> Outcome {
     assert_ne!(digest("deep", false)?, all);
     assert_eq!(digest("deep", true)?, all);
     assert_ne!(digest("src/deep", true)?, all);
+    Ok(())
+}
+
+#[test]
+fn a_directory_above_what_is_taken_back_stays() -> Outcome {
+    let directory = context()?;
+    let tree = Tree::scan(&directory.path().to_string_lossy(), &Patterns::default())?;
+    let top = tree.find(b"src").ok_or("no src")?;
+    let left = |words: &[&str]| -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let patterns = patterns(words)?;
+        let found = kept(tree.below(top), |entry| left_out(&patterns, &entry.path));
+        Ok(found.iter().map(|entry| String::from_utf8_lossy(&entry.path).into_owned()).collect())
+    };
+    assert_eq!(left(&["**/deep"])?, ["src", "src/b.txt"]);
+    let back = left(&["**/deep", "!**/deep/c.txt"])?;
+    assert_eq!(back, ["src", "src/b.txt", "src/deep", "src/deep/c.txt"]);
     Ok(())
 }
 
