@@ -8,7 +8,6 @@ Source: Docker's documentation, "Build checks" and its pages of rules, for names
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from posixpath import normpath
 
 from msgspec import Struct
@@ -18,7 +17,7 @@ from proa.build.dockerfile.expansion import Expander
 from proa.build.dockerfile.lines import Node
 from proa.build.dockerfile.parsing import Dockerfile, Stage
 from proa.build.dockerfile.source import Location
-from proa.build.words import go_quoted
+from proa.build.words import go_quoted, nearest
 from proa.errors import InvalidParameter
 from proa.ignore import Patterns
 from proa.schema.reference import parse_reference
@@ -39,9 +38,6 @@ _SECRET = re.compile(
     r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE
 )
 _PUBLIC = re.compile(r"(?:_|^)public(?:_|$)", re.IGNORECASE)
-_TOLERANT = re.compile(r"\$\{(\w+):?[-+?]")
-"""A use that says itself what holds where the variable is not set."""
-
 _WORDS = re.compile(r"[A-Z][a-z]+|[A-Z]+(?![a-z])")
 
 
@@ -203,13 +199,14 @@ def _from(start: it.From, declared: Mapping[str, str], stages: set[str], escape:
     if start.name in ("scratch", "context"):
         text = f'Stage name should not use the same name as reserved stage "{start.name}"'
         yield _finding("ReservedStageName", text, here)
-    image, unknown = _expanded(start.image, declared, escape)
-    for name in sorted(unknown | _expanded(start.platform, declared, escape)[1]):
-        text = f"FROM argument '{name}' is not declared{_meant(name, declared)}"
-        yield _finding("UndefinedArgInFrom", text, here)
+    image = _expanded(start.image, declared, escape, skip_unset=False)[0]
     if image != start.image and image.lower() not in stages and not _is_reference(image):
         text = f"Default value for ARG {start.image} results in empty or invalid base image name"
         yield _finding("InvalidDefaultArgInFrom", text, here)
+    unknown = _expanded(start.image, declared, escape)[1]
+    for name in sorted(unknown | _expanded(start.platform, declared, escape)[1]):
+        text = f"FROM argument '{name}' is not declared{_meant(name, declared)}"
+        yield _finding("UndefinedArgInFrom", text, here)
     yield from _platform(start)
 
 
@@ -374,7 +371,7 @@ class _StageLinter:
         variables = self._known.variables
         unknown: set[str] = set()
         for text in _expandable(instruction):
-            unknown |= _expanded(text, variables, self._escape)[1] - set(_TOLERANT.findall(text))
+            unknown |= _expanded(text, variables, self._escape)[1]
         for name in sorted(unknown):
             meant = _meant(name, variables, "$")
             if self._known.whole or meant or name in self._defaults or name in _AUTOMATIC:
@@ -386,16 +383,19 @@ class _StageLinter:
 
 
 def _expandable(instruction: it.Instruction) -> tuple[str, ...]:
-    """The texts of an instruction whose variables are replaced."""
+    """The texts of an instruction whose unknown variables are told; BuildKit tells none of EXPOSE."""
     match instruction:
         case it.Env(pairs=pairs) | it.Label(pairs=pairs):
             return tuple(text for pair in pairs for text in (pair.name, pair.value))
         case it.Arg(arguments=arguments):
             return tuple(argument.default or "" for argument in arguments)
-        case it.Copy(sources=sources, chown=chown) | it.Add(sources=sources, chown=chown):
-            return (*sources.paths, sources.target, chown)
-        case it.Expose(ports=ports):
-            return ports
+        case (
+            it.Copy(sources=sources, chown=chown, chmod=chmod)
+            | it.Add(sources=sources, chown=chown, chmod=chmod)
+        ):
+            return (*sources.paths, sources.target, chown, chmod)
+        case it.Run(mounts=mounts):
+            return mounts
         case it.Volume(paths=paths):
             return paths
         case it.User(user=text) | it.Workdir(path=text) | it.StopSignal(signal=text):
@@ -420,14 +420,15 @@ def _secret(keyword: str, name: str, here: Location) -> Iterator[Finding]:
 
 
 def _meant(name: str, known: Mapping[str, str], mark: str = "") -> str:
-    # Two characters are near anything.
-    close = get_close_matches(name, known, n=1, cutoff=0.75) if len(name) > 2 else []
-    return f" (did you mean {mark}{close[0]}?)" if close else ""
+    close = nearest(name, known)
+    return f" (did you mean {mark}{close}?)" if close else ""
 
 
-def _expanded(text: str, variables: Mapping[str, str], escape: str) -> tuple[str, set[str]]:
+def _expanded(
+    text: str, variables: Mapping[str, str], escape: str, *, skip_unset: bool = True
+) -> tuple[str, set[str]]:
     """The text with what is known, and the names that are not; one that cannot be read is another's error."""
-    expander = Expander(text, variables, escape, skip_unset=True)
+    expander = Expander(text, variables, escape, skip_unset=skip_unset)
     try:
         return expander.run()[0], expander.unmatched
     except InvalidParameter:

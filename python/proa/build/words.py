@@ -98,12 +98,16 @@ def meant(word: str, known: Iterable[str]) -> str:
 
     Source: BuildKit util/suggest.
     """
-    low = word.lower()
-    near = [(_distance(low, name.lower()), name) for name in known]
+    low = {name.lower(): name for name in known}
+    name = low.get(nearest(word.lower(), low), "")
+    return f" (did you mean {name.upper() if word.isupper() else name}?)" if name else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is at most two letters away, and not the same; empty where there is none."""
+    near = [(_distance(word, name), name) for name in known]
     distance, name = min(near, default=(3, ""))
-    if not 0 < distance < 3:
-        return ""
-    return f" (did you mean {name.upper() if word.isupper() else name}?)"
+    return name if 0 < distance < 3 else ""
 
 
 def _distance(a: str, b: str) -> int:

@@ -50,7 +50,7 @@ def rules(text: str) -> list[str]:
             "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label (line 2)",
         ),
         (
-            "ARG VERSION=1\nFROM a:${VERSON}",
+            "ARG VERSION=1\nFROM a${VERSON}",
             "UndefinedArgInFrom: FROM argument 'VERSON' is not declared (did you mean VERSION?) (line 2)",
         ),
         (
@@ -117,6 +117,20 @@ def test_a_violation(text: str, expected: str) -> None:
     assert findings(text) == [expected]
 
 
+def test_what_buildkit_tells_of_variables() -> None:
+    """A default does not make one known; neither EXPOSE nor commands are looked at."""
+    text = "FROM a\nENV FOO=1\nLABEL a=${FO:-x}\nCOPY --chmod=$FOOO a b\nEXPOSE $FOP\nRUN echo $FOP\n"
+    told = [each.partition(": ")[2] for each in findings(text)]
+    assert told == [
+        "Usage of undefined variable '$FO' (did you mean $FOO?) (line 3)",
+        "Usage of undefined variable '$FOOO' (did you mean $FOO?) (line 4)",
+    ]
+    assert [each.partition(":")[0] for each in findings("FROM $NONE")] == [
+        "InvalidDefaultArgInFrom",
+        "UndefinedArgInFrom",
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -125,7 +139,7 @@ def test_a_violation(text: str, expected: str) -> None:
         'FROM a\nSHELL ["/bin/bash", "-c"]\nCMD x',
         "FROM a\nENV PUBLIC_KEY=x TOKENIZER=y",
         "FROM a\nENV B=$SOMETHING_OF_THE_BASE",
-        "FROM scratch\nENV A=1\nENV B=$A C=${D:-e}\nARG E\nLABEL f=$E$HTTP_PROXY",
+        "FROM scratch\nENV A=1\nENV B=$A\nARG E\nLABEL f=$E$HTTP_PROXY",
         "ARG BASE=busybox\nFROM ${BASE}\nFROM b-$TARGETARCH",
         "ARG TAG\nFROM a:${TAG:-latest}",
         "FROM --platform=linux/amd64 a AS build-amd64\nFROM --platform=$BUILDPLATFORM a",
