@@ -308,6 +308,18 @@ def test_directories_that_a_copy_makes(daemon: Instance, tmp_path: Path) -> None
     assert run(daemon, "stat -c %h /etc/first /etc/tree/second; cat /etc/tree/second") == "2\n2\nx"
 
 
+def test_what_a_later_pattern_takes_back_has_its_directories(daemon: Instance, tmp_path: Path) -> None:
+    dockerfile = (
+        "FROM busybox\nCOPY --exclude=**/q --exclude=!**/q/two . /a/\n"
+        "COPY --parents --exclude=p/q --exclude=!p/q/r/one p /b/\nRUN find /a /b -type f\n"
+    )
+    files = {f"p__{name}": name for name in ("q__two", "q__three", "q__r__one", "four")}
+    outcome = build(daemon, context_of(tmp_path, dockerfile, **files))
+    assert outcome.error == ""
+    kept = ["/a/Dockerfile", "/a/p/four", "/a/p/q/two", "/b/p/four", "/b/p/q/r/one"]
+    assert sorted(outcome.output.split()) == kept
+
+
 def test_links_of_a_context_stay_inside_it(daemon: Instance, tmp_path: Path) -> None:
     context = context_of(tmp_path, "FROM busybox\nCOPY out /taken\n", file="x")
     (context / "out").symlink_to("/etc/passwd")
