@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import os
 import lzma
 import tarfile
 from collections.abc import AsyncIterator
@@ -123,6 +124,13 @@ async def test_saving_by_id_saves_no_name(rig: Rig, tmp_path: Path) -> None:
     assert (await rig.load(chunks(saved)))[0].startswith("Loaded image ID")
     with pytest.raises(NotFound, match="No such image: missing:latest"):
         await rig.images.save(["missing"])
+
+
+async def test_little_is_held_of_an_archive_that_nobody_reads(rig: Rig) -> None:
+    await rig.load(chunks(docker_archive([tar({"big": os.urandom(1 << 20)})], ["big:1"]), 1 << 20))
+    pieces = [len(piece) async for piece in await rig.images.save(["big:1"])]
+    assert sum(pieces) > 1 << 20
+    assert max(pieces) <= 1 << 18
 
 
 async def test_a_known_layer_is_not_unpacked_again(rig: Rig) -> None:

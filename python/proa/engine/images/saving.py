@@ -26,7 +26,8 @@ from proa.errors import InvalidParameter, NotFound, System
 from proa.schema import oci
 from proa.schema.reference import Digest, Reference, digest_hex, parse_reference
 
-_STEP: Final = 1 << 20
+_STEP: Final = 1 << 18
+"""Bytes of a piece: what the daemon holds of each archive that its client does not read."""
 
 _decode_manifest = msgspec.json.Decoder(oci.Manifest).decode
 
