@@ -222,6 +222,11 @@ ps --format 'table {{.Label "com.example.some-label"}}\t{{.Labels}}\t{{.Mounts}}
 ps --format '{{.Networks}} {{.State}} {{.CreatedAt}} {{.RunningFor}} {{.Command}}'
 ps --format 'table {{upper .Names}}\t{{json .Image}}'
 ps --format '{{range split .Names ","}}{{println .}}{{end}}'
+ps -a --format raw
+ps -aq --format raw
+ps -aqs --format '{{.Names}}'
+ps -as --format raw
+ps --format '{{js .Command}}'
 images
 images -a --no-trunc
 images -q
@@ -229,6 +234,11 @@ images --digests
 images --format json
 images --format '{{.Repository}}:{{.Tag}} {{.ID}} {{.Size}} {{.CreatedSince}}'
 images --format 'table {{.ID}}\t{{.Repository}}'
+images --digests --format 'table {{.ID}}'
+images --format raw
+images -q --format raw
+images --digests --format raw
+images --format '{{.Nothing}}'
 image ls busybox
 history x
 history --no-trunc x
@@ -239,9 +249,15 @@ network ls
 network ls -q
 network ls --no-trunc
 network ls --format '{{.Name}} {{.IPv4}} {{.IPv6}} {{.Internal}} {{.Labels}} {{.Driver}} {{.Scope}}'
+network ls --format '{{.CreatedAt}} {{.ID}}'
+network ls --format raw
+network ls -q --format raw
 volume ls
 volume ls -q
 volume ls --format '{{.Name}} {{.Mountpoint}} {{.Labels}} {{.Scope}} {{.Links}} {{.Size}}'
+volume ls --format raw
+volume ls -q --format raw
+volume ls --format '{{.Nothing}}'
 inspect x
 inspect x x
 inspect -f '{{.State.Status}} {{.Name}} {{.State.Pid}}' x
@@ -259,6 +275,8 @@ inspect -f '{{.State.NoSuch}}' x
 inspect -f '{{len .Args}} {{printf "%s-%d" .Path .State.Pid}}' x
 inspect -f '{{.State.StartedAt}} {{.Created}}' x
 inspect -f json x
+inspect -f '{{.ID}} {{.Name}}' x
+image inspect -f '{{.ID}} {{.Size}}' x
 inspect nothing
 container inspect x nothing
 image inspect x

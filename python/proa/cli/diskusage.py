@@ -59,6 +59,12 @@ _CACHE_HEADERS = {
 _ALIVE = frozenset(("running", "paused", "restarting"))
 
 
+_RAW = (
+    "type: {{.Type}}\ntotal: {{.TotalCount}}\nactive: {{.Active}}\n"
+    "size: {{.Size}}\nreclaimable: {{.Reclaimable}}\n"
+)
+
+
 def df(parsed: Parsed) -> int:
     """`proa system df`."""
     source, verbose = parsed.get("format"), parsed.flag("verbose")
@@ -70,7 +76,8 @@ def df(parsed: Parsed) -> int:
         show(_tables(found))
     else:
         rows = [_images(found), _containers(found), _volumes(found), _cache(found)]
-        show(render(rows, Format(source, _TABLE), _FIELDS, _HEADERS))
+        form = Format(source, _TABLE, _RAW)
+        show(render(rows, form, _FIELDS, _HEADERS, kind="*formatter.diskUsageContext"))
     return 0
 
 

@@ -27,6 +27,15 @@ def rfc3339(unix_seconds: int) -> str:
     return text[:-5] + "Z" if text.endswith("+0000") else f"{text[:-2]}:{text[-2:]}"
 
 
+def go_time(text: str) -> str:
+    """An RFC 3339 time in UTC as Go prints it."""
+    if not text.endswith("Z"):
+        return text
+    whole, _, fraction = text[:-1].replace("T", " ").partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{whole}{'.' if fraction else ''}{fraction} +0000 UTC"
+
+
 def _scaled(size: float, base: float, units: tuple[str, ...]) -> tuple[float, str]:
     index = 0
     while size >= base and index < len(units) - 1:

@@ -24,6 +24,11 @@ _TABLE = f"table {{{{.Repository}}}}\t{{{{.Tag}}}}\t{{{{.ID}}}}\t{_CREATED}\t{{{
 _DIGEST_TABLE = (
     f"table {{{{.Repository}}}}\t{{{{.Tag}}}}\t{{{{.Digest}}}}\t{{{{.ID}}}}\t{_CREATED}\t{{{{.Size}}}}"
 )
+_RAW = (
+    "repository: {{.Repository}}\ntag: {{.Tag}}\n"
+    "image_id: {{.ID}}\ncreated_at: {{.CreatedAt}}\nvirtual_size: {{.Size}}\n"
+)
+_DIGEST_RAW = _RAW.replace("image_id", "digest: {{.Digest}}\nimage_id")
 _HISTORY_TABLE = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
 _HISTORY_RAW_TABLE = "table {{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
 
@@ -116,13 +121,17 @@ def images(parsed: Parsed) -> int:
     if quiet and source in ("", "table"):
         form = Format("{{.ID}}", "")
     else:
-        form = Format(source, _DIGEST_TABLE if digests else _TABLE)
+        raw = "image_id: {{.ID}}" if quiet else _DIGEST_RAW if digests else _RAW
+        form = Format(source, _DIGEST_TABLE if digests else _TABLE, raw)
+    if form.table and digests and "{{.Digest}}" not in form.source:
+        form.source += "\t{{.Digest}}"
     more = {"reference": {parsed.args[0]: True}} if parsed.args else {}
     wanted = query(all=parsed.flag("all") or None, filters=filters(parsed, **more))
     found = client(parsed.options).call("GET", f"/images/json{wanted}") or []
     with_digest = digests or "{{.Digest}}" in form.source
     rows = [row for image in found for row in rows_of(image, with_digest, digests)]
-    show(render(rows, form, fields(not parsed.flag("no-trunc")), HEADERS))
+    shown = fields(not parsed.flag("no-trunc"))
+    show(render(rows, form, shown, HEADERS, kind="*formatter.imageContext"))
     return 0
 
 
@@ -265,7 +274,7 @@ def history(parsed: Parsed) -> int:
     }
     path = f"/images/{quote(parsed.args[0])}/history{query(platform=as_json(parsed.get('platform')))}"
     found = client(parsed.options).call("GET", path) or []
-    show(render(found, form, columns, _HISTORY_HEADERS))
+    show(render(found, form, columns, _HISTORY_HEADERS, kind="*formatter.historyContext"))
     return 0
 
 

@@ -72,13 +72,17 @@ _CONNECT_FLAGS = (
 )
 
 
+_RAW = "network_id: {{.ID}}\nname: {{.Name}}\ndriver: {{.Driver}}\nscope: {{.Scope}}\n"
+
+
 def list_networks(parsed: Parsed) -> int:
     """`proa network ls`."""
     source = parsed.get("format")
     quiet = parsed.flag("quiet")
     if not source and not quiet:
         source = configured(parsed.options, "networksFormat")
-    form = Format("{{.ID}}", "") if quiet and source in ("", "table") else Format(source, _TABLE)
+    raw = "network_id: {{.ID}}" if quiet else _RAW
+    form = Format("{{.ID}}", "") if quiet and source in ("", "table") else Format(source, _TABLE, raw)
     short = not parsed.flag("no-trunc")
 
     def yes(name: str) -> "Any":
@@ -93,12 +97,12 @@ def list_networks(parsed: Parsed) -> int:
         "IPv6": yes("EnableIPv6"),
         "Internal": yes("Internal"),
         "Labels": lambda row: labels(row.get("Labels")),
-        "CreatedAt": lambda row: row.get("Created", ""),
+        "CreatedAt": lambda row: human.go_time(row.get("Created", "")),
     }
     found = client(parsed.options).call("GET", f"/networks{query(filters=filters(parsed))}") or []
     found.sort(key=lambda network: network["Name"])
     calls = {"Label": lambda row, name: (row.get("Labels") or {}).get(name, "")}
-    show(render(found, form, columns, _HEADERS, calls))
+    show(render(found, form, columns, _HEADERS, calls, "*formatter.networkContext"))
     return 0
 
 

@@ -3,6 +3,8 @@
 Source: the Docker Engine API, v1.51, ContainerList; the observed output of docker 28.
 """
 
+import posix
+
 from proa.cli import human
 from proa.cli.failure import Failure
 from proa.cli.flags import Command, Parsed
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+_RAW = (
+    "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\n"
+    "state: {{- pad .State 1 0}}\nstatus: {{- pad .Status 1 0}}\nnames: {{.Names}}\n"
+    "labels: {{- pad .Labels 1 0}}\nports: {{- pad .Ports 1 0}}\n"
+)
 _TABLE = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
 
 HEADERS = {
@@ -57,10 +64,13 @@ def ps(parsed: Parsed) -> int:
     if not source and not quiet:
         source = configured(parsed.options, "psFormat")
     size = parsed.flag("size")
-    if quiet and source in ("", "table"):
+    if quiet and source:
+        posix.write(2, b"WARNING: Ignoring custom format, because both --format and --quiet are set.\n")
+    if quiet and source != "raw":
         form = Format("{{.ID}}", "")
     else:
-        form = Format(source, _TABLE + ("\t{{.Size}}" if size else ""))
+        raw = "container_id: {{.ID}}" if quiet else _RAW + ("size: {{.Size}}\n" if size else "")
+        form = Format(source, _TABLE + ("\t{{.Size}}" if size else ""), raw)
     try:
         Template(form.source)
     except TemplateError as exc:
@@ -75,7 +85,8 @@ def ps(parsed: Parsed) -> int:
         filters=filters(parsed),
     )
     found = client(parsed.options).call("GET", f"/containers/json{wanted}") or []
-    show(render(found, form, fields(not parsed.flag("no-trunc")), HEADERS, {"Label": _label}))
+    shown = fields(not parsed.flag("no-trunc"))
+    show(render(found, form, shown, HEADERS, {"Label": _label}, "*formatter.ContainerContext"))
     return 0
 
 

@@ -49,10 +49,13 @@ class Format:
 
     __slots__ = ("source", "table")
 
-    def __init__(self, source: str, default: str) -> None:
+    def __init__(self, source: str, default: str, raw: str = "") -> None:
+        """`default` is the table, `raw` what Docker has of old for programs: a line for each field."""
         source = source or "table"
         if source == "table":
             source = default
+        if source == "raw" and raw:
+            source = raw
         if source == "json":
             source = "{{json .}}"
         self.table = source.startswith("table")
@@ -66,11 +69,15 @@ def render(
     fields: "dict[str, Callable[[Any], Any]]",
     headers: dict[str, str],
     calls: "dict[str, Callable[..., Any]] | None" = None,
+    kind: str = "row",
 ) -> str:
-    """All the rows through the template, under a header for a table. Raises Failure."""
+    """All the rows through the template, under a header for a table; `kind` is Docker's name of a row's type.
+
+    Raises Failure.
+    """
     try:
         template = Template(form.source)
-        body = [template.render(Row(row, fields, calls)) + "\n" for row in rows]
+        body = [template.render(Row(row, fields, calls, kind)) + "\n" for row in rows]
     except TemplateError as exc:
         raise Failure(f"template parsing error: {exc}") from None
     if not form.table:

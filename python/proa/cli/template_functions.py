@@ -239,6 +239,14 @@ def html(*values: "Any") -> str:
     return text.replace('"', "&#34;").replace("'", "&#39;")
 
 
+_JS = {**{code: f"\\u{code:04X}" for code in (*range(32), *b"<>&=")}, 34: '\\"', 39: "\\'", 92: "\\\\"}
+
+
+def js(*values: "Any") -> str:
+    """`js`."""
+    return show(*values).translate(_JS)
+
+
 def urlquery(*values: "Any") -> str:
     """`urlquery`."""
     from proa.cli.transport import quote
@@ -259,6 +267,7 @@ FUNCTIONS: "dict[str, Callable[..., Any]]" = {
     "html": html,
     "index": index,
     "join": join,
+    "js": js,
     "json": to_json,
     "len": length,
     "lower": str.lower,

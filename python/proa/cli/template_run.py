@@ -33,18 +33,20 @@ class Null:
 class Row:
     """A value with methods, as Docker's table rows are: name to a function of the row's data.
 
-    A method that takes arguments (`.Label "x"`) is in `calls`.
+    A method that takes arguments (`.Label "x"`) is in `calls`; `kind` is what errors call its type.
     """
 
-    __slots__ = ("calls", "data", "fields")
+    __slots__ = ("calls", "data", "fields", "kind")
 
     def __init__(
         self,
         data: "Any",
         fields: "dict[str, Callable[[Any], Any]]",
         calls: "dict[str, Callable[..., Any]] | None" = None,
+        kind: str = "row",
     ) -> None:
         self.data = data
+        self.kind = kind
         self.fields = fields
         self.calls = calls or {}
 
@@ -256,6 +258,8 @@ class _Run:
         if isinstance(value, dict):
             if name in value:
                 return wrap(name, value[name])
+            if (spelled := GO_NAMES.get(name)) in value:
+                return wrap(name, value[spelled])
             if _could_be(name, value):
                 return Missing(name)
             raise self.fail(node, f'map has no entry for key "{name}"')
@@ -264,7 +268,7 @@ class _Run:
                 return value.fields[name](value.data)
             if name in value.calls:
                 raise self.fail(node, f"wrong number of args for {name}: want 1 got 0")
-            raise self.fail(node, f"can't evaluate field {name} in type {value.calls.get('', 'row')}")
+            raise self.fail(node, f"can't evaluate field {name} in type {value.kind}")
         if isinstance(value, Missing):
             raise self.fail(node, f'map has no entry for key "{value.key}"')
         if isinstance(value, Null):
@@ -276,6 +280,22 @@ class _Run:
 
 def _quoted(text: str) -> str:
     return f'"{text}"'
+
+
+GO_NAMES = {
+    "APIVersion": "ApiVersion",
+    "CPUCfsPeriod": "CpuCfsPeriod",
+    "CPUCfsQuota": "CpuCfsQuota",
+    "DNS": "Dns",
+    "DNSOptions": "DnsOptions",
+    "DNSSearch": "DnsSearch",
+    "HTTPProxy": "HttpProxy",
+    "HTTPSProxy": "HttpsProxy",
+    "HostIP": "HostIp",
+    "ID": "Id",
+    "NanoCPUs": "NanoCpus",
+}
+"""Docker's templates see Go's structs: their fields that the API spells otherwise."""
 
 
 def _could_be(name: str, value: "dict[str, Any]") -> bool:

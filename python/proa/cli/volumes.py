@@ -79,11 +79,12 @@ def list_volumes(parsed: Parsed) -> int:
     quiet = parsed.flag("quiet")
     if not source and not quiet:
         source = configured(parsed.options, "volumesFormat")
-    form = Format("{{.Name}}", "") if quiet and source in ("", "table") else Format(source, _TABLE)
+    raw = "name: {{.Name}}" if quiet else "name: {{.Name}}\ndriver: {{.Driver}}\n"
+    form = Format("{{.Name}}", "") if quiet and source in ("", "table") else Format(source, _TABLE, raw)
     answer = client(parsed.options).call("GET", f"/volumes{query(filters=filters(parsed))}")
     found = sorted(answer.get("Volumes") or [], key=lambda volume: volume["Name"])
     calls = {"Label": lambda row, name: (row.get("Labels") or {}).get(name, "")}
-    show(render(found, form, FIELDS, HEADERS, calls))
+    show(render(found, form, FIELDS, HEADERS, calls, "*formatter.volumeContext"))
     return 0
 
 

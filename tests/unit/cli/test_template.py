@@ -122,3 +122,11 @@ def test_rows_have_fields_and_calls() -> None:
     assert Template('{{.B}} {{.Label "k"}} {{json .}}').render(row) == '1 <k> {"A":"x","B":1}'
     with pytest.raises(TemplateError, match="can't evaluate field C"):
         Template("{{.C}}").render(row)
+
+
+def test_fields_as_go_spells_them() -> None:
+    """Docker's templates see its structs, whose fields are not always spelled as the API's members."""
+    found = {"Id": "x", "HostConfig": {"NanoCpus": 5, "Dns": ["d"]}, "Ports": [{"HostIp": "::"}]}
+    text = "{{.ID}} {{.Id}} {{.HostConfig.NanoCPUs}} {{.HostConfig.DNS}} {{range .Ports}}{{.HostIP}}{{end}}"
+    assert Template(text).render(found) == "x x 5 [d] ::"
+    assert Template("{{js .}}").render("<a>'\"=\\\n") == "\\u003Ca\\u003E\\'\\\"\\u003D\\\\\\u000A"

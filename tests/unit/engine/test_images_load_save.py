@@ -4,8 +4,8 @@ import bz2
 import gzip
 import io
 import json
-import os
 import lzma
+import os
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
