@@ -1,5 +1,6 @@
 //! Probes of this process's own namespace: entering it needs root, as everything here does.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -184,4 +185,32 @@ fn one_that_is_not_watched_any_more_is_left_alone() {
     assert_eq!(probes.news().last(), Some(&other));
     assert!(probes.take(gone).is_empty());
     assert_eq!(probes.take(other).first().map(|outcome| outcome.code), Some(0));
+}
+
+#[test]
+fn more_than_may_be_open_at_once_all_have_their_turn() {
+    if !may_enter() {
+        return;
+    }
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let address = silent.local_addr().expect("an address");
+    let probes = Handle::new().expect("a handle");
+    let mut open: HashSet<u32> = (0..600)
+        .map(|_| {
+            let mut once = watch(vec![address], GET, 20);
+            once.rhythm.interval = 3_600_000 * MILLISECOND;
+            once.rhythm.start_interval = MILLISECOND;
+            once.rhythm.start_ends = u64::MAX;
+            probes.watch(once).expect("a watch")
+        })
+        .collect();
+    while !open.is_empty() {
+        let mut fds = [PollFd::new(&probes, PollFlags::IN)];
+        let ready = poll(&mut fds, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).expect("poll");
+        assert_eq!(ready, 1, "{} were not probed", open.len());
+        for number in probes.news() {
+            assert_eq!(probes.take(number).first().map(|outcome| outcome.code), Some(-1));
+            open.remove(&number);
+        }
+    }
 }
