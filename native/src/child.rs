@@ -14,7 +14,7 @@ use std::ffi::{c_void, CStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{fstat, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, FsMountFlags, FsOpenFlags,
@@ -463,7 +463,15 @@ fn make(filesystem: &CStr, attributes: u64) -> Result<OwnedFd> {
 
 fn attach(mount: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Result<()> {
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mount, c"", at, c"", empty)
+    match move_mount(mount, c"", at, c"", empty) {
+        // A file and a directory: the old call's word for it says more.
+        Err(Errno::INVAL) if is_directory(mount)? != is_directory(at)? => Err(Errno::NOTDIR),
+        done => done,
+    }
+}
+
+fn is_directory(fd: BorrowedFd<'_>) -> Result<bool> {
+    Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Directory)
 }
 
 fn attach_at(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &CStr) -> Result<()> {

@@ -196,8 +196,9 @@ impl Spawning {
                     }
                 }
                 Err(Errno::AGAIN) => return Progress::Pending,
-                Err(Errno::INTR) => {}
-                // The end; or ECONNRESET, where the child is gone with a byte of ours unread.
+                // ECONNRESET comes once, where the child is gone with a byte of ours unread, and before what it has
+                // told last.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Ok(None) | Err(_) => return self.ended(),
             }
         }

@@ -240,6 +240,25 @@ def test_an_image_is_mounted_and_held(daemon: Instance, name: str) -> None:
     assert daemon.run("exec", name, "ls", "-d", "/image/bin/busybox").stdout == "/image/bin/busybox\n"
 
 
+def test_a_failed_mount_is_told_of_each_time_and_what_kind_it_was(daemon: Instance, name: str) -> None:
+    """The reason must not get lost with a child that is gone: it was, once in ten starts."""
+    for _ in range(40):
+        told = refused(daemon, "-v", f"{name}:/etc/passwd")
+        assert "mount /etc/passwd: not a directory" in told
+        assert "Are you trying to mount a directory onto a file (or vice-versa)?" in told
+
+
+def test_what_has_options_is_not_pruned(daemon: Instance, name: str) -> None:
+    """It may be another host's file system, or another directory of this one."""
+    daemon.run("volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", f"{name}-tmpfs")
+    daemon.run("volume", "create", name)
+    try:
+        assert name in daemon.run("volume", "prune", "-af").stdout.splitlines()
+        assert f"{name}-tmpfs" in daemon.run("volume", "ls", "-q").stdout
+    finally:
+        daemon.run("volume", "rm", f"{name}-tmpfs")
+
+
 def test_every_form_of_tmpfs_and_bind(daemon: Instance, tmp_path: Path) -> None:
     script = "grep ' /t ' /proc/self/mountinfo"
     shown = sh(daemon, "--mount", "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1700", script=script)

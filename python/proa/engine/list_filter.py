@@ -141,7 +141,7 @@ class ListFilter:
 
     def _publish(self, values: Sequence[str]) -> Predicate:
         """By the host's ports, as long as they are published."""
-        wanted = _port_set(values)
+        wanted = _port_set("publish", values)
 
         def published(container: Container) -> bool:
             sandbox = container.state.sandbox
@@ -150,8 +150,17 @@ class ListFilter:
         return published
 
     def _expose(self, values: Sequence[str]) -> Predicate:
-        wanted = _port_set(values)
-        return lambda c: bool(wanted & set(c.record.resolved.config.exposed_ports or ()))
+        """Of those that run with interfaces of their own: only these have ports."""
+        wanted = _port_set("expose", values)
+
+        def exposed(container: Container) -> bool:
+            sandbox = container.state.sandbox
+            if not container.state.alive or sandbox is None or sandbox.mode != "bridge":
+                return False
+            ports = {f"{p.container_port}/{p.protocol}" for p in sandbox.ports}
+            return bool(wanted & {*ports, *(container.record.resolved.config.exposed_ports or ())})
+
+        return exposed
 
     def _is_task(self, values: Sequence[str]) -> Predicate:
         tasks = _boolean("is-task", values)
@@ -222,7 +231,7 @@ def _boolean(key: str, values: Sequence[str]) -> bool:
     raise InvalidParameter(f"invalid filter '{key}={values[0]}'")
 
 
-def _port_set(values: Sequence[str]) -> set[str]:
+def _port_set(kind: str, values: Sequence[str]) -> set[str]:
     """`80`, `80/tcp`, `8000-8080/udp` as the keys of a port map."""
     found: set[str] = set()
     for value in values:
@@ -231,7 +240,10 @@ def _port_set(values: Sequence[str]) -> set[str]:
         try:
             low, high = int(first), int(last or first)
         except ValueError:
-            raise InvalidParameter(f"invalid port: {value}") from None
+            raise InvalidParameter(
+                f"error while looking up for {kind} {value}: strconv.ParseUint: "
+                f'parsing "{ports}": invalid syntax'
+            ) from None
         if not 0 <= low <= high <= _LAST_PORT:
             raise InvalidParameter(f"invalid port: {value}")
         found.update(f"{number}/{protocol or 'tcp'}" for number in range(low, high + 1))

@@ -18,7 +18,7 @@ from proa.engine.links import NOTHING, linked
 from proa.engine.notices import Notices
 from proa.engine.ports import ContainerNetworks, ContainerVolumes, KeeperClient, Snapshots
 from proa.engine.registry import Registry
-from proa.engine.resolve import Storage, located, ready
+from proa.engine.resolve import Storage, check_sources, located, ready
 from proa.engine.state import Status
 from proa.errors import Conflict, InvalidParameter, ProaError, StartFailed
 from proa.network import Sandbox
@@ -81,6 +81,7 @@ class Starting:
         resolved = container.record.resolved
         async with AsyncExitStack() as undo:
             self._make_bind_directories(resolved.bind_directories)
+            check_sources(resolved.plan.mounts)
             self._check_peers(container)
             links = linked(container, self._registry)
             places: Mapping[str, str] = {}

@@ -127,7 +127,8 @@ class VolumeVerbs:
         deleted: list[str] = []
         reclaimed = 0
         for volume in self._store.list():
-            wanted = (every or volume.anonymous) and volume.driver == DRIVER
+            # What lies on a file system of its own is not this host's to clear away.
+            wanted = (every or volume.anonymous) and volume.driver == DRIVER and not volume.options
             wanted = wanted and _matches(_shown(volume), filters)
             if not wanted or self._store.find(volume.name) is None:
                 continue
@@ -390,4 +391,4 @@ def _boolean(name: str, filters: Filters) -> bool | None:
         return True
     if values[0] in _FALSE:
         return False
-    raise InvalidParameter(f"invalid filter '{name}={values}'")
+    raise InvalidParameter(f"invalid filter '{name}=[{' '.join(values)}]'")

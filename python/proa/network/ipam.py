@@ -148,6 +148,7 @@ class Addresses:
         self._never = frozenset((*_ends(subnet), *reserved))
         self._held = set(self._never)
         self._range = only or subnet
+        self._size = self._range.last - self._range.first + 1
         self._next = self._range.first
 
     def __len__(self) -> int:
@@ -162,15 +163,18 @@ class Addresses:
     @property
     def available(self) -> int:
         """How many `take` could still give."""
-        size = self._range.last - self._range.first + 1
-        return size - sum(1 for number in self._held if number in self._range)
+        return self._size - sum(1 for number in self._held if number in self._range)
+
+    @property
+    def spare(self) -> bool:
+        """Whether `take` could still give one; seldom a look at all that are held."""
+        return self._size > len(self._held) or self.available > 0
 
     def take(self) -> int:
         """The next free address after the one taken last, around the end. Raises System when full."""
-        size = self._range.last - self._range.first + 1
         candidate = self._next
         # Among so many candidates there is one that is not held, if there is one at all.
-        for _ in range(min(size, len(self._held) + 1)):
+        for _ in range(min(self._size, len(self._held) + 1)):
             if candidate not in self._held:
                 self._held.add(candidate)
                 self._next = self._following(candidate)

@@ -7,7 +7,7 @@ import asyncio
 import zlib
 from typing import Any, Protocol
 
-from proa.errors import Forbidden, InvalidParameter, NotFound
+from proa.errors import Forbidden, InvalidParameter, NotFound, System
 from proa.network import drivers
 from proa.network.faults import listed
 from proa.network.ipam import IPV4, IPV6, mac_of, parse_any, to_text
@@ -94,9 +94,12 @@ class Network:
 
     # ---- endpoints -------------------------------------------------------------------------------
 
-    async def new_endpoint(self, wish: EndpointWish, interface: str = "") -> Endpoint:
-        """An endpoint with addresses of its own, until `free_endpoint`. Raises ProaError."""
-        assigned = await self._assign(wish)
+    async def new_endpoint(self, wish: EndpointWish, interface: str = "", *, spare: bool = False) -> Endpoint:
+        """An endpoint with addresses of its own, until `free_endpoint`. Raises ProaError.
+
+        `spare`: for the pool, which has nothing to give up for it then.
+        """
+        assigned = await self._assign(wish, spare=spare)
         bridge = self.shards.place() if self.is_bridge else ""
         try:
             if bridge and bridge not in self._standing:
@@ -108,7 +111,7 @@ class Network:
             self.shards.leave(bridge)
             raise
 
-    async def _assign(self, wish: EndpointWish) -> Assigned:
+    async def _assign(self, wish: EndpointWish, *, spare: bool) -> Assigned:
         """Addresses for a wish; one that is about to come free, or that only the pool has, is waited for."""
         faults = address_faults(self.record.subnets, wish)
         if faults:  # it was another network when the wish was checked
@@ -119,6 +122,11 @@ class Network:
             if self.leaving:
                 await asyncio.wait(self.leaving)
             await self.pool.leave({to_text(*parse_any(text)) for text in (wish.ipv4, wish.ipv6) if text})
+        except System:
+            if self.leaving:
+                await asyncio.wait(self.leaving)
+            if not (spare or self.spaces.spare):
+                await self.pool.leave_one()
         return self.spaces.assign(wish)
 
     def free_endpoint(self, endpoint: Endpoint) -> None:
@@ -212,9 +220,14 @@ class Network:
         subnets = [(subnet.subnet, subnet.gateway) for subnet in self.record.subnets]
         return zlib.crc32(repr((bridge.name, subnets, bridge.mtu, bridge.icc)).encode()) & 0xFFFFFF
 
+    @property
+    def spare(self) -> bool:
+        """Whether there are addresses for one more."""
+        return self.spaces.spare
+
     async def offer(self) -> Offer:
         """An endpoint for the pool. Raises ProaError when addresses are used up."""
-        endpoint = await self.new_endpoint(EndpointWish(network=self.record.name))
+        endpoint = await self.new_endpoint(EndpointWish(network=self.record.name), spare=True)
         key = self.shape << 32 | self.spaces.number(endpoint.address) if self._derivable else None
         return Offer(key=key, endpoint=endpoint, wire=self.wire(endpoint, routed=True))
 

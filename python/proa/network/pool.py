@@ -56,6 +56,11 @@ class Source(Protocol):
         """24 bits that mark its keys."""
         ...
 
+    @property
+    def spare(self) -> bool:
+        """Whether there are addresses for one more."""
+        ...
+
     async def offer(self) -> Offer:
         """A new endpoint. Raises ProaError when there is none."""
         ...
@@ -113,7 +118,15 @@ class Pool:
         if not self._ready:
             self._size = min(max(self._least, self._size * 2), MAXIMUM) if self._least else 0
             self._schedule()
-        return await self._prepare()
+        try:
+            return await self._prepare()
+        except System:
+            # The last address may be the one that is being made ready.
+            if self._refill is not None and not self._refill.done():
+                await asyncio.wait([self._refill])
+            if not self._ready:
+                raise
+            return self._ready.popleft()
 
     async def keeper_changed(self, prepared: set[int]) -> set[int]:
         """Make the pool agree with the keys that the keeper holds: a new keeper has none.
@@ -168,6 +181,13 @@ class Pool:
         for prepared in found:
             await self._drop(prepared)
 
+    async def leave_one(self) -> None:
+        """Give up any one, if there is one, for somebody who is to have an address and finds none."""
+        if self._refill is not None and not self._refill.done():
+            await asyncio.wait([self._refill])
+        if self._ready:
+            await self._drop(self._ready.popleft())
+
     async def _drop(self, prepared: Prepared) -> None:
         try:
             await self._keeper.release(prepared.key)
@@ -191,7 +211,8 @@ class Pool:
             self._size -= 1
 
     async def _fill(self) -> None:
-        while len(self._ready) < self._size and not self._closed:
+        # Where addresses are used up, only who goes can change that; the next take tries again.
+        while len(self._ready) < self._size and self._source.spare and not self._closed:
             try:
                 self._ready.append(await self._prepare())
             except ProaError as exc:

@@ -95,7 +95,10 @@ class Ports:
             every = ANY6 if is_ipv6(host) else ANY
             rivals = [other for other in held if is_ipv6(other) == is_ipv6(host)]
             if host in rivals or every in rivals or (host == every and rivals):
-                raise System(f"Bind for {_shown(host)}:{number} failed: port is already allocated")
+                holder = next(
+                    (other for other in (host, every) if other in rivals), rivals[0] if rivals else ""
+                )
+                raise System(f"Bind for {holder}:{number} failed: port is already allocated")
 
 
 def _published(wish: PortWish, host: str, number: int) -> PublishedPort:
@@ -108,13 +111,10 @@ def _has_number(port: PublishedPort) -> bool:
     return port.host_port > 0
 
 
-def socket_name(port: PublishedPort) -> str:
-    """`0.0.0.0:80/tcp`, as the keeper tells of one that is taken."""
-    return f"{_shown(port.host_address)}:{port.host_port}/{port.protocol}"
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if is_ipv6(host) else host
+def socket_name(port: PublishedPort, target: str = "") -> str:
+    """`0.0.0.0:80/tcp`, as the keeper tells of one; with a target `0.0.0.0:80:10.0.0.2:80/tcp`."""
+    host = f"[{port.host_address}]" if is_ipv6(port.host_address) else port.host_address
+    return f"{host}:{port.host_port}{':' if target else ''}{target}/{port.protocol}"
 
 
 def _ephemeral_range() -> tuple[int, int]:

@@ -123,7 +123,7 @@ class Publishing:
                 try:
                     await self._keeper.hold_ports(container_id, self._wires(sandbox, ports))
                 except PortTaken as exc:
-                    self._give_way(reserved, busy, routed, exc)
+                    self._give_way(reserved, busy, routed, self._told(exc, sandbox, ports))
                 else:
                     return replace(sandbox, ports=ports)
         except BaseException:
@@ -156,6 +156,15 @@ class Publishing:
         reserved[index] = (wish, ())
         busy[wish.protocol].add(ports[0].host_port)
         reserved[index] = (wish, self._ports.take(wish, busy[wish.protocol], routed))
+
+    def _told(self, taken: PortTaken, sandbox: Sandbox, ports: Sequence[PublishedPort]) -> PortTaken:
+        """In Docker's words, which name the container's end, too."""
+        for port in ports:
+            if socket_name(port) == taken.port:
+                (wire,) = self._wires(sandbox, (port,))
+                name = socket_name(port, wire.target)
+                return PortTaken(str(taken).replace(taken.port, name, 1), taken.port)
+        return taken
 
     async def _let_go(self, container_id: str, sandbox: Sandbox) -> None:
         self._ports.give_back(sandbox.ports)

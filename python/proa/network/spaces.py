@@ -36,6 +36,12 @@ class Spaces:
                 changed._hold(number, space.subnet.bits)
         return changed
 
+    @property
+    def spare(self) -> bool:
+        """Whether there are addresses for one more endpoint."""
+        families = {space.subnet.bits for space in self._spaces}
+        return all(any(s.spare for s in self._spaces if s.subnet.bits == bits) for bits in families)
+
     def assign(self, wish: EndpointWish) -> Assigned:
         """Addresses for an endpoint, all or none. Raises ProaError."""
         four = self._take(IPV4, wish.ipv4)

@@ -112,4 +112,6 @@ def _exec_told(program: str, errno: int) -> str:
 def _code(text: str, errno: int) -> int:
     if "executable file not found" in text or errno == ENOENT:
         return NOT_FOUND
+    if _WRONG_KIND in text:
+        return FAILED
     return NOT_INVOCABLE if errno in (EACCES, EISDIR, ENOTDIR) else FAILED

@@ -130,11 +130,7 @@ class VolumeStore:
         if present is not None:
             if driver and driver != present.driver:
                 raise Conflict(f"create {name}: conflict: volume name must be unique")
-            if options and dict(options) != present.options:
-                raise Conflict(
-                    f"volume {name} already exists with other options, choose a different volume name"
-                )
-            return present, False
+            return present, False  # as it was made, whatever the options say
         record = VolumeRecord(
             name=name,
             path=self.path(name),

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from fake_keeper import FakeKeeper
 
-from proa.errors import Unavailable
+from proa.errors import System, Unavailable
 from proa.network.network import Network
 from proa.network.pool import MAXIMUM, Pool
 from proa.network.records import NetworkRecord, SubnetRecord
-from proa.network.sandbox import Endpoint
+from proa.network.sandbox import Endpoint, EndpointWish
 from proa.schema.config import DaemonConfig
 
 
@@ -174,3 +174,34 @@ async def test_closing_with_release_leaves_nothing_at_the_keeper() -> None:
     await until(lambda: len(made) == 4)
     await made.close(release=True)
     assert keeper.prepared == {}
+
+
+async def test_where_addresses_are_used_up_it_gives_up_what_it_has(caplog: pytest.LogCaptureFixture) -> None:
+    keeper = FakeKeeper()
+    made = network(keeper, subnet="10.0.0.0/29")  # the gateway's and five more
+    made.pool.fill()
+    await until(lambda: len(made.pool) == 4)
+    first = await made.pool.take()
+    others = [
+        await made.new_endpoint(EndpointWish(network="bridge", mac=f"02:00:00:00:00:0{n}")) for n in range(4)
+    ]
+    assert len({endpoint.address for endpoint in (first.endpoint, *others)}) == 5
+    with pytest.raises(System, match="no available IPv4 addresses on this network's address pools: bridge"):
+        await made.new_endpoint(EndpointWish(network="bridge"))
+    assert caplog.records == [], "and it does not try again and again"
+    made.free_endpoint(others[0])
+    assert (await made.pool.take()).endpoint.address == others[0].address
+    await made.close()
+
+
+async def test_the_last_address_may_be_the_one_that_is_being_made_ready() -> None:
+    keeper = FakeKeeper()
+    made = network(keeper, subnet="10.0.0.0/30")
+    keeper.open.clear()
+    made.pool.fill()
+    await until(lambda: not made.spare)
+    taking = asyncio.ensure_future(made.pool.take())
+    await asyncio.sleep(0)
+    keeper.open.set()
+    assert (await taking).endpoint.address == "10.0.0.2"
+    await made.close()

@@ -88,8 +88,8 @@ def test_a_volume_has_one_driver_and_its_options(store: VolumeStore) -> None:
     assert store.create("data")[0].mounts
     with pytest.raises(Conflict, match=r"^create data: conflict: volume name must be unique$"):
         store.create("data", driver="nfs")
-    with pytest.raises(Conflict, match="already exists with other options"):
-        store.create("data", options={"type": "ext4", "device": "/dev/sdb"})
+    again, new = store.create("data", options={"type": "ext4", "device": "/dev/sdb"})
+    assert (again.options["type"], new) == ("tmpfs", False), "it stays as it was made, as Docker has it"
     theirs, _ = store.create("theirs", driver="nfs")
     assert theirs.mounts
     assert not os.path.exists(theirs.path)

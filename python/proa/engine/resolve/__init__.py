@@ -18,6 +18,7 @@ from proa.engine.resolve.exec import Running, resolve_exec
 from proa.engine.resolve.health import COMMANDS, PROBES, Target, probe_target
 from proa.engine.resolve.lifecycle import signal_number
 from proa.engine.resolve.model import Context, Host, Peer, Resolved, Storage, VolumeWish
+from proa.engine.resolve.propagation import check_sources
 from proa.engine.resolve.start import located, ready, with_identity
 from proa.engine.resolve.update import Updated, resolve_update
 
@@ -33,6 +34,7 @@ __all__ = [
     "Target",
     "Updated",
     "VolumeWish",
+    "check_sources",
     "located",
     "probe_target",
     "ready",

@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from proa.engine.resolve.model import Context, ImageMount, VolumeWish
 from proa.engine.resolve.process import clean_path
-from proa.engine.resolve.propagation import check_source
 from proa.engine.resolve.tmpfs import mount_tmpfs, parse_tmpfs
 from proa.engine.resolve.volumespec import (
     Specification,
@@ -141,7 +140,6 @@ def _from_peers(host_config: HostConfig, context: Context) -> Iterator[tuple[str
                 source=point.source,
                 destination=point.destination,
                 driver=point.driver,
-                mode=mode.text or point.mode,
                 rw=writable,
                 propagation=point.propagation,
             )
@@ -158,6 +156,11 @@ def _binds(host_config: HostConfig, context: Context) -> Iterator[_Entry]:
             raise InvalidParameter(
                 f"invalid volume specification: '{raw}': invalid mount config for type \"{kind}\": {exc}"
             ) from None
+        if kind == "bind" and spec.mode.nocopy:
+            raise InvalidParameter(
+                f"invalid volume specification: '{raw}': invalid mount config for type \"bind\": "
+                "field VolumeOptions must not be specified"
+            )
         if kind == "bind":
             yield _bind_of_spec(spec, target)
         elif not spec.source:
@@ -167,8 +170,6 @@ def _binds(host_config: HostConfig, context: Context) -> Iterator[_Entry]:
 
 
 def _bind_of_spec(spec: Specification, target: str) -> _Entry:
-    if spec.mode.nocopy:
-        raise InvalidParameter(f"invalid mode: {spec.mode.text}")
     source = clean_path(spec.source)
     mount = Bind(
         source=source,
@@ -177,7 +178,6 @@ def _bind_of_spec(spec: Specification, target: str) -> _Entry:
         recursive_readonly=spec.mode.readonly,
         propagation=spec.mode.propagation or "rprivate",
     )
-    check_source(source, mount.propagation)
     return _Entry(mount=mount, point=_bind_point(mount, spec.mode.text), create_source=True)
 
 
@@ -188,6 +188,7 @@ def _volume_of_spec(raw: str, spec: Specification, target: str, context: Context
             "field BindOptions must not be specified"
         )
     wish = VolumeWish(name=spec.source, target=target, copy_up=not spec.mode.nocopy, driver=driver)
+    _check_volume(wish)
     return _volume_entry(wish, context, readonly=spec.mode.readonly, mode=spec.mode.text)
 
 
@@ -199,9 +200,12 @@ def _anonymous(target: str, context: Context, driver: str) -> _Entry:
 def _requests(host_config: HostConfig, context: Context) -> Iterator[_Entry]:
     for request in host_config.mounts or ():
         try:
-            yield _request(request, context)
+            entry = _request(request, context)
         except InvalidParameter as exc:
             raise InvalidParameter(f'invalid mount config for type "{request.type}": {exc}') from None
+        if entry.volume is not None:
+            _check_volume(entry.volume)
+        yield entry
 
 
 def _request(request: MountRequest, context: Context) -> _Entry:
@@ -264,7 +268,6 @@ def _requested_bind(request: MountRequest, target: str) -> _Entry:
         recursive_readonly_forced=options.read_only_force_recursive,
         propagation=propagation(options.propagation) or "rprivate",
     )
-    check_source(source, mount.propagation)
     return _Entry(mount=mount, point=_bind_point(mount, ""), create_source=options.create_mountpoint)
 
 
@@ -272,6 +275,8 @@ def _requested_volume(request: MountRequest, target: str, context: Context) -> _
     options = request.volume_options or MountVolumeOptions()
     if not request.source and request.read_only:
         raise InvalidParameter("must not set ReadOnly mode when using anonymous volumes")
+    if not request.source and options.subpath:
+        raise InvalidParameter("must not set Subpath when using anonymous volumes")
     driver = options.driver_config
     wish = VolumeWish(
         name=request.source or os.urandom(32).hex(),
@@ -322,9 +327,6 @@ def _subpath(path: str) -> str:
 
 
 def _volume_entry(wish: VolumeWish, context: Context, *, readonly: bool, mode: str) -> _Entry:
-    check_name(wish.name)
-    if wish.driver in ("", DRIVER):
-        check_options(wish.name, wish.driver_opts)
     source = context.volume_path(wish.name)
     point = MountPoint(
         type="volume",
@@ -344,6 +346,12 @@ def _volume_entry(wish: VolumeWish, context: Context, *, readonly: bool, mode: s
         idmap=True,
     )
     return _Entry(mount=mount, point=point, volume=wish)
+
+
+def _check_volume(wish: VolumeWish) -> None:
+    check_name(wish.name)
+    if wish.driver in ("", DRIVER):
+        check_options(wish.name, wish.driver_opts)
 
 
 def _bind_point(mount: Bind, mode: str) -> MountPoint:

@@ -5,12 +5,20 @@ Source: mount_namespaces(7); moby's daemon/oci_linux.go (ensureShared, ensureSha
 
 import os
 import re
+from collections.abc import Iterable
 
 from proa.errors import InvalidParameter
-from proa.schema.plan import Propagation
+from proa.schema.plan import Bind, Mount, Propagation
 
 _MOUNTINFO = "/proc/self/mountinfo"
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def check_sources(mounts: Iterable[Mount]) -> None:
+    """At a start, since mounts change. Raises InvalidParameter as `check_source` does."""
+    for mount in mounts:
+        if isinstance(mount, Bind):
+            check_source(mount.source, mount.propagation)
 
 
 def check_source(source: str, wanted: Propagation, *, mountinfo: str = _MOUNTINFO) -> None:

@@ -71,7 +71,8 @@ def parse_tmpfs(target: str, options: str) -> Tmpfs:
         elif option in _FLAGS:
             flags.update(_FLAGS[option])
         elif option not in _IGNORED:
-            raise InvalidParameter(f'invalid tmpfs option "{option}"')
+            words = " ".join(f'"{word}"' for word in ([key, value] if equals else [option]))
+            raise InvalidParameter(f"invalid tmpfs option [{words}]")
     return msgspec.structs.replace(Tmpfs(target=target, options=tuple(values.values())), **flags)
 
 
