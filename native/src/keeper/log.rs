@@ -166,6 +166,12 @@ impl Log {
         self.file.as_ref().map(LogWriter::path)
     }
 
+    /// Each line is a message that is packed and sent.
+    #[must_use]
+    pub fn is_shipped(&self) -> bool {
+        self.ship.is_some()
+    }
+
     /// No further output can be taken before some was sent.
     #[must_use]
     pub fn congested(&self) -> bool {

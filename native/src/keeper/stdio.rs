@@ -21,6 +21,8 @@ use crate::sys::supervise::adopt;
 pub const READ_SIZE: usize = 64 * 1024;
 /// Reads of one stream before other fds get their turn.
 const READS: usize = 4;
+/// Bytes read of one stream at a time where each of its lines is a message to be packed and sent.
+const SHIPPED_READ_SIZE: usize = 8 * 1024;
 /// Reads of one stream at a time once the process has ended: a pipe holds at most 1 MiB.
 const FINAL_READS: usize = 32;
 
@@ -233,9 +235,11 @@ impl Stdio {
             self.write_input();
         }
         if flags.intersects(Flags::IN | Flags::HUP | Flags::ERR) {
+            let shipped = self.log.as_ref().is_some_and(Log::is_shipped);
+            let turn = if shipped { (1, SHIPPED_READ_SIZE) } else { (READS, READ_SIZE) };
             match part {
-                Part::Stdout | Part::Tty => self.read_output(Stream::Stdout, READS, now_ns, scratch),
-                Part::Stderr => self.read_output(Stream::Stderr, READS, now_ns, scratch),
+                Part::Stdout | Part::Tty => self.read_output(Stream::Stdout, turn, now_ns, scratch),
+                Part::Stderr => self.read_output(Stream::Stderr, turn, now_ns, scratch),
                 _ => {}
             }
         }
@@ -245,7 +249,7 @@ impl Stdio {
     /// The process has ended: read what its pipes still hold, whether clients keep up or not.
     pub fn drain(&mut self, now_ns: u64, scratch: &mut Scratch) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            self.read_output(stream, FINAL_READS, now_ns, scratch);
+            self.read_output(stream, (FINAL_READS, READ_SIZE), now_ns, scratch);
         }
         self.settle();
     }
@@ -274,10 +278,16 @@ impl Stdio {
         }
     }
 
-    fn read_output(&mut self, stream: Stream, reads: usize, now_ns: u64, scratch: &mut Scratch) {
+    fn read_output(
+        &mut self,
+        stream: Stream,
+        (reads, size): (usize, usize),
+        now_ns: u64,
+        scratch: &mut Scratch,
+    ) {
         for _ in 0..reads {
             let Some(fd) = self.output(stream) else { return };
-            match rustix::io::read(fd, &mut scratch.read[..]) {
+            match rustix::io::read(fd, &mut scratch.read[..size]) {
                 Ok(0) => return self.output_ended(stream, now_ns, scratch),
                 Ok(count) => self.pass_on(stream, count, now_ns, scratch),
                 Err(Errno::INTR) => {}
@@ -285,7 +295,7 @@ impl Stdio {
                 // A pty's EIO: no process has it open any more.
                 Err(_) => return self.output_ended(stream, now_ns, scratch),
             }
-            if reads == READS && self.congested(stream) {
+            if reads != FINAL_READS && self.congested(stream) {
                 return;
             }
         }

@@ -47,8 +47,21 @@ def attributes(record: Record, options: Mapping[str, str]) -> Iterator[tuple[str
 
 
 def tag(record: Record, template: str) -> str:
-    """The template filled in."""
-    return _FIELD.sub(lambda match: _field(record, match[1]), template)
+    """The template filled in; what is no field stays as it is written."""
+    return _FIELD.sub(lambda match: _field(record, match[1]) or match[0], template)
+
+
+def strict_tag(record: Record, template: str) -> str:
+    """As `tag`, and raises InvalidParameter for what is no field."""
+    for match in _FIELD.finditer(template):
+        if _field(record, match[1]) is None:
+            raise InvalidParameter(
+                f'template: log-tag:1:{match.start() + 2}: executing "log-tag" at <.{match[1]}>: '
+                f"can't evaluate field {match[1]} in type *logger.Info"
+            )
+    if "{{" in _FIELD.sub("", template):
+        raise InvalidParameter(f"template: log-tag: only fields are supported by proa: {template}")
+    return tag(record, template)
 
 
 def command(record: Record) -> str:
@@ -63,8 +76,8 @@ def _pattern(option: str, text: str) -> proa_native.Expression | None:
         raise InvalidParameter(f"invalid {option}-regex: {exc}") from exc
 
 
-def _field(record: Record, name: str) -> str:
-    """Of the tag's template; what is no field of it stays as it is written."""
+def _field(record: Record, name: str) -> str | None:
+    """Of the tag's template."""
     image = record.resolved.config.image
     match name:
         case "ID":
@@ -87,4 +100,4 @@ def _field(record: Record, name: str) -> str:
             return command(record)
         case "Hostname":
             return os.uname().nodename
-    return f"{{{{.{name}}}}}"
+    return None

@@ -33,7 +33,7 @@ def shipping_of(record: Record) -> Shipping:
     """Where a container's lines go. Raises InvalidParameter for options that were wrong all along."""
     log_config = record.resolved.host_config.log_config
     options = log_details.log_options(record)
-    tag = log_details.tag(record, options.get("tag", "") or "{{.ID}}")
+    tag = log_details.strict_tag(record, options.get("tag", "") or "{{.ID}}")
     match log_config.type if log_config is not None else "":
         case "syslog":
             return _syslog(record, options, tag)
@@ -117,7 +117,12 @@ def _fluentd(record: Record, options: Options, tag: str) -> Shipping:
     fields.update(log_details.attributes(record, options))
     for own in ("source", "log"):  # a line's, whatever a label is called
         fields.pop(own, None)
-    encoding = Fluentd(tag=tag, record=tuple(fields.items()), sub_second=asked.sub_second)
+    encoding = Fluentd(
+        tag=tag,
+        record=tuple(fields.items()),
+        sub_second=asked.sub_second,
+        acknowledged=asked.acknowledged,
+    )
     shipping = _shipping(
         record,
         options,
@@ -131,4 +136,4 @@ def _fluentd(record: Record, options: Options, tag: str) -> Shipping:
         shipping = msgspec.structs.replace(
             shipping, blocking=False, buffer=asked.buffer, renew_ns=asked.reconnect_ns
         )
-    return msgspec.structs.replace(shipping, stall_ns=asked.write_timeout_ns)
+    return msgspec.structs.replace(shipping, stall_ns=asked.timeout_ns)

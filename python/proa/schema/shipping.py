@@ -58,6 +58,7 @@ class Fluentd(Struct, frozen=True, kw_only=True, tag_field="type", tag="fluentd"
     tag: str
     record: tuple[tuple[str, str], ...]
     sub_second: bool
+    acknowledged: bool = False
 
 
 class AsStream(Struct, frozen=True, tag_field="type", tag="stream"):

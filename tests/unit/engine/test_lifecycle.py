@@ -7,7 +7,7 @@ import pytest
 from proa.engine.state import State
 from proa.engine.wait import Departed
 from proa.errors import Conflict, InvalidParameter, NotFound, NotModified, StartFailed, System
-from proa.schema.container import RestartPolicy
+from proa.schema.container import HostConfig, LogConfig, RestartPolicy
 
 
 async def status(world, ref: str) -> str:
@@ -358,3 +358,14 @@ async def test_exits_of_removed_containers_are_told_for_a_minute(world) -> None:
     assert departed.find("") is None
     now = 61.0
     assert departed.find("one") is None
+
+
+async def test_only_a_log_that_is_shipped_goes_with_the_start(world) -> None:
+    await world.run("plain")
+    shipped = LogConfig(type="fluentd", config={"fluentd-async": "true", "tag": "{{.Name}}"})
+    id_ = await world.create("web", host_config=HostConfig(log_config=shipped))
+    await world.engine.containers.rename("web", "renamed")
+    await world.engine.containers.start(id_, "")
+    (nothing, no_fd), (ship, _) = world.keeper.shipped
+    assert (nothing, no_fd) == (None, 0)
+    assert (ship.id, ship.format.tag) == (id_[:12], "renamed")

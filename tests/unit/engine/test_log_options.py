@@ -51,7 +51,6 @@ from proa.schema.shipping import AsStream, Gzip, Plain, Tcp, Udp, Unix, Unixgram
         ("fluentd", {"fluentd-async": "odd"}, 'strconv.ParseBool: parsing "odd": invalid syntax'),
         ("fluentd", {"fluentd-max-retries": "-1"}, 'strconv.ParseUint: parsing "-1": invalid syntax'),
         ("fluentd", {"fluentd-retry-wait": "1"}, 'time: missing unit in duration "1"'),
-        ("fluentd", {"fluentd-request-ack": "true"}, "fluentd-request-ack is not supported by proa"),
         (
             "fluentd",
             {"fluentd-async-reconnect-interval": "1h"},
@@ -121,6 +120,9 @@ def test_values() -> None:
     assert parse_gelf({**udp, **zlib}).packing == Zlib(6)
     found_tcp = parse_gelf({**tcp, "gelf-tcp-reconnect-delay": "5"})
     assert (found_tcp.packing, found_tcp.reconnects, found_tcp.delay_ns) == (AsStream(), 3, 5 * 10**9)
+    limited = {"fluentd-write-timeout": "2s", "fluentd-read-timeout": "1s"}
+    assert parse_fluentd(limited).timeout_ns == 2 * 10**9
+    assert parse_fluentd({**limited, "fluentd-request-ack": "true"}).timeout_ns == 10**9
     retrying = parse_fluentd({"fluentd-retry-wait": "250ms", "fluentd-max-retries": "7"})
     assert (retrying.retry_wait_ns, retrying.retries) == (250_000_000, 7)
 

@@ -9,7 +9,7 @@ import pytest
 
 from proa.engine import log_connection
 from proa.engine.shipping import shipping_of
-from proa.errors import System
+from proa.errors import InvalidParameter, System
 from proa.schema.container import ContainerConfig, HostConfig, LogConfig
 from proa.schema.shipping import Fluentd, Gelf, Journald, Shipping, Syslog, Tcp, Udp, Unix, Unixgram
 
@@ -45,6 +45,18 @@ def test_syslog() -> None:
     assert (told.format.tag, told.format.facility) == ("web/sh -c x", 1)
     assert (told.blocking, told.attempts, told.id) == (True, 1, ID[:12])
     assert shipping("syslog").format.tag == ID[:12]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("a{{.Odd}}", r"executing \"log-tag\" at <.Odd>: can't evaluate field Odd in type \*logger.Info"),
+        ("{{if .ID}}x{{end}}", "only fields are supported by proa"),
+    ],
+)
+def test_a_tag_that_cannot_be_filled_in_is_refused(template: str, told: str) -> None:
+    with pytest.raises(InvalidParameter, match=told):
+        shipping("syslog", tag=template)
 
 
 def test_journald_names_are_the_journals() -> None:

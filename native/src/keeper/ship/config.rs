@@ -26,7 +26,7 @@ pub struct Shipping {
     /// Nanoseconds between attempts; each further wait is half as long again, up to `longest_wait_ns`.
     pub wait_ns: u64,
     pub longest_wait_ns: u64,
-    /// Nanoseconds after which a connection that takes nothing is given up; 0 for never.
+    /// Nanoseconds after which a connection that takes or answers nothing is given up; 0 for never.
     pub stall_ns: u64,
     /// Nanoseconds after which a connection is made anew; 0 for never.
     pub renew_ns: u64,
@@ -78,4 +78,12 @@ pub enum Format {
     Journald(Journald),
     Fluentd(Fluentd),
     Gelf(Gelf),
+}
+
+impl Format {
+    /// Each message is answered.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(self, Self::Fluentd(fluentd) if fluentd.acknowledged)
+    }
 }

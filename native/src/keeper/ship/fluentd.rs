@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Entry;
+use super::{hex, random_bytes, Entry};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fluentd {
@@ -13,7 +13,13 @@ pub struct Fluentd {
     pub record: Vec<(String, String)>,
     /// Times as `EventTime`, with nanoseconds.
     pub sub_second: bool,
+    /// Each message has an id, which the server answers.
+    #[serde(default)]
+    pub acknowledged: bool,
 }
+
+/// Digits of a message's id, the last bytes of it.
+pub const ID: usize = 24;
 
 impl Fluentd {
     pub fn encode(&self, entry: &Entry<'_>) -> Vec<u8> {
@@ -38,7 +44,13 @@ impl Fluentd {
             pair("partial_ordinal", piece.ordinal.to_string().as_bytes());
             pair("partial_last", piece.last.to_string().as_bytes());
         }
-        out.push(0x80);
+        if self.acknowledged {
+            map(&mut out, 1);
+            string(&mut out, b"chunk");
+            string(&mut out, hex(&random_bytes::<{ ID / 2 }>()).as_bytes());
+        } else {
+            map(&mut out, 0);
+        }
         out
     }
 
@@ -93,7 +105,7 @@ mod tests {
 
     fn fluentd(records: usize, sub_second: bool) -> Fluentd {
         let record = (0..records).map(|number| (format!("key{number}"), "v".repeat(number * 100))).collect();
-        Fluentd { tag: "docker.web".into(), record, sub_second }
+        Fluentd { tag: "docker.web".into(), record, sub_second, acknowledged: false }
     }
 
     fn entry<'a>(text: &'a [u8], piece: Option<&'a Piece>) -> Entry<'a> {
@@ -117,6 +129,13 @@ mod tests {
         let (_, _, record, _): Message = rmp_serde::from_slice(&bytes).expect("a message");
         let of = |key: &str| record[&format!("partial_{key}")].clone();
         assert_eq!([of("message"), of("id"), of("ordinal"), of("last")], ["true", "ab", "3", "true"]);
+    }
+
+    #[test]
+    fn an_id_to_be_answered_is_the_last_of_a_message() {
+        let bytes = Fluentd { acknowledged: true, ..fluentd(1, false) }.encode(&entry(b"x", None));
+        let (_, _, _, option): Message = rmp_serde::from_slice(&bytes).expect("a message");
+        assert_eq!(option["chunk"].as_bytes(), &bytes[bytes.len() - ID..]);
     }
 
     #[test]

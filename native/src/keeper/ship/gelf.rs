@@ -2,9 +2,9 @@
 //!
 //! Source: Graylog's GELF specification; Docker's `daemon/logger/gelf` and go-gelf, down to the size of a chunk.
 
-use std::io::Write;
+use std::cell::RefCell;
 
-use flate2::write::{GzEncoder, ZlibEncoder};
+use flate2::{Compress, Compression, FlushCompress, Status};
 use serde::{Deserialize, Serialize};
 
 use super::{random_bytes, Entry};
@@ -16,6 +16,8 @@ const CHUNK: usize = 1420;
 const HEAD: usize = 12;
 const MAGIC: [u8; 2] = [0x1e, 0x0f];
 const MOST_CHUNKS: usize = 128;
+/// Deflate's largest.
+const WINDOW_BITS: u8 = 15;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Gelf {
@@ -55,12 +57,12 @@ impl Gelf {
             }
             Packing::Plain => chunks(json),
             Packing::Gzip { level } => {
-                let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::new(level));
-                encoder.write_all(&json).and_then(|()| encoder.finish()).ok().and_then(chunks)
+                let make = || Compress::new_gzip(Compression::new(level), WINDOW_BITS);
+                compressed(self.packing, make, &json).and_then(chunks)
             }
             Packing::Zlib { level } => {
-                let mut encoder = ZlibEncoder::new(Vec::new(), flate2::Compression::new(level));
-                encoder.write_all(&json).and_then(|()| encoder.finish()).ok().and_then(chunks)
+                let make = || Compress::new(Compression::new(level), true);
+                compressed(self.packing, make, &json).and_then(chunks)
             }
         }
     }
@@ -80,6 +82,26 @@ impl Gelf {
         out.push(b'}');
         out
     }
+}
+
+thread_local! {
+    /// The compressor that was used last: making one costs more than a message does, and one each for all
+    /// containers would be much memory.
+    static COMPRESSOR: RefCell<Option<(Packing, Compress)>> = const { RefCell::new(None) };
+}
+
+fn compressed(packing: Packing, make: impl FnOnce() -> Compress, message: &[u8]) -> Option<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| {
+        if !matches!(kept, Some((of, _)) if *of == packing) {
+            *kept = Some((packing, make()));
+        }
+        let (_, compress) = kept.as_mut()?;
+        compress.reset();
+        // What cannot be compressed grows by its blocks' heads and the format's own.
+        let mut out = Vec::with_capacity(message.len() + message.len() / 64 + 64);
+        let status = compress.compress_vec(message, &mut out, FlushCompress::Finish);
+        matches!(status, Ok(Status::StreamEnd)).then_some(out)
+    })
 }
 
 fn chunks(message: Vec<u8>) -> Option<Vec<Vec<u8>>> {
@@ -134,6 +156,15 @@ mod tests {
         let mut read = Vec::new();
         flate2::read::GzDecoder::new(&*gzip).read_to_end(&mut read).expect("gzip");
         assert_eq!(read, plain);
+        let noise: Vec<u8> =
+            (0..4096).flat_map(|_| random_bytes::<2>()).map(|byte| 0x20 | byte & 0x5f).collect();
+        for level in [0, 9] {
+            let message = encode(Packing::Gzip { level }, &noise).unwrap_or_default();
+            let packed: Vec<u8> = message.iter().flat_map(|chunk| chunk[HEAD..].to_vec()).collect();
+            read.clear();
+            flate2::read::GzDecoder::new(&*packed).read_to_end(&mut read).expect("gzip");
+            assert!(read.len() > noise.len());
+        }
         read.clear();
         flate2::read::ZlibDecoder::new(&*zlib).read_to_end(&mut read).expect("zlib");
         assert_eq!(read, plain);

@@ -20,13 +20,15 @@ use rustix::net::{
 };
 
 use super::config::{Remote, Shipping};
-use super::names;
+use super::{fluentd, names};
 use crate::keeper::poll::{Flags, Registration};
 
 /// How long a connection may take to come about.
 const CONNECT_NS: u64 = 10_000_000_000;
 /// A connection that is lost sooner than this is not made again at once.
 const SHORT_NS: u64 = 1_000_000_000;
+/// Bytes of an answer: a map of one id.
+const LONGEST_ANSWER: usize = 1024;
 /// Reads of what the other side sends before other fds get their turn.
 const READS: usize = 16;
 
@@ -87,7 +89,11 @@ pub struct Link {
     failure: Option<Errno>,
     /// Bytes of the message that a stream has taken.
     sent: usize,
-    /// Since when the socket takes nothing.
+    /// The stream has taken the message, which is to be answered.
+    awaiting: bool,
+    /// What of the answer has come.
+    answer: Vec<u8>,
+    /// Since when the socket takes or answers nothing.
     stalled_ns: Option<u64>,
 }
 
@@ -103,14 +109,24 @@ impl Link {
             Some(socket) => State::Up { socket, since_ns: now_ns },
             None => State::Down { until_ns: now_ns },
         };
-        let (addresses, failures, gave_up, failure) = (VecDeque::new(), 0, false, None);
-        Self { state, registration, addresses, failures, gave_up, failure, sent, stalled_ns: None }
+        Self {
+            state,
+            registration,
+            addresses: VecDeque::new(),
+            failures: 0,
+            gave_up: false,
+            failure: None,
+            sent,
+            awaiting: false,
+            answer: Vec::new(),
+            stalled_ns: None,
+        }
     }
 
-    /// The socket, where it is up, and how much of the message it has.
+    /// The socket, where it is up, and how much of the message it has. A message that is to be answered is sent anew.
     pub fn state(&self) -> (Option<BorrowedFd<'_>>, usize) {
         match &self.state {
-            State::Up { socket, .. } => (Some(socket.as_fd()), self.sent),
+            State::Up { socket, .. } if !self.awaiting => (Some(socket.as_fd()), self.sent),
             _ => (None, 0),
         }
     }
@@ -155,12 +171,27 @@ impl Link {
         let datagram = config.to.keeps_boundaries();
         let mut again = datagram;
         while let State::Up { socket, .. } = &self.state {
+            if self.awaiting {
+                match answered(socket, &mut self.answer, message) {
+                    Ok(true) => {
+                        self.message_ended();
+                        return Sent::Whole;
+                    }
+                    Ok(false) => {
+                        self.stalled_ns.get_or_insert(now_ns);
+                        return Sent::Not;
+                    }
+                    Err(error) => self.lost(config, error, now_ns),
+                }
+                continue;
+            }
             match send(socket, &message[self.sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => {
                     self.stalled_ns = None;
                     self.sent += count;
-                    if datagram || self.sent >= message.len() {
-                        self.sent = 0;
+                    self.awaiting = self.sent >= message.len() && config.format.is_answered();
+                    if datagram || (self.sent >= message.len() && !self.awaiting) {
+                        self.message_ended();
                         return Sent::Whole;
                     }
                 }
@@ -189,13 +220,17 @@ impl Link {
     }
 
     fn down(&mut self, until_ns: u64) {
-        self.sent = 0;
-        self.stalled_ns = None;
+        self.message_ended();
         let before = std::mem::replace(&mut self.state, State::Down { until_ns });
         if let Some(fd) = before.fd() {
             // Out of the set before it is closed.
             self.registration.want(fd, None);
         }
+    }
+
+    fn message_ended(&mut self) {
+        (self.sent, self.awaiting, self.stalled_ns) = (0, false, None);
+        self.answer = Vec::new();
     }
 
     /// An attempt has failed: wait, longer each time.
@@ -277,7 +312,6 @@ impl Link {
     /// What was waited for is there.
     pub fn on_ready(&mut self, flags: Flags, config: &Shipping, now_ns: u64) {
         match &self.state {
-            State::Down { .. } => {}
             State::LookedUp { answer, .. } => {
                 let addresses = names::answer(answer);
                 self.down(now_ns);
@@ -288,11 +322,12 @@ impl Link {
                 Ok(Ok(())) => self.connected(now_ns),
                 Ok(Err(error)) | Err(error) => self.next_address(config, error, now_ns),
             },
-            State::Up { socket, .. } => {
+            State::Up { socket, .. } if !self.awaiting => {
                 if flags.intersects(Flags::IN | Flags::HUP | Flags::RDHUP | Flags::ERR) && ended(socket) {
                     self.down(now_ns);
                 }
             }
+            State::Down { .. } | State::Up { .. } => {}
         }
     }
 
@@ -335,7 +370,7 @@ impl Link {
     pub fn settle(&mut self, sending: bool) {
         if let State::Up { socket, .. } = &self.state {
             let mut flags = Flags::IN | Flags::RDHUP;
-            flags.set(Flags::OUT, sending);
+            flags.set(Flags::OUT, sending && !self.awaiting);
             self.registration.want(socket, Some(flags));
         }
     }
@@ -354,6 +389,23 @@ fn ended(socket: &OwnedFd) -> bool {
         }
     }
     false
+}
+
+/// The id of `message` is in what has been answered by now.
+fn answered(socket: &OwnedFd, answer: &mut Vec<u8>, message: &[u8]) -> Result<bool, Errno> {
+    let id = &message[message.len().saturating_sub(fluentd::ID)..];
+    let mut buffer = [0u8; 256];
+    while !answer.windows(id.len()).any(|part| part == id) {
+        match recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return Err(Errno::CONNRESET),
+            Ok(_) if answer.len() > LONGEST_ANSWER => return Err(Errno::PROTO),
+            Ok((_, count)) => answer.extend_from_slice(&buffer[..count]),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 /// Errors of a datagram socket that a new socket mends.

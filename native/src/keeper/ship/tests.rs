@@ -1,6 +1,6 @@
 //! Shipping to sockets that the test holds the other end of; the clock is the test's.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -32,8 +32,8 @@ pub fn shipping_to_journal() -> Shipping {
 fn shipping_to(path: &Path, adapt: impl FnOnce(&mut Shipping)) -> Shipping {
     let mut shipping = shipping_to_journal();
     shipping.to = Remote::Unix { path: path.to_string_lossy().into_owned() };
-    let (tag, record, sub_second) = ("t".into(), vec![], false);
-    shipping.format = Format::Fluentd(Fluentd { tag, record, sub_second });
+    let (tag, record, sub_second, acknowledged) = ("t".into(), vec![], false, false);
+    shipping.format = Format::Fluentd(Fluentd { tag, record, sub_second, acknowledged });
     adapt(&mut shipping);
     shipping
 }
@@ -202,6 +202,37 @@ fn a_connection_that_stalls_is_given_up_and_an_old_one_renewed() {
     assert!(listener.accept().is_err());
     fixture.push("x", SECOND);
     assert!(listener.accept().is_ok());
+}
+
+#[test]
+fn a_message_that_is_not_answered_is_sent_again() {
+    let mut fixture = Fixture::new(|shipping| {
+        let (tag, record, sub_second, acknowledged) = ("t".into(), vec![], false, true);
+        shipping.format = Format::Fluentd(Fluentd { tag, record, sub_second, acknowledged });
+        shipping.stall_ns = 2 * SECOND;
+    });
+    let listener = fixture.listen();
+    fixture.push("first", 0);
+    fixture.push("second", 0);
+    let (server, _) = listener.accept().expect("a connection");
+    let text = arrived(&server);
+    assert!(text.contains("first") && !text.contains("second"), "{text:?}");
+    assert_eq!(fixture.ship.due(), Some(2 * SECOND));
+    fixture.ship.wake(2 * SECOND);
+    let (mut server, _) = listener.accept().expect("another connection");
+    let text = arrived(&server);
+    assert!(text.contains("first"), "{text:?}");
+    let (early, late) = text[text.len() - 24..].split_at(7);
+    for part in [early, late] {
+        assert!(fixture.ship.is_busy() && !arrived(&server).contains("second"));
+        server.write_all(part.as_bytes()).expect("room");
+        fixture.ship.on_ready(Flags::IN, 2 * SECOND);
+    }
+    let text = arrived(&server);
+    assert!(text.contains("second"), "{text:?}");
+    server.write_all(&text.as_bytes()[text.len() - 24..]).expect("room");
+    fixture.ship.on_ready(Flags::IN, 2 * SECOND);
+    assert!(!fixture.ship.is_busy());
 }
 
 #[test]

@@ -62,7 +62,9 @@ class FluentdOptions(Struct, frozen=True, kw_only=True):
     retries: int
     retry_wait_ns: int
     sub_second: bool
-    write_timeout_ns: int
+    acknowledged: bool
+    timeout_ns: int
+    """Of writes, and of reads where messages are acknowledged."""
     reconnect_ns: int
 
 
@@ -119,9 +121,8 @@ def parse_fluentd(options: Options) -> FluentdOptions:
         to = _fluentd_remote(address)
     except InvalidParameter as exc:
         raise InvalidParameter(f"invalid fluentd-address ({address}): {exc}") from exc
-    if boolean(options, "fluentd-request-ack"):
-        raise InvalidParameter("fluentd-request-ack is not supported by proa")
-    _time_limit(options, "fluentd-read-timeout")
+    acknowledged = boolean(options, "fluentd-request-ack")
+    limits = [_time_limit(options, f"fluentd-{name}-timeout") for name in ("write", "read")]
     wait = options.get("fluentd-retry-wait", "")
     return FluentdOptions(
         to=to,
@@ -131,7 +132,8 @@ def parse_fluentd(options: Options) -> FluentdOptions:
         retries=_retries(options.get("fluentd-max-retries", "")) or 13,
         retry_wait_ns=(parse_duration(wait) if wait else _SECOND) or _SECOND // 2,
         sub_second=boolean(options, "fluentd-sub-second-precision"),
-        write_timeout_ns=_time_limit(options, "fluentd-write-timeout"),
+        acknowledged=acknowledged,
+        timeout_ns=min(filter(None, limits if acknowledged else limits[:1]), default=0),
         reconnect_ns=_reconnect_interval(options),
     )
 
