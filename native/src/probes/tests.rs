@@ -44,7 +44,7 @@ fn first(watch: Watch) -> Outcome {
 }
 
 fn told(probes: &Handle, number: u32) -> Outcome {
-    let mut fds = [PollFd::new(probes, PollFlags::IN)];
+    let mut fds = [PollFd::from_borrowed_fd(probes.notifier(), PollFlags::IN)];
     let ready = poll(&mut fds, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).expect("poll");
     assert_eq!(ready, 1, "nothing was told");
     assert_eq!(probes.news(), [number]);
@@ -180,7 +180,7 @@ fn one_that_is_not_watched_any_more_is_left_alone() {
     told(&probes, gone);
     probes.unwatch(gone);
     let other = probes.watch(watch(vec![serve(drop)], b"", 1000)).expect("a watch");
-    let mut fds = [PollFd::new(&probes, PollFlags::IN)];
+    let mut fds = [PollFd::from_borrowed_fd(probes.notifier(), PollFlags::IN)];
     poll(&mut fds, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).expect("poll");
     assert_eq!(probes.news().last(), Some(&other));
     assert!(probes.take(gone).is_empty());
@@ -205,7 +205,7 @@ fn more_than_may_be_open_at_once_all_have_their_turn() {
         })
         .collect();
     while !open.is_empty() {
-        let mut fds = [PollFd::new(&probes, PollFlags::IN)];
+        let mut fds = [PollFd::from_borrowed_fd(probes.notifier(), PollFlags::IN)];
         let ready = poll(&mut fds, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })).expect("poll");
         assert_eq!(ready, 1, "{} were not probed", open.len());
         for number in probes.news() {

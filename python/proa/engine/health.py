@@ -6,7 +6,6 @@ health_commands.py (a command inside) and health_probes.py (over the network, na
 Source: moby daemon/health.go.
 """
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -24,8 +23,6 @@ from proa.engine.resolve import COMMANDS, PROBES, probe_target
 from proa.engine.state import Status
 from proa.schema.container import HealthConfig
 from proa.schema.container_state import Health, HealthcheckResult
-
-log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000
 INTERVAL = 30 * SECOND
@@ -143,8 +140,8 @@ class Healthchecks:
             container.health = None
             return None
         target = probe_target(config.test)
-        log = container.health.log if container.health is not None else []
-        container.health = Health(status=STARTING, log=log)
+        found_before = container.health.log if container.health is not None else []
+        container.health = Health(status=STARTING, log=found_before)
         course = Course(container, Times.of(config, container.state.started_ns), self._notices)
         monitor: Monitor
         if target is not None:
