@@ -118,7 +118,10 @@ class Events:
         return [message for number, message in stored if cursor < number < first_recent], first_recent - 1
 
     def _read_stored(self) -> list[Numbered]:
-        return [*_read(self._older), *_read(self._path)]
+        # The newer file first: where it becomes the older one meanwhile, it is read twice rather than missed.
+        newer = _read(self._path)
+        older = _read(self._older)
+        return sorted(dict((*older, *newer)).items())
 
     async def _wait(self, cursor: int, until_ns: int) -> bool:
         """Wait for an event past `cursor`; False where `until_ns` comes first."""

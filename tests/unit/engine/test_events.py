@@ -68,6 +68,23 @@ async def test_a_slow_subscriber_reads_on_from_the_files(
     assert await take(stream, 3 * module.RECENT) == [str(n) for n in range(3 * module.RECENT)]
 
 
+async def test_a_rotation_between_the_files_hides_nothing(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [str(number) for number in range(module.RECENT + 1)]
+    for number in wanted:
+        events.emit("container", number, "a", {})
+    read = module._read
+
+    def rotating(path: Path) -> list[module.Numbered]:
+        found = read(path)
+        events._rotate()
+        return found
+
+    monkeypatch.setattr(module, "_read", rotating)
+    assert await take(await events.stream(1, 0, {}), len(wanted)) == wanted
+
+
 async def test_what_the_files_lost_is_passed_over(tmp_path: Path) -> None:
     first = Events(tmp_path)
     first.emit("container", "create", "a", {})
