@@ -22,9 +22,11 @@ DAEMON_LOCK_NAME = "proad.lock"
 # A daemon that has to look after many containers may take its time.
 READY_MS = 60_000
 
-# How often, and how many milliseconds apart, to look for a daemon that something else is starting.
-ATTEMPTS = 40
+# How often, and how many milliseconds apart, to look for a daemon that something else is starting: as long as
+# for one of ours. One that was on its way down lets go of the roots meanwhile, and ours is started again.
+ATTEMPTS = 1200
 PAUSE_MS = 50
+STARTS = 3
 
 
 def start_and_connect(path: str) -> "Any":
@@ -50,26 +52,41 @@ def _start_locked(path: str, exec_root: str, lock: int) -> "Any":
     import fcntl
 
     fcntl.flock(lock, fcntl.LOCK_EX)
+    before = 0
+    for _ in range(STARTS):
+        found = _look(path)
+        if found is not None:
+            return found
+        ready, before = _start(exec_root)
+        if ready or not _is_held(f"{exec_root}/{DAEMON_LOCK_NAME}"):
+            break
+        found = _look_again(path, f"{exec_root}/{DAEMON_LOCK_NAME}")
+        if found is not None:
+            return found
     try:
         return unix_socket(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        pass
-    log = os.open(f"{exec_root}/{LOG_NAME}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        before = os.fstat(log).st_size
-        ready = _spawn(log)
-    finally:
-        os.close(log)
-    try:
-        return (
-            _look_again(path)
-            if not ready and _is_held(f"{exec_root}/{DAEMON_LOCK_NAME}")
-            else unix_socket(path)
-        )
     except OSError as exc:
         reason = _last_line(f"{exec_root}/{LOG_NAME}", before)
         text = f"Cannot connect to the Docker daemon at unix://{path}: the daemon did not start"
         raise ConnectionFailed(f"{text}: {reason}" if reason else text) from exc
+
+
+def _look(path: str) -> "Any":
+    """A connection; None where nobody listens. Raises OSError."""
+    try:
+        return unix_socket(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+
+
+def _start(exec_root: str) -> "tuple[bool, int]":
+    """Start the daemon; whether it said that it is ready, and where what it writes begins in the log."""
+    log = os.open(f"{exec_root}/{LOG_NAME}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        before = os.fstat(log).st_size
+        return _spawn(log), before
+    finally:
+        os.close(log)
 
 
 def _spawn(log: int) -> bool:
@@ -139,16 +156,18 @@ def _is_held(lock: str) -> bool:
     return False
 
 
-def _look_again(path: str) -> "Any":
-    """Another daemon may be coming up (a service manager's): give it a moment. Raises OSError."""
+def _look_again(path: str, lock: str) -> "Any":
+    """A connection to another daemon that is coming up (a service manager's); None where it has gone down, or
+    takes too long. Raises OSError.
+    """
     import select
 
     for _ in range(ATTEMPTS):
-        try:
-            return unix_socket(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            select.poll().poll(PAUSE_MS)
-    return unix_socket(path)
+        found = _look(path)
+        if found is not None or not _is_held(lock):
+            return found
+        select.poll().poll(PAUSE_MS)
+    return None
 
 
 def _last_line(log: str, before: int) -> str:

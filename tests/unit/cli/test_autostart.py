@@ -81,6 +81,15 @@ def test_a_failure_is_told_in_its_last_line(root: Path, monkeypatch: pytest.Monk
         autostart.start_and_connect(str(root / "proad.sock"))
 
 
+def test_it_is_started_again_once_another_has_gone_down(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_fails = LISTENS.replace("server =", "if os.path.getsize(mark) == 1: sys.exit(1)\nserver =", 1)
+    mark = plays(monkeypatch, first_fails, root)
+    held = iter([True, True, False])
+    monkeypatch.setattr(autostart, "_is_held", lambda lock: next(held))
+    autostart.start_and_connect(str(root / "proad.sock")).close()
+    assert mark.read_text() == "xx"
+
+
 def test_another_user_is_told_that_only_root_can(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(ConnectionFailed, match="Only root can start it: rootless mode is not available yet"):
