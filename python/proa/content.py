@@ -211,11 +211,12 @@ class Content:
         with translated("content store"):
             for entry in list(os.scandir(self._partial)):
                 digest = Digest(f"sha256:{entry.name}")
-                if digest in self._open or time.time() - entry.stat().st_mtime < seconds:
-                    continue
                 target = self._ingest / f"unlink-{secrets.token_hex(8)}"
-                os.rename(entry.path, target)
-                aside.append(target)
+                with suppress(FileNotFoundError):  # a download that failed takes its empty one away itself
+                    if digest in self._open or time.time() - entry.stat().st_mtime < seconds:
+                        continue
+                    os.rename(entry.path, target)
+                    aside.append(target)
         return aside
 
     def place(self, source: Path, digest: Digest) -> None:

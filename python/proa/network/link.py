@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -276,8 +276,9 @@ def enable_forwarding(*, ipv6: bool = False) -> None:
         return
     for interface in conf.iterdir():
         heeds = interface / "accept_ra"
-        if interface.name not in ("all", "lo") and heeds.read_text(encoding="ascii").strip() == "1":
-            heeds.write_text("2\n", encoding="ascii")
+        with suppress(FileNotFoundError):  # containers' interfaces come and go
+            if interface.name not in ("all", "lo") and heeds.read_text(encoding="ascii").strip() == "1":
+                heeds.write_text("2\n", encoding="ascii")
     _write_once(switch)
 
 

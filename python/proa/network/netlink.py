@@ -34,6 +34,7 @@ _SOL_NETLINK = 270
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _TIMEOUT_S = 10.0
+_DUMPS = 20
 _SO_SNDBUFFORCE = 32  # socket(7); the socket module does not name it
 _BUFFER = 100 << 10
 """Bytes that fit a socket's buffer as it is."""
@@ -141,8 +142,12 @@ class Netlink:
         self._wait(waiting)
 
     def dump(self, message: Message) -> list[Answer]:
-        """Every object of a kind; a dump that changed under way is read once more."""
-        for _ in range(5):
+        """Every object of a kind; a dump that changed under way is read once more.
+
+        Where it changes all the time the last one has to do: from kernel 6.10 on it lacks nothing that was
+        there all along.
+        """
+        for _ in range(_DUMPS):
             self._send([message])
             answers, interrupted = self._collect(message.what)
             if not interrupted:
