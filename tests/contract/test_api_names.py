@@ -47,8 +47,12 @@ BODIES = {
 
 
 INLINE = {
+    "AttestationManifestData",
     "ExecCreateRequest",
     "ExecStartRequest",
+    "ImageManifestData",
+    "ImageManifestSize",
+    "ImageUnpackedSize",
     "MountBindOptions",
     "NetworkConnectRequest",
     "NetworkCreateRequest",

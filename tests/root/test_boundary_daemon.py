@@ -96,7 +96,11 @@ def test_a_name_that_is_given_is_one(daemon: Instance, name: str) -> None:
         except RuntimeError as error:
             refused = str(error)
         assert " 500 " not in refused
-        if not refused:
+        if (
+            made and path == "/networks/create"
+        ):  # any text names one, as Docker has it; its bridge is named by the id
+            daemon.api.call("DELETE", f"/networks/{made['Id']}")
+        elif not refused:
             assert name == "a" * 5000, (path, body, made)
             assert path.startswith("/containers/create?name"), (path, body, made)
             daemon.api.call("DELETE", f"/containers/{made['Id']}")  # a name may be as long as one likes
