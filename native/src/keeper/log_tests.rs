@@ -83,6 +83,26 @@ fn state_survives_a_hand_over() {
     assert_eq!(log.entries(), ["a\n", "bc\n"]);
 }
 
+#[test]
+fn the_state_of_a_keeper_that_knew_no_shipping_reads() {
+    #[derive(serde::Serialize)]
+    struct Old {
+        path: &'static str,
+        max_size: u64,
+        max_files: u32,
+        stdout: ByteBuf,
+        stderr: ByteBuf,
+        dropped: u64,
+    }
+    let stdout = ByteBuf::from(b"half".to_vec());
+    let old = Old { path: "/p", max_size: 9, max_files: 2, stdout, stderr: ByteBuf::new(), dropped: 0 };
+    let bytes = rmp_serde::to_vec_named(&old).expect("a state");
+    let state: LogState = rmp_serde::from_slice(&bytes).expect("the same state");
+    assert_eq!(&**state.lines.stdout, b"half");
+    let again = rmp_serde::to_vec_named(&state).expect("a state");
+    assert!(again.windows(2).any(|part| part == b"/p"));
+}
+
 /// A log whose lines go to a socket, and its other end.
 fn shipped(poll: &Poll) -> (Log, OwnedFd) {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::NONBLOCK, None)

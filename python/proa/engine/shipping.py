@@ -1,5 +1,7 @@
 """What the keeper is told of a log whose lines are shipped: the driver's options, the container's own facts.
 
+Labels are the image's: none of them takes the place of what the engine says. (Docker's do.)
+
 Source: moby's daemon/logger/{syslog,journald,fluentd,gelf} (New); the libraries below for attempts and waits.
 """
 
@@ -22,6 +24,8 @@ LOCAL_SYSLOG = Unixgram("/dev/log")
 
 _SECOND = 10**9
 _LONGEST_WAIT = 60 * _SECOND
+_OF_A_LINE = frozenset(("MESSAGE", "PRIORITY", "SYSLOG_TIMESTAMP"))
+"""The journal's fields that the keeper adds, besides CONTAINER_*."""
 _BLOCKING_BUFFER = 256 << 10
 """Bytes that wait before the output of a container does."""
 _DROPPING_BUFFER = 1 << 20
@@ -88,8 +92,9 @@ def _journal_fields(record: Record, options: Options, tag: str) -> dict[str, str
         "CONTAINER_LOG_EPOCH": uuid.uuid4().hex * 2,
     }
     for name, value in log_details.attributes(record, options):
-        if field := re.sub("[^A-Z0-9_]", "_", re.sub("[a-z]+", lambda m: m[0].upper(), name)).lstrip("_"):
-            fields[field] = value
+        field = re.sub("[^A-Z0-9_]", "_", re.sub("[a-z]+", lambda m: m[0].upper(), name)).lstrip("_")
+        if field and field not in _OF_A_LINE and not field.startswith("CONTAINER_"):
+            fields.setdefault(field, value)
     return fields
 
 
@@ -105,7 +110,7 @@ def _gelf(record: Record, options: Options, tag: str) -> Shipping:
         "_tag": tag,
     }
     for name, value in log_details.attributes(record, options):
-        extra[name if name.startswith("_") else f"_{name}"] = value
+        extra.setdefault(name if name.startswith("_") else f"_{name}", value)
     members = msgspec.json.encode(extra)[1:-1].decode()
     encoding = Gelf(hostname=os.uname().nodename, extra=members, packing=asked.packing)
     return _shipping(record, options, asked.to, encoding, attempts=asked.reconnects, wait_ns=asked.delay_ns)
@@ -113,10 +118,10 @@ def _gelf(record: Record, options: Options, tag: str) -> Shipping:
 
 def _fluentd(record: Record, options: Options, tag: str) -> Shipping:
     asked = parse_fluentd(options)
-    fields = {"container_id": record.id, "container_name": f"/{record.name}"}
-    fields.update(log_details.attributes(record, options))
-    for own in ("source", "log"):  # a line's, whatever a label is called
-        fields.pop(own, None)
+    fields = dict(log_details.attributes(record, options))
+    for of_a_line in ("source", "log"):
+        fields.pop(of_a_line, None)
+    fields |= {"container_id": record.id, "container_name": f"/{record.name}"}
     encoding = Fluentd(
         tag=tag,
         record=tuple(fields.items()),

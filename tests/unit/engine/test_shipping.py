@@ -85,12 +85,34 @@ def test_gelf_extra_members_begin_with_an_underscore() -> None:
 def test_fluentd_and_its_modes() -> None:
     told = shipping("fluentd", env_regex=".")
     assert isinstance(told.format, Fluentd)
-    assert told.format.record == (("container_id", ID), ("container_name", "/web"), ("LEVEL", "3"))
+    assert dict(told.format.record) == {"container_id": ID, "container_name": "/web", "LEVEL": "3"}
     assert (told.blocking, told.attempts) == (True, 2**31 - 1)
     dropping = shipping("fluentd", mode="non-blocking", max_buffer_size="2m")
     assert (dropping.blocking, dropping.buffer) == (False, 2 << 20)
     behind = shipping("fluentd", fluentd_async="true", fluentd_buffer_limit="3m")
     assert (behind.blocking, behind.buffer) == (False, 3 << 20)
+
+
+def test_labels_of_an_image_do_not_stand_for_the_engines_own_words() -> None:
+    lies = {"container_id": "x", "container_name": "x", "message": "x", "image_name": "x", "_tag": "x"}
+    for driver, options in (
+        ("journald", {}),
+        ("gelf", {"gelf_address": "tcp://h:1"}),
+        ("fluentd", {}),
+    ):
+        lied = record(driver, labels_regex="^(container|message|image|_tag)", **options)
+        lied.resolved.config.labels.update(lies)
+        told = shipping_of(lied).format  # type: ignore[arg-type]
+        match told:
+            case Journald():
+                fields = dict(told.fields)
+                assert (fields["CONTAINER_ID"], fields["CONTAINER_NAME"]) == (ID[:12], "web")
+                assert (fields["IMAGE_NAME"], "MESSAGE" in fields) == ("busybox:1", False)
+            case Gelf():
+                extra = json.loads("{" + told.extra + "}")
+                assert (extra["_container_id"], extra["_tag"]) == (ID, ID[:12])
+            case Fluentd():
+                assert dict(told.record)["container_name"] == "/web"
 
 
 async def connect(driver: str, **options: str) -> log_connection.LogConnection:
