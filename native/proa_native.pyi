@@ -533,9 +533,9 @@ class Probes:
         """Ask the container of this init from now on; the number it goes by.
 
         `addresses` (`127.0.0.1:80`, `[::1]:80`) are tried in order. Without a `request` a connection is a
-        success, with one an HTTP status from 200 to 399. `interval_ns` lies between probes and before the first;
-        `start_interval_ns` does until the first success (`starting`: there was none) as long as Unix time is
-        before `start_ends_ns`. `late` is the output of one that took longer than `timeout_ns`.
+        success, with one an HTTP status from 200 to 399. `interval_ns` lies between probes and before the
+        first; `start_interval_ns` does until the first success (`starting`: there was none) as long as Unix
+        time is before `start_ends_ns`. `late` is the output of one that took longer than `timeout_ns`.
         Raises ValueError, OSError.
         """
 
