@@ -139,7 +139,8 @@ class Generated:
         if not last:
             kinds.append((self._trigger, 1))
         if self._modern:
-            kinds += [(self._inline, 2), (self._mount, 2)]
+            kinds += [(self._inline, 2), (self._mount, 2), (self._user, 2), (self._reshaped, 5)]
+            kinds += [(self._through_links, 3), (self._of_image, 2), (self._volume, 1), (self._shell, 1)]
         chosen: Callable[[], list[str]] = self._random.choices(
             [kind for kind, _ in kinds], [weight for _, weight in kinds]
         )[0]
@@ -269,6 +270,108 @@ class Generated:
             ]
         )
         return [f"RUN {mount} {command}"]
+
+    def _user(self) -> list[str]:
+        """Commands and files of somebody by name, who is in the image."""
+        self._number += 1
+        path, name = f"/run{self._number}", f"u{self._number}"
+        made = [f"RUN echo {name}:x:{self._number + 500}:77::/home/{name}:/bin/sh >> /etc/passwd"]
+        made += [f"RUN echo g{self._number}:x:{self._number + 900}:{name} >> /etc/group"]
+        made += [f"RUN busybox mkdir -m 777 {path}"]
+        owner = self._random.choice((name, f"{name}:g{self._number}", f":g{self._number}"))
+        user = self._random.choice((name, f"{name}:g{self._number}", f"{name}:5", str(self._number + 500)))
+        return [
+            *made,
+            f"USER {user}",
+            f'RUN {{ id; echo "$HOME"; echo x; }} > {path}/made; busybox mkdir {path}/d',
+            f"WORKDIR {path}/work",
+            f"COPY --chown={owner} a.txt o",
+            "COPY b.txt plain",
+            "USER root",
+            "WORKDIR /",
+        ]
+
+    def _reshaped(self) -> list[str]:
+        """What was one thing becomes another in a later layer."""
+        self._number += 1
+        path = f"/run{self._number}"
+        before = self._random.choice(
+            (
+                f"busybox mkdir -p {path}/a/b {path}/c && echo x > {path}/a/b/f && echo y > {path}/c/g",
+                f"echo file > {path}",
+                f"busybox ln -s /etc {path}",
+                f"busybox mkdir {path} && echo 1 > {path}/one && busybox ln {path}/one {path}/two",
+                f"busybox mkdir -m 2751 {path} && busybox chown 5:6 {path} && echo s > {path}/s && "
+                f"busybox chmod 6711 {path}/s",
+                f"busybox mkdir {path} && echo q > '{path}/a b' && "
+                f"echo r > \"$(printf '{path}/\\377\\376')\"",
+            )
+        )
+        after = self._random.choice(
+            (
+                f"busybox rm -rf {path} && busybox mkdir {path} && echo z > {path}/z",
+                f"busybox rm -rf {path} && echo now a file > {path}",
+                f"busybox rm -rf {path} && busybox ln -s a.txt {path}",
+                f"busybox rm -rf {path}",
+                f"busybox rm -rf {path}/* && busybox mkdir -p {path}/a && echo z > {path}/a/z",
+                f"busybox mv {path} {path}-moved && busybox mkdir -p {path}/a/b",
+                f"busybox chmod 700 {path}; busybox chown 9:9 {path}; busybox touch {path}/a {path}/one",
+                f"echo more >> {path}/two; busybox ln {path}/one {path}/three",
+                f"busybox cp -a {path} {path}-copy; busybox rm -rf {path}; busybox cp -a {path}-copy {path}",
+            )
+        )
+        lines = [f"RUN {before}", f"RUN {{ {after}; }} 2> /dev/null || true"]
+        if self._random.random() < 0.4:
+            lines.append(f"COPY {self._options()}src {path}-after/")
+        if self._random.random() < 0.3:
+            lines.append(f"RUN {{ {after}; }} 2> /dev/null || true")
+        return lines
+
+    def _through_links(self) -> list[str]:
+        """Into directories that symbolic links of the image lead to."""
+        self._number += 1
+        path = f"/run{self._number}"
+        target = self._random.choice(
+            (f"{path}/link/", f"{path}/link/new/", f"{path}/far/", f"{path}/loop", f"{path}/link/in")
+        )
+        chown = self._random.choice(("", "", "--chown=7:8 "))
+        source = self._random.choice(("a.txt", "src", "lib", "src/deep"))
+        if source == "a.txt" and target.endswith("loop"):
+            target = f"{path}/link/"
+        if target.endswith("loop"):
+            target = f"{path}/far/x/"
+        return [
+            f"RUN busybox mkdir -p {path}/real/deep && busybox ln -s real {path}/link && "
+            f"busybox ln -s /nowhere{self._number}/../run{self._number}/real/deep {path}/far || true",
+            f"COPY {chown}{source} {target.replace('far', 'link/deep')}",
+            f"WORKDIR {path}/link/work",
+            "RUN pwd > here",
+            "WORKDIR /",
+        ]
+
+    def _of_image(self) -> list[str]:
+        source = self._random.choice(("/bin/busybox", "/etc", "/etc/passwd", "/bin/sh"))
+        return [f"COPY --from=busybox {self._options()}{source} {self._path('d')}/"]
+
+    def _volume(self) -> list[str]:
+        self._number += 1
+        path = f"/run{self._number}"
+        return [
+            f"RUN busybox mkdir {path} && echo before > {path}/before",
+            f"VOLUME {path}",
+            f"RUN echo after > {path}/after; busybox rm {path}/before",
+            f"COPY a.txt {path}/",
+        ]
+
+    def _shell(self) -> list[str]:
+        self._number += 1
+        return [
+            'SHELL ["/bin/busybox", "sh", "-e", "-c"]',
+            f"RUN echo $0 $- > /run{self._number}",
+            "CMD still a shell",
+            'SHELL ["/bin/sh", "-c"]',
+            "HEALTHCHECK --start-period=2s --start-interval=1s CMD echo health $A",
+        ]
 
     def _variable(self) -> list[str]:
         chance = self._random
