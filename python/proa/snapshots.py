@@ -55,8 +55,12 @@ SCHEMA: Final = (
     ) STRICT, WITHOUT ROWID
     """,
     "ALTER TABLE snapshots ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE snapshots ADD COLUMN same_files TEXT NOT NULL DEFAULT ''",
 )
-"""`boot`: of which boot's kernel it is in memory, perhaps not on disk; empty: it is on disk."""
+"""`boot`: of which boot's kernel it is in memory, perhaps not on disk; empty: it is on disk.
+
+`same_files`: chain id of the base layer whose files it has under second names, so that they count once.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +92,7 @@ class Committed(Struct, frozen=True):
     size: int
     inodes: int
     boot: str
+    same_files: str = ""
 
 
 def boot_id() -> str:
@@ -138,6 +143,14 @@ class Snapshots:
         """Every committed snapshot."""
         return [Committed(*row) for row in self._database.query("SELECT * FROM snapshots")]
 
+    def size(self) -> int:
+        """Bytes of all layers; what is the same files is counted once."""
+        rows = self._database.query(
+            "SELECT SUM(size) FROM (SELECT MAX(size) AS size FROM snapshots"
+            " GROUP BY CASE same_files WHEN '' THEN chain_id ELSE same_files END)"
+        )
+        return rows[0][0] or 0
+
     def lower(self, chain_id: str) -> tuple[str, ...]:
         """The directories of a stack, top layer first; none for an empty chain id. Raises NotFound."""
         directories = []
@@ -182,15 +195,17 @@ class Snapshots:
         """Nothing writes to the draft any more; blocks."""
         _remove_tree(Path(overlay.work))
 
-    def record(self, draft: Path, chain_id: str, parent: str, *, size: int, inodes: int) -> bool:
+    def record(
+        self, draft: Path, chain_id: str, parent: str, *, size: int, inodes: int, same_files: str = ""
+    ) -> bool:
         """Commit a draft. False where the chain id is there already: the draft is the caller's to discard.
 
         Belongs into the transaction that makes it needed; to be synced when that is committed.
         """
         return bool(
             self._database.execute(
-                "INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?, ?)",
-                (chain_id, parent, draft.parent.name, size, inodes, self._boot),
+                "INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (chain_id, parent, draft.parent.name, size, inodes, self._boot, same_files),
             )
         )
 

@@ -82,6 +82,24 @@ def test_a_directory(first: Instance, second: Instance, context: Path, tmp_path:
     assert len(done(other)) == (mode == "min")
 
 
+def test_a_layer_above_a_linked_one_of_another_stage(
+    first: Instance, second: Instance, context: Path, tmp_path: Path
+) -> None:
+    """The linked layer was made alone, and no image has it on what it was put on."""
+    text = "FROM busybox AS one\nRUN cat /proc/sys/kernel/random/uuid > /below\nCOPY --link file /linked/\n"
+    text += "RUN cat /proc/sys/kernel/random/uuid > /above\n"
+    whole = f"{text}FROM busybox\nCOPY --from=one /above /above\n"
+    (context / "Dockerfile").write_text(whole)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    target = {"type": "local", "dest": str(cache), "mode": "max"}
+    assert build(first, context, CacheTo=[target]).error == ""
+    (context / "Dockerfile").write_text(f"{text}RUN cat /below /linked/file /above\n")
+    again = build(second, context, CacheFrom=[{"type": "local", "src": str(cache)}])
+    assert (again.error, len(done(again))) == ("", 1)
+    assert run(first, "cat /above") in again.output
+
+
 def test_a_damaged_directory_costs_the_steps_and_nothing_else(
     first: Instance, second: Instance, context: Path, tmp_path: Path
 ) -> None:

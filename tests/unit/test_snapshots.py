@@ -20,11 +20,26 @@ def snapshots(tmp_path: Path, root: Path) -> Snapshots:
     return Snapshots(root, Metadata(tmp_path / "db", {"snapshots": SCHEMA}))
 
 
-def commit(snapshots: Snapshots, chain_id: str, parent: str = "") -> str:
+def commit(snapshots: Snapshots, chain_id: str, parent: str = "", same_files: str = "") -> str:
     draft = snapshots.draft()
     (draft / chain_id).touch()
-    assert snapshots.record(draft, chain_id, parent, size=1, inodes=1)
+    assert snapshots.record(draft, chain_id, parent, size=1, inodes=1, same_files=same_files)
     return str(draft)
+
+
+def test_the_same_files_count_once(snapshots: Snapshots) -> None:
+    assert snapshots.size() == 0
+    for chain_id, parent, same in (
+        ("a", "", ""),
+        ("b", "a", ""),
+        ("c", "", ""),
+        ("d", "a", "c"),
+        ("e", "b", "c"),
+    ):
+        commit(snapshots, chain_id, parent, same)
+    assert snapshots.size() == 3
+    snapshots.forget(["c"])
+    assert snapshots.size() == 3
 
 
 def test_a_stack_is_listed_top_first(snapshots: Snapshots) -> None:

@@ -88,6 +88,9 @@ class CacheExporter:
         while chain_id:
             snapshot = self._store.snapshots.find(chain_id)
             diff_id = self._diff_id(chain_id)
+            if snapshot is not None and snapshot.same_files:
+                # One that was made alone and put on others: alone, its chain id is its diff_id.
+                diff_id = Digest(snapshot.same_files)
             if snapshot is None or diff_id is None:
                 return []
             found.append((chain_id, diff_id))

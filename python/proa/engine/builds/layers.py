@@ -98,7 +98,8 @@ class BuildLayers:
         layer = self._snapshots.find(alone)
         if layer is None:
             raise NotFound(f"layer {alone}: not found")
-        self._snapshots.record(Path(directory), chain_id, parent, size=layer.size, inodes=layer.inodes)
+        draft, counts = Path(directory), {"size": layer.size, "inodes": layer.inodes}
+        self._snapshots.record(draft, chain_id, parent, same_files=alone, **counts)
         return self._snapshots.lower(chain_id)[0]
 
     async def discard(self, overlay: Overlay) -> None:

@@ -173,7 +173,7 @@ class Remover:
 
     def _blob_bytes(self) -> int:
         """Bytes of all layers unpacked: what a prune is measured by."""
-        return sum(snapshot.size for snapshot in self._store.snapshots.all())
+        return self._store.snapshots.size()
 
 
 def is_single(names: Sequence[Reference]) -> bool:

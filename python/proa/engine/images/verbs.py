@@ -183,7 +183,7 @@ class Images:
         for record in self.store.all():
             names = self.store.references(record.id)
             summaries.append(self._summary(record, names, self._shared_size(record)))
-        return sum(snapshot.size for snapshot in self.store.snapshots.all()), summaries
+        return self.store.snapshots.size(), summaries
 
     # ---- reads ----------------------------------------------------------------------------------
 
