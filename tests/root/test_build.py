@@ -623,6 +623,52 @@ def test_the_cache_is_pruned(daemon: Instance, tmp_path: Path) -> None:
     assert build(daemon, context, "").cached == []
 
 
+def test_a_linked_layer_counts_once_however_many_bases_it_is_on(daemon: Instance, tmp_path: Path) -> None:
+    size = 3 << 20
+    context = context_of(tmp_path, "", file="x" * size)
+
+    def used() -> int:
+        return daemon.api.call("GET", "/system/df?type=image")["LayersSize"]
+
+    def built(number: int) -> int:
+        dockerfile = f"FROM busybox\nRUN echo {number} > /base\nCOPY --link file /linked{os.getpid()}\n"
+        (context / "Dockerfile").write_text(dockerfile)
+        assert build(daemon, context, f"t=linked{number}").error == ""
+        return used()
+
+    before, first, second = used(), built(1), built(2)
+    assert first >= before + size
+    assert second < first + size
+    for number in (1, 2):
+        shown = json.loads(daemon.run("image", "inspect", f"linked{number}").stdout)[0]
+        assert shown["Size"] > size
+
+
+def test_what_a_prune_leaves_follows_from_the_space(daemon: Instance, tmp_path: Path) -> None:
+    context = context_of(
+        tmp_path, "FROM busybox\n" + "".join(f"RUN head -c 1000000 /dev/zero > /{n}\n" for n in range(5))
+    )
+    assert daemon.run("builder", "prune", "-af").returncode == 0
+    assert build(daemon, context, "").error == ""
+    daemon.run("image", "prune", "-f")
+
+    def left(*words: str) -> int:
+        done = daemon.run("builder", "prune", "-af", *words, cli="proa")
+        assert done.returncode == 0, done.stderr
+        return len(daemon.api.call("GET", "/system/df?type=build-cache")["BuildCache"])
+
+    records = daemon.api.call("GET", "/system/df?type=build-cache")["BuildCache"]
+    assert len(records) == 5
+    assert sum(record["Parents"] is not None for record in records) == 4
+    assert left("--max-used-space", "20mb") == 5
+    assert left("--min-free-space", "1kb") == 5
+    assert left("--max-used-space", "1mb", "--reserved-space", "4.1mb") == 4
+    assert left("--keep-storage", "2.1mb") == 2
+    parent = next(record["Parents"] for record in records if record["Parents"])[0]
+    assert left("--filter", f"parent={parent}x") == 2
+    assert left("--min-free-space", "900tb") == 0
+
+
 def test_layers_of_the_cache_outlive_their_images(daemon: Instance, tmp_path: Path) -> None:
     context = context_of(tmp_path, "FROM busybox\nRUN echo kept > /k\n")
     build(daemon, context, "t=to-go")

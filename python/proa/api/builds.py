@@ -51,10 +51,14 @@ async def build(engine: Engine, request: Request) -> Response:
 async def prune(engine: Engine, request: Request) -> Response:
     """POST /build/prune."""
     query = Query(request.query)
-    keep = query.number("keep-storage") or query.number("reserved-space") or 0
-    return json_reply(
-        await engine.builds.prune(all=query.flag("all"), keep_bytes=keep, filters=query.filters())
+    report = await engine.builds.prune(
+        all=query.flag("all"),
+        filters=query.filters(),
+        keep_bytes=query.number("reserved-space") or query.number("keep-storage") or 0,
+        max_used=query.number("max-used-space") or 0,
+        min_free=query.number("min-free-space") or 0,
     )
+    return json_reply(report)
 
 
 async def _own(request: Request) -> ProaBuild | None:

@@ -259,7 +259,9 @@ class Builds(Protocol):
         """Progress as JSON lines; `credentials` by registry domain."""
         ...
 
-    async def prune(self, *, all: bool, keep_bytes: int, filters: Filters) -> BuildPruneReport: ...
+    async def prune(
+        self, *, all: bool, filters: Filters, keep_bytes: int = 0, max_used: int = 0, min_free: int = 0
+    ) -> BuildPruneReport: ...
 
 
 class BuildKit(Protocol):

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_SPACE = ("keep-storage", "reserved-space", "max-used-space", "min-free-space")
 _UNTIL = ("filter", "", "filter", "", 'Provide filter values (e.g. "until=<timestamp>")')
 _LABEL = ("filter", "", "filter", "", 'Provide filter values (e.g. "label=<label>")')
 _FORCE = ("force", "f", "bool", "", "Do not prompt for confirmation")
@@ -76,12 +77,14 @@ def builder(parsed: Parsed) -> int:
     """`proa builder prune`."""
     everything = parsed.flag("all")
     _ask(parsed, "all build cache" if everything else "all dangling build cache", "build cache")
-    keep = parsed.get("keep-storage") or parsed.get("reserved-space") or 0
-    return _print(*_cache(client(parsed.options), filters(parsed), everything, keep))
+    space = {name: parsed.get(name) or None for name in _SPACE}
+    return _print(*_cache(client(parsed.options), filters(parsed), everything, space))
 
 
-def _cache(api: Client, wanted: str | None, everything: bool, keep: int) -> tuple[str, int]:
-    asked = query(all=everything, filters=wanted, **{"keep-storage": keep or None})
+def _cache(
+    api: Client, wanted: str | None, everything: bool, space: "dict[str, Any] | None" = None
+) -> tuple[str, int]:
+    asked = query(all=everything, filters=wanted, **(space or {}))
     found = api.call("POST", f"/build/prune{asked}") or {}
     deleted = found.get("CachesDeleted") or []
     text = "Deleted build cache objects:\n" + "".join(f"{item}\n" for item in deleted) if deleted else ""
@@ -181,7 +184,9 @@ COMMANDS = {
         ("all", "a", "bool", "", "Remove all unused build cache, not just dangling ones"),
         ("filter", "", "filter", "", 'Provide filter values (e.g. "until=24h")'),
         ("keep-storage", "", "bytes", "", "Amount of disk space to keep for cache"),
-        ("reserved-space", "", "bytes", "", "!Amount of disk space always allowed to keep for cache"),
+        ("reserved-space", "", "bytes", "", "Amount of disk space always allowed to keep for cache"),
+        ("max-used-space", "", "bytes", "", "Maximum amount of disk space allowed to keep for cache"),
+        ("min-free-space", "", "bytes", "", "Target amount of free disk space after pruning"),
     ),
     "container prune": _command("container", "Remove all stopped containers", containers, _UNTIL),
     "image prune": _command(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proa.engine.builds.pruning import _Candidate, _tests
+from proa.engine.builds.pruning import Space, _Candidate, _tests
 from proa.errors import InvalidParameter
 from proa.schema.build import BuildCacheRecord
 
@@ -32,7 +32,44 @@ def test_what_passes(filters: dict[str, list[str]], shared: bool, passes: bool) 
     assert _tests(filters)(entry(shared=shared)) is passes
 
 
-@pytest.mark.parametrize("filters", [{"none": ["x"]}, {"shared": ["maybe"]}, {"until": ["1h", "2h"]}])
+@pytest.mark.parametrize(
+    ("space", "used", "free", "kept"),
+    [
+        (Space(least=10), 50, 5, 10),
+        (Space(most=20), 50, 5, 20),
+        (Space(most=20, least=30), 50, 5, 30),
+        (Space(free=15), 50, 5, 40),
+        (Space(free=100), 50, 5, 0),
+        (Space(free=100, least=10), 50, 5, 10),
+        (Space(free=4), 50, 5, 50),
+        (Space(free=15, most=45), 50, 5, 40),
+        (Space(free=15, most=35), 50, 5, 35),
+    ],
+)
+def test_what_may_stay(space: Space, used: int, free: int, kept: int) -> None:
+    assert space.bounded
+    assert space.to_keep(used, free) == kept
+
+
+def test_parents_and_ages() -> None:
+    assert _tests({"parent": ["p"]})(entry(parents=["p"]))
+    assert not _tests({"parent": ["q"]})(entry(parents=["p"]))
+    assert not _tests({"parent": ["q"]})(entry())
+    assert _tests({"until": ["1h"]})(entry())
+    assert _tests({"unused-for": ["1h"]})(entry())
+    assert not _tests({"until": ["1960-01-01"]})(entry())
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"id": ["x", "y"]},
+        {"until": ["1h"], "unused-for": ["1h"]},
+        {"none": ["x"]},
+        {"shared": ["maybe"]},
+        {"until": ["1h", "2h"]},
+    ],
+)
 def test_filters_that_cannot_be(filters: dict[str, list[str]]) -> None:
     with pytest.raises(InvalidParameter):
         _tests(filters)

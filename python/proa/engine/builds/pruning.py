@@ -5,7 +5,6 @@ Source: the Docker Engine API v1.51, BuildPrune, BuildCache; docker builder prun
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 
@@ -13,15 +12,17 @@ import proa_native
 from msgspec import Struct
 
 from proa.build.cache import Cache
-from proa.durations import parse_duration
 from proa.engine.builds.cache_mounts import CacheDirectories
 from proa.engine.builds.kept import KeptContexts
 from proa.engine.durations import rfc3339
+from proa.engine.images.filters import parse_until
 from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter, System
 from proa.schema.build import BuildCacheRecord, BuildPruneReport
 
-_FILTERS = frozenset(("until", "id", "type", "description", "inuse", "shared", "private", "label", "label!"))
+_STATED = ("inuse", "shared", "private")
+_ONCE = ("until", "unused-for", "id", "parent", "type", "description")
+_FILTERS = frozenset((*_STATED, *_ONCE, "label", "label!"))
 
 _CONTEXT = "source.local"
 _STATES: Mapping[str, Callable[[BuildCacheRecord], bool]] = {
@@ -29,6 +30,30 @@ _STATES: Mapping[str, Callable[[BuildCacheRecord], bool]] = {
     "shared": lambda record: record.shared,
     "private": lambda record: not record.shared,
 }
+
+
+class Space(Struct, frozen=True, kw_only=True):
+    """What a prune is to leave, in bytes; 0 is no bound.
+
+    It removes until at most `most` are used and `free` are free, and never goes below `least`; alone, that
+    is what it leaves.
+    """
+
+    least: int = 0
+    most: int = 0
+    free: int = 0
+
+    def to_keep(self, used: int, free: int) -> int:
+        """Bytes that may stay of `used`. Source: BuildKit, cache/manager.go, calculateKeepBytes."""
+        kept = self.most or (used if self.free else 0)
+        if (missing := self.free - free) > 0:
+            kept = min(kept, used - missing)
+        return max(kept, self.least)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it says anything."""
+        return bool(self.least or self.most or self.free)
 
 
 class _Candidate(Struct, frozen=True):
@@ -64,9 +89,15 @@ class Pruner:
         return [candidate.record for candidate in (*self._steps(), *self._kept())]
 
     async def prune(
-        self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
+        self,
+        *,
+        all: bool,
+        filters: Mapping[str, Sequence[str]],
+        keep_bytes: int = 0,
+        max_used: int = 0,
+        min_free: int = 0,
     ) -> BuildPruneReport:
-        """Remove entries, the one used longest ago first, until at most `keep_bytes` are left.
+        """Remove entries, the one used longest ago first, until there is the `Space` that is asked for.
 
         Without `all`, only layers that no image has are counted and removed. Raises InvalidParameter.
         """
@@ -76,9 +107,11 @@ class Pruner:
         found = sorted((*steps, *mounts, *self._kept()), key=lambda candidate: candidate.used_ns)
         found = [each for each in found if all or not each.record.shared]
         kept = sum(each.record.size for each in found)
+        space = Space(least=keep_bytes, most=max_used, free=min_free)
+        wanted = space.to_keep(kept, self._free())
         doomed = []
         for candidate in found:
-            if keep_bytes and kept <= keep_bytes:
+            if space.bounded and kept <= wanted:
                 break
             if candidate.record.in_use or not tests(candidate):
                 continue
@@ -89,6 +122,10 @@ class Pruner:
             caches_deleted=[each.record.id for each in doomed] or None,
             space_reclaimed=sum(each.record.size for each in doomed if not each.record.shared),
         )
+
+    def _free(self) -> int:
+        found = os.statvfs(self._store.snapshots.root)
+        return found.f_bavail * found.f_frsize
 
     async def _remove(self, doomed: Sequence[_Candidate]) -> None:
         self._cache.forget(each.record.id for each in doomed if each.record.type == "regular")
@@ -104,14 +141,18 @@ class Pruner:
     def _steps(self) -> list[_Candidate]:
         snapshots = {snapshot.chain_id: snapshot for snapshot in self._store.snapshots.all()}
         of_images = self._store.needed_by_images()
+        of_images |= {snapshots[chain_id].same_files for chain_id in of_images & snapshots.keys()}
+        entries = self._cache.all()
+        makers = {entry.chain_id: entry.key for entry in entries}
         candidates = []
         counted: set[str] = set()
-        for entry in self._cache.all():
+        for entry in entries:
             snapshot = snapshots.get(entry.chain_id)
             size = snapshot.size if snapshot and entry.chain_id not in counted else 0
             counted.add(entry.chain_id)
             record = BuildCacheRecord(
                 id=entry.key,
+                parents=[makers[snapshot.parent]] if snapshot and snapshot.parent in makers else None,
                 description=entry.description,
                 shared=entry.chain_id in of_images,
                 size=size,
@@ -183,26 +224,26 @@ def _tests(filters: Mapping[str, Sequence[str]]) -> Callable[[_Candidate], bool]
     for name in filters:
         if name not in _FILTERS:
             raise InvalidParameter(f"invalid filter '{name}'")
-    until = filters.get("until")
-    if until is not None and len(until) != 1:
-        raise InvalidParameter("filters expect only one value for until")
-    before = time.time_ns() - parse_duration(until[0]) if until else None
-    ids, types = filters.get("id", ()), filters.get("type", ())
-    descriptions = filters.get("description", ())
+        if name in _ONCE and len(filters[name]) > 1:
+            raise InvalidParameter("filters expect only one value")
+    if "until" in filters and "unused-for" in filters:
+        raise InvalidParameter('conflicting filters: "until" and "unused-for"')
+    ages = filters.get("until") or filters.get("unused-for")
+    before = parse_until(ages[0]) if ages else None
+    wanted = {name: filters[name][0] for name in _ONCE if filters.get(name)}
     states = [(name, _states(name, filters[name])) for name in _STATES if name in filters]
 
     def test(candidate: _Candidate) -> bool:
         record = candidate.record
-        if any(_STATES[name](record) not in wanted for name, wanted in states):
-            return False
-        if descriptions and record.description not in descriptions:
-            return False
         if "label" in filters:
             return False  # `system prune` asks all kinds of things with one filter; these have no labels
-        if before is not None and candidate.used_ns > before:
-            return False
-        if ids and not any(record.id.startswith(wanted) for wanted in ids):
-            return False
-        return not types or record.type in types
+        return (
+            all(_STATES[name](record) in wished for name, wished in states)
+            and (before is None or candidate.used_ns <= before)
+            and record.id.startswith(wanted.get("id", ""))
+            and wanted.get("parent", "") in ("", *(record.parents or ()))
+            and wanted.get("type", record.type) == record.type
+            and wanted.get("description", record.description) == record.description
+        )
 
     return test

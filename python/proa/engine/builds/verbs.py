@@ -292,10 +292,18 @@ class Builds:
         return None if record is None else record.config.env or []
 
     async def prune(
-        self, *, all: bool, keep_bytes: int, filters: Mapping[str, Sequence[str]]
+        self,
+        *,
+        all: bool,
+        filters: Mapping[str, Sequence[str]],
+        keep_bytes: int = 0,
+        max_used: int = 0,
+        min_free: int = 0,
     ) -> BuildPruneReport:
         """Drop entries of the cache; without `all` only those whose layers no image has. See pruning.py."""
-        return await self._pruner.prune(all=all, keep_bytes=keep_bytes, filters=filters)
+        return await self._pruner.prune(
+            all=all, filters=filters, keep_bytes=keep_bytes, max_used=max_used, min_free=min_free
+        )
 
     def usage(self) -> list[BuildCacheRecord]:
         """Every entry of the cache, for df."""
