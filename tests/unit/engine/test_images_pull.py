@@ -128,6 +128,13 @@ async def test_an_image_of_another_platform_is_kept_with_a_warning(rig: Rig, reg
     ]
 
 
+async def test_an_image_of_another_system_is_refused(rig: Rig, registry: FakeRegistry) -> None:
+    registry.put_image("app:1", [BASE], os="windows")
+    with pytest.raises(InvalidParameter, match='image operating system "windows" cannot be used'):
+        await rig.pull("app", "1")
+    assert await rig.names() == []
+
+
 async def test_what_is_no_name_is_refused(rig: Rig) -> None:
     for name, tag in (("UPPER", ""), ("app", "no tag"), ("app", "sha256:0")):
         with pytest.raises(InvalidParameter):

@@ -98,6 +98,10 @@ class Transfer:
                 intake = await stack.enter_async_context(Intake(self._store, self._executor, leased=True))
                 fetches, blob = await self._receive(manifest, lease, stack)
                 file = decode_image_file(blob)
+                if file.os not in ("", "linux"):
+                    raise InvalidParameter(
+                        f'image operating system "{file.os}" cannot be used on this platform'
+                    )
                 layers = await self._layers(intake, manifest, file, fetches, lease)
                 record, _ = await intake.commit(blob, file, layers, names, kept)
         return record
