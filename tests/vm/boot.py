@@ -115,7 +115,11 @@ def kernel() -> tuple[Path, Path]:
     if not any(tree.glob("boot/vmlinuz-*")):
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix="new-") as new:
-            unpack_kernel(Path(new))
+            try:
+                unpack_kernel(Path(new))
+            except NoMachine:
+                call("apt-get", "update", "-q")  # its lists are older than what the source has now
+                unpack_kernel(Path(new))
             # Whoever is first wins; the others have unpacked the same.
             with contextlib.suppress(OSError):
                 (Path(new) / "tree").rename(tree)
