@@ -101,7 +101,7 @@ async def dial(to: Remote, timeout: float) -> socket.socket:
     kind = socket.SOCK_STREAM if isinstance(to, Tcp) else socket.SOCK_DGRAM
     network = "tcp" if isinstance(to, Tcp) else "udp"
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(to.host or "localhost", to.port, type=kind)
+        found = await asyncio.get_running_loop().getaddrinfo(to.host, to.port, type=kind)
     except OSError as exc:
         raise System(f"dial {network}: lookup {to.host}: no such host") from exc
     error = System(f"dial {network}: lookup {to.host}: no such host")

@@ -106,6 +106,7 @@ def test_addresses(tmp_path: Path) -> None:
     assert parse_fluentd({"fluentd-address": ":5"}).to == Tcp("127.0.0.1", 5)
     assert parse_fluentd({"fluentd-address": "unix:///run/f"}).to == Unix("/run/f")
     assert parse_gelf({"gelf-address": "udp://logs:12201"}).to == Udp("logs", 12201)
+    assert parse_gelf({"gelf-address": "udp://:12201"}).to == Udp("localhost", 12201)
 
 
 def test_values() -> None:

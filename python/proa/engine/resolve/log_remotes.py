@@ -100,7 +100,7 @@ def _syslog_remote(address: str) -> Remote:
         raise InvalidParameter("syslog over tcp+tls is not supported by proa")
     if url.scheme not in ("tcp", "udp"):
         raise InvalidParameter(f"unsupported scheme: '{url.scheme}'")
-    host, port = url.hostname or "", _port(url, 514)
+    host, port = url.hostname or "localhost", _port(url, 514)
     return Tcp(host, port) if url.scheme == "tcp" else Udp(host, port)
 
 
@@ -203,7 +203,7 @@ def parse_gelf(options: Options) -> GelfOptions:
         raise InvalidParameter("gelf: endpoint needs to be TCP or UDP")
     if not url.netloc.rpartition("]")[2].rpartition(":")[1]:
         raise InvalidParameter("gelf: please provide gelf-address as proto://host:port")
-    host, port = url.hostname or "", _port(url, 0)
+    host, port = url.hostname or "localhost", _port(url, 0)
     if url.scheme == "udp":
         for option in ("gelf-tcp-max-reconnect", "gelf-tcp-reconnect-delay"):
             if option in options:
