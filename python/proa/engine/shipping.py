@@ -7,7 +7,6 @@ Source: moby's daemon/logger/{syslog,journald,fluentd,gelf} (New); the libraries
 
 import os
 import re
-import uuid
 from collections.abc import Mapping
 
 import msgspec
@@ -89,7 +88,7 @@ def _journal_fields(record: Record, options: Options, tag: str) -> dict[str, str
         "CONTAINER_TAG": tag,
         "IMAGE_NAME": record.resolved.config.image,
         "SYSLOG_IDENTIFIER": tag,
-        "CONTAINER_LOG_EPOCH": uuid.uuid4().hex * 2,
+        "CONTAINER_LOG_EPOCH": os.urandom(32).hex(),
     }
     for name, value in log_details.attributes(record, options):
         field = re.sub("[^A-Z0-9_]", "_", re.sub("[a-z]+", lambda m: m[0].upper(), name)).lstrip("_")
