@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -121,26 +121,49 @@ def join_bridges(hub: str, shard: str, *, isolated: bool, mtu: int) -> None:
     Named after the shard. `isolated`: nothing passes it but to and from the hub device itself.
     """
     names = (f"{shard}h", f"{shard}s")
-    if _index(names[0]) is not None:
-        return
     with Netlink(ROUTE) as netlink, ExitStack() as undo:
         none = nested(_IFLA_AF_SPEC, nested(socket.AF_INET6, attribute(_ADDR_GEN_MODE, bytes([_GEN_NONE]))))
         head = _LINK.pack(0, 0, 0, 0, 0)
         peer = attribute(_VETH_PEER, head + string(_IFLA_IFNAME, names[1]) + u32(_IFLA_MTU, mtu))
         info = nested(_IFLA_LINKINFO, string(_INFO_KIND, "veth"), nested(_INFO_DATA, peer))
         body = head + string(_IFLA_IFNAME, names[0]) + u32(_IFLA_MTU, mtu) + info
-        netlink.request(Message(_NEWLINK, ACK | CREATE | EXCL, body, f"join bridges {hub} and {shard}"))
-        undo.callback(remove_link, names[0])
+        if _index(names[0]) is None:
+            netlink.request(Message(_NEWLINK, ACK | CREATE | EXCL, body, f"join bridges {hub} and {shard}"))
+            undo.callback(remove_link, names[0])
         for name, bridge in zip(names, (hub, shard), strict=True):
             index = socket.if_nametoindex(name)
             body = _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP) + none
             body += u32(_IFLA_MASTER, socket.if_nametoindex(bridge))
             netlink.request(Message(_NEWLINK, ACK, body, f"put {name} on bridge {bridge}"))
         if isolated:
-            mode = nested(_IFLA_PROTINFO, attribute(_BRPORT_ISOLATED, b"\1"))
-            body = _LINK.pack(_AF_BRIDGE, 0, socket.if_nametoindex(names[0]), 0, 0) + mode
-            netlink.request(Message(_SETLINK, ACK, body, f"isolate {names[0]}"))
+            _isolate(netlink, socket.if_nametoindex(names[0]), names[0])
         undo.pop_all()
+
+
+def _isolate(netlink: Netlink, index: int, name: str) -> None:
+    mode = nested(_IFLA_PROTINFO, attribute(_BRPORT_ISOLATED, b"\1"))
+    body = _LINK.pack(_AF_BRIDGE, 0, index, 0, 0) + mode
+    netlink.request(Message(_SETLINK, ACK, body, f"isolate {name}"))
+
+
+def put_back(wanted: Mapping[str, tuple[str, bool]]) -> None:
+    """Interfaces that are on no bridge any more, since that was deleted, come to be on the one made anew.
+
+    `wanted` gives (bridge, isolated) for each. What is on a bridge, or is not there, is left. Raises OSError.
+    """
+    with Netlink(ROUTE) as netlink:
+        for answer in netlink.dump(Message(_GETLINK, DUMP, _LINK.pack(0, 0, 0, 0, 0), "list interfaces")):
+            fields = dict(attributes(answer.payload[_LINK.size :]))
+            name = fields.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode()
+            if name not in wanted or _IFLA_MASTER in fields:
+                continue
+            bridge, isolated = wanted[name]
+            index = _LINK.unpack_from(answer.payload)[2]
+            body = _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP)
+            body += u32(_IFLA_MASTER, socket.if_nametoindex(bridge))
+            netlink.request(Message(_NEWLINK, ACK, body, f"put {name} on bridge {bridge}"))
+            if isolated:
+                _isolate(netlink, index, name)
 
 
 def find_bridge(name: str) -> Bridge | None:
@@ -186,6 +209,11 @@ def ensure_parent(name: str, mark: str) -> None:
             _set_mark(netlink, index, name, mark)
         body = _LINK.pack(0, 0, index, _IFF_UP, _IFF_UP)
         netlink.request(Message(_NEWLINK, ACK, body, f"set {name} up"))
+
+
+def all_there(names: Iterable[str]) -> bool:
+    """Whether there are interfaces of these names: a system call each."""
+    return all(_index(name) is not None for name in names)
 
 
 def remove_link(name: str) -> None:

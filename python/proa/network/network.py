@@ -78,6 +78,19 @@ class Network:
             self._rising = asyncio.get_running_loop().create_task(self._raise())
         await asyncio.shield(self._rising)
 
+    @property
+    def stands(self) -> bool:
+        """Its bridges are there; somebody may have deleted one."""
+        from proa.network import link
+
+        return not self.is_bridge or link.all_there(self.shards.bridges)
+
+    async def raise_again(self) -> None:
+        """A bridge was deleted: what was ready on it is of no use. Raises ProaError."""
+        self._rising = None
+        await self.pool.drain()
+        await self.raise_up()
+
     async def _raise(self) -> None:
         record = await self._host.raise_up(self)
         self._standing.update(self.shards.bridges)

@@ -5,7 +5,7 @@ One `Networking` per daemon. Its state belongs to the loop thread; what blocks r
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 
@@ -81,6 +81,7 @@ class Networking:
 
     async def _start(self) -> None:
         default = self._default
+        lost = {network.record.id for network in self._catalogue if not network.stands}
         if default is not None:
             try:
                 await default.raise_up()
@@ -92,8 +93,30 @@ class Networking:
         await self._catalogue.wall.install()
         if self._config.iptables:
             self._watch.start()
-        await self._settle(self._keys)
-        self._soon(self._catalogue.raise_others())
+        await self._settle(self._keys, lost)
+        self._soon(self._raise_others(lost))
+
+    async def _raise_others(self, lost: Collection[str]) -> None:
+        await self._catalogue.raise_others()
+        await self._put_back(lost)
+
+    async def _put_back(self, networks: Collection[str]) -> None:
+        """Containers that run come back to bridges made anew, as far as their host's ends are known."""
+        from proa.network import link
+
+        wanted: dict[str, tuple[str, bool]] = {}
+        for sandbox in self._sandboxes.values():
+            for endpoint in sandbox.endpoints:
+                network = self._catalogue.get(endpoint.network_id)
+                if endpoint.network_id in networks and endpoint.host_interface and network is not None:
+                    bridge = network.bridge
+                    wanted[endpoint.host_interface] = (endpoint.bridge or bridge.name, not bridge.icc)
+        if not wanted:
+            return
+        try:
+            await self._catalogue.blocking(link.put_back, wanted)
+        except (OSError, ProaError) as exc:
+            _log.error("containers are cut off from bridges that were made anew: %s", exc)
 
     async def close(self, *, release: bool = False) -> None:
         """Stop the background work; bridges, firewall and ready namespaces stay for the next daemon."""
@@ -332,6 +355,10 @@ class Networking:
         network = self._catalogue.network(ref)
         if not network.up:
             await network.raise_up()
+        elif not network.stands:
+            _log.warning("a bridge of network %s is gone; it is made again", network.record.name)
+            await network.raise_again()
+            await self._put_back({network.record.id})
         return network
 
     def _alone(self, mode: str) -> Endpoint:
@@ -356,8 +383,13 @@ class Networking:
 
     async def _pooled(self, wish: NetworkWish, networks: Sequence[Network], called: naming.Called) -> Sandbox:
         """A namespace of the network's pool."""
+        from proa.network import link
+
         (network,), (asked,) = networks, wish.endpoints
         prepared = await network.pool.take(named=bool(wish.ports))
+        while (end := prepared.endpoint.host_interface) and not link.all_there((end,)):
+            await network.pool.discard(prepared)  # somebody has deleted its host's end
+            prepared = await network.pool.take(named=bool(wish.ports))
         named = _with_names(replace(prepared.endpoint, wish=asked), network, called)
         return Sandbox(
             id=new_id(),
@@ -469,13 +501,16 @@ class Networking:
                 if network is not None:
                     network.free_endpoint(endpoint)
 
-    async def _settle(self, prepared: Sequence[int]) -> None:
-        """Pools take over what is theirs of the keeper's namespaces; what nobody has goes."""
+    async def _settle(self, prepared: Sequence[int], lost: Collection[str] = ()) -> None:
+        """Pools take over what is theirs of the keeper's namespaces; what nobody has goes.
+
+        So does what was made ready on bridges of `lost` networks, which were deleted meanwhile.
+        """
         taken = {sandbox.key for sandbox in self._sandboxes.values()}
         left = set(prepared) - taken
         for network in self._catalogue:
-            if network.record.builtin and not network.up:
-                continue  # its subnet is not settled
+            if (network.record.builtin and not network.up) or network.record.id in lost:
+                continue  # its subnet is not settled, or its bridge is another one
             left -= await network.pool.keeper_changed(left)
         for key in left:
             try:

@@ -168,7 +168,14 @@ class Pool:
             self._refill.cancel()
             await asyncio.wait([self._refill])
         while release and self._ready:
-            await self._drop(self._ready.popleft())
+            await self.discard(self._ready.popleft())
+
+    async def drain(self) -> None:
+        """Give up all that is ready."""
+        if self._refill is not None and not self._refill.done():
+            await asyncio.wait([self._refill])
+        while self._ready:
+            await self.discard(self._ready.popleft())
 
     async def leave(self, addresses: set[str]) -> None:
         """Give up what has one of these addresses, which somebody asks for."""
@@ -179,16 +186,17 @@ class Pool:
             self._ready.remove(prepared)
             self._schedule()
         for prepared in found:
-            await self._drop(prepared)
+            await self.discard(prepared)
 
     async def leave_one(self) -> None:
         """Give up any one, if there is one, for somebody who is to have an address and finds none."""
         if self._refill is not None and not self._refill.done():
             await asyncio.wait([self._refill])
         if self._ready:
-            await self._drop(self._ready.popleft())
+            await self.discard(self._ready.popleft())
 
-    async def _drop(self, prepared: Prepared) -> None:
+    async def discard(self, prepared: Prepared) -> None:
+        """One that is of no use."""
         try:
             await self._keeper.release(prepared.key)
         except ProaError as exc:

@@ -68,9 +68,10 @@ class Publishing:
                 undo.push_async_callback(self._let_go, container_id, published)
                 await self._translate(published, ())
             except (OSError, System) as exc:
+                reason = exc.strerror or exc if isinstance(exc, OSError) else exc
                 raise System(
                     f"driver failed programming external connectivity on endpoint {name or wish.hostname} "
-                    f"({endpoint.id}): {exc}"
+                    f"({endpoint.id}): {reason}"
                 ) from exc
             undo.pop_all()
         return published

@@ -1,7 +1,7 @@
 """Containers join networks and leave them, by docker's command line; what is told when they cannot."""
 
-from instance import Instance
-from machines import WEB, address, docker
+from instance import Instance, eventually
+from machines import WEB, address, docker, fetch, refused
 from netns import Namespace
 
 
@@ -118,3 +118,39 @@ def test_what_is_told(clean: Instance, host: Namespace) -> None:
     assert refusal(clean, "network", "disconnect", "mine", "one").endswith(
         "is not connected to the network mine"
     )
+
+
+def test_a_bridge_that_somebody_deletes(clean: Instance, host: Namespace) -> None:
+    """The next start on the network makes it again, and who runs there is on it again."""
+    docker(clean, "network", "create", "-o", "com.docker.network.bridge.name=mybr1", "n1")
+    docker(
+        clean, "run", "-d", "--name", "web", "-h", "web", "--network", "n1", "-p", "8082:80", "busybox", *WEB
+    )
+    assert eventually(lambda: not refused(host, "127.0.0.1", 8082))
+    host.ip("link", "del", "mybr1")
+    assert refused(host, "127.0.0.1", 8082)
+    page = docker(
+        clean, "run", "--rm", "--network", "n1", "busybox", "busybox", "wget", "-qO-", "http://web/name"
+    )
+    assert page == "web"
+    assert fetch(host, "127.0.0.1", 8082) == "web"
+    host.ip("link", "del", "mybr1")
+    clean.kill_daemon()
+    host.run(clean.start)
+    assert eventually(lambda: not refused(host, "127.0.0.1", 8082)), "so does the next daemon"
+    assert fetch(host, "127.0.0.1", 8082) == "web"
+
+
+def test_an_interface_that_somebody_deletes(clean: Instance, host: Namespace) -> None:
+    docker(clean, "network", "create", "-o", "com.docker.network.bridge.name=mybr2", "n1")
+    docker(
+        clean, "run", "-d", "--name", "web", "-h", "web", "--network", "n1", "-p", "8083:80", "busybox", *WEB
+    )
+    for line in host.ip("-o", "link", "show", "master", "mybr2").splitlines():
+        host.ip("link", "del", line.split(": ")[1].partition("@")[0])
+    docker(clean, "restart", "-t", "0", "web")
+    assert eventually(lambda: not refused(host, "127.0.0.1", 8083))
+    assert fetch(host, "127.0.0.1", 8083) == "web"
+    docker(clean, "rm", "-f", "web")
+    docker(clean, "network", "rm", "n1")
+    assert "mybr2" not in host.ip("-o", "link")

@@ -22,6 +22,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     for name in ("raise_bridge", "raise_parent", "take_down", "tear_down"):
         monkeypatch.setattr(hosts, name, lambda *args, name=name: made.call(name, *args[1:2]))
     monkeypatch.setattr(link, "used_subnets", list)
+    monkeypatch.setattr(link, "all_there", lambda names: not made.gone.intersection(names))
+    monkeypatch.setattr(link, "put_back", lambda wanted: made.call("put_back", wanted))
     monkeypatch.setattr(link, "allow_hairpin", lambda interfaces: None)
     monkeypatch.setattr(firewall, "change", made.change)
     monkeypatch.setattr(firewall, "unpublish", made.unpublish)

@@ -21,6 +21,8 @@ class Host:
         self.remembered: list[str] = []
         self.refusal: OSError | None = None
         self.passing: set[str] = set()
+        self.gone: set[str] = set()
+        """Bridges that somebody has deleted."""
 
     def call(self, *what: object) -> None:
         if self.refusal is not None:

@@ -222,3 +222,29 @@ async def test_the_next_daemon_knows_networks_and_who_is_on_them(database: Metad
     others = [(await second.connect(f"x{n}", wish(EndpointWish(network="a")))).address for n in range(4)]
     assert sandbox.address not in others
     await second.close()
+
+
+async def test_a_bridge_that_was_deleted_is_made_again_and_who_runs_comes_back(
+    database: Metadata, host: Host
+) -> None:
+    keeper = FakeKeeper()
+    network = opened(database, keeper, network_pool_size=2)
+    id_ = await made(network, "a", "10.1.0.0/24", options={"com.docker.network.bridge.name": "mine"})
+    asked = wish(EndpointWish(network="a"))
+    running = await network.connect("c1", asked)
+    ready = {key for key in keeper.prepared if key != running.key}
+    host.gone = {"mine"}
+    host.calls.clear()
+    raised = host.call
+
+    def call(*what: object) -> None:
+        raised(*what)
+        host.gone = set()
+
+    host.call = call  # type: ignore[method-assign]
+    fresh = await network.connect("c2", asked)
+    assert fresh.key not in ready, "what was ready on the old one is of no use"
+    (end,) = (endpoint.host_interface for endpoint in running.endpoints)
+    assert ("put_back", {end: ("mine", False)}) in host.calls
+    assert [e.network_id for e in fresh.endpoints] == [id_]
+    await network.close()
