@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from proa.errors import InvalidParameter
+from proa.schema.build_gc import gc_rules
 from proa.schema.config import CONFIG_FILE, DaemonConfig
 from proa.schema.watermarks import Watermarks
 
@@ -105,6 +106,7 @@ def _checked(path: str, told: dict[str, Any]) -> DaemonConfig:
         if value < 1:
             raise InvalidParameter(f"invalid {name}: {value}")
     Watermarks.of(config)
+    gc_rules(config.builder)
     for root in (config.data_root, config.exec_root):
         if not root.startswith("/"):
             raise InvalidParameter(f"{root} is not an absolute path")

@@ -669,6 +669,23 @@ def test_what_a_prune_leaves_follows_from_the_space(daemon: Instance, tmp_path: 
     assert left("--min-free-space", "900tb") == 0
 
 
+def test_the_cache_is_kept_below_what_the_configuration_says(tmp_path: Path) -> None:
+    gc = {"enabled": True, "policy": [{"all": True, "maxUsedSpace": "2200k"}]}
+    (tmp_path / "daemon.json").write_text(json.dumps({"builder": {"gc": gc}}))
+    context = tmp_path / "context"
+    context.mkdir()
+    with instance(tmp_path / "daemon", "--config-file", str(tmp_path / "daemon.json")) as daemon:
+        for number in range(5):
+            dockerfile = f"FROM busybox\nRUN head -c 1000000 /dev/zero > /f{number}\n"
+            assert build(daemon, context_of(context, dockerfile), "").error == ""
+
+        def kept() -> list[str]:
+            found = daemon.api.call("GET", "/system/df?type=build-cache")["BuildCache"]
+            return sorted(record["Description"][-2:] for record in found)
+
+        assert eventually(lambda: kept() == ["f3", "f4"]), kept()
+
+
 def test_layers_of_the_cache_outlive_their_images(daemon: Instance, tmp_path: Path) -> None:
     context = context_of(tmp_path, "FROM busybox\nRUN echo kept > /k\n")
     build(daemon, context, "t=to-go")

@@ -6,6 +6,7 @@ that several daemons with roots of their own live side by side.
 
 from functools import cache
 from hashlib import sha256
+from typing import Any
 
 from msgspec import Struct
 
@@ -94,6 +95,8 @@ class DaemonConfig(Struct, frozen=True, kw_only=True, rename="kebab"):
     """proa's own: how long an image is left alone after its last use."""
     image_gc_keep: tuple[str, ...] = ()
     """proa's own: patterns of names, as `images --filter reference=` has them, whose images never go."""
+    builder: dict[str, Any] = {}
+    """`gc` as in dockerd (build_gc.py): nothing of the build cache goes by itself unless that is enabled."""
     network_pool_size: int = 16
     """proa's own: network namespaces held ready for the default bridge."""
 

@@ -19,6 +19,7 @@ from proa.engine.images.filters import parse_until
 from proa.engine.images.store import ImageStore
 from proa.errors import InvalidParameter, System
 from proa.schema.build import BuildCacheRecord, BuildPruneReport
+from proa.schema.build_gc import GcRule
 
 _STATED = ("inuse", "shared", "private")
 _ONCE = ("until", "unused-for", "id", "parent", "type", "description")
@@ -75,8 +76,13 @@ class Pruner:
         contexts: KeptContexts,
         collect: Callable[[], object],
         executor: Executor | None,
+        rules: Sequence[GcRule],
+        spawn: Callable[..., "asyncio.Task[None]"],
     ) -> None:
-        """`collect` removes what nothing needs any more."""
+        """`collect` removes what nothing needs any more; `rules` are followed in the background."""
+        self._rules = rules
+        self._spawn = spawn
+        self._following: asyncio.Task[None] | None = None
         self._store = store
         self._cache = cache
         self._caches = caches
@@ -122,6 +128,27 @@ class Pruner:
             caches_deleted=[each.record.id for each in doomed] or None,
             space_reclaimed=sum(each.record.size for each in doomed if not each.record.shared),
         )
+
+    def follow_rules_later(self) -> None:
+        """Remove what the daemon's configuration does not keep; one look at a time."""
+        if self._rules and (self._following is None or self._following.done()):
+            self._following = self._spawn(self._follow_rules(), "build cache collection")
+
+    async def _follow_rules(self) -> None:
+        for rule in self._rules:
+            bounds = (rule.reserved, rule.max_used, rule.min_free)
+            if rule.of_disk:
+                whole = os.statvfs(self._store.snapshots.root)
+                total = whole.f_blocks * whole.f_frsize
+                bounds = (total // 10, total * 3 // 4, total // 5)
+            keep_bytes, max_used, min_free = bounds
+            await self.prune(
+                all=rule.all,
+                filters=rule.filters,
+                keep_bytes=keep_bytes,
+                max_used=max_used,
+                min_free=min_free,
+            )
 
     def _free(self) -> int:
         found = os.statvfs(self._store.snapshots.root)

@@ -175,6 +175,7 @@ class BuildRoom:
 
     def _pruner(self, cache: "Cache", caches: "CacheDirectories") -> "Pruner":
         from proa.engine.builds.pruning import Pruner
+        from proa.schema.build_gc import gc_rules
 
         return Pruner(
             store=self._images.store,
@@ -183,6 +184,8 @@ class BuildRoom:
             contexts=self.kept,
             collect=self._images.collect,
             executor=self._executor,
+            rules=gc_rules(self._config.builder),
+            spawn=self._background.spawn,
         )
 
     def _contexts(self) -> "Contexts":

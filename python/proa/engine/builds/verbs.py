@@ -156,6 +156,7 @@ class Builds:
             except (DockerfileError, VertexFailed) as exc:
                 raise _shown(exc, name, text, reporter, classic=not options.events) from exc
         self._keep_digests()
+        self._pruner.follow_rules_later()
         reporter.built(names=[each.familiar for each in names], **built)
 
     async def _solve(
