@@ -240,7 +240,7 @@ async def test_a_git_context(daemon: Instance, tmp_path: Path) -> None:
                 messages.RpcStatus.FromString(caught.value.details).details[0].value
             )
             assert source.info.data == text.encode()
-            with pytest.raises(CallFailed, match="failed to fetch git repository"):
+            with pytest.raises(CallFailed, match="repository does not contain ref missing"):
                 await buildx.build({**given, "context": f"{url}/r/.git#missing"})
     await nothing_left(daemon)
 
@@ -318,7 +318,7 @@ async def test_checks(daemon: Instance, tmp_path: Path) -> None:
 async def test_what_is_not_there_is_said(daemon: Instance, tmp_path: Path) -> None:
     context = write_files(tmp_path, {"Dockerfile": "FROM busybox\n"})
     async with client(socket_of(daemon), context) as buildx:
-        with pytest.raises(CallFailed, match="exporter 'floppy' could not be found"):
+        with pytest.raises(CallFailed, match='exporter "floppy" could not be found'):
             await buildx.build({}, exporter="floppy")
         llb = messages.Definition(**{"def": [b"x"]})
         for field, value in {"Definition": llb, "FrontendInputs": {"x": llb}}.items():
@@ -328,6 +328,11 @@ async def test_what_is_not_there_is_said(daemon: Instance, tmp_path: Path) -> No
             await buildx.begin("policy", SourcePolicy=llb)
         with pytest.raises(CallFailed, match="attestations are not supported: provenance"):
             await buildx.build({"attest:provenance": "mode=max"})
+        (context / "Empty").touch()
+        with pytest.raises(CallFailed, match="the Dockerfile cannot be empty"):
+            await buildx.build({"filename": "Empty"})
+        with pytest.raises(CallFailed, match=r"failed to push 127.0.0.1:1/x:latest: .*connection refused"):
+            await buildx.build({}, exporter="image", name="127.0.0.1:1/x:latest", push="true")
         with pytest.raises(CallFailed, match="failed to read dockerfile"):
             await buildx.build({"filename": "missing"})
 

@@ -52,12 +52,16 @@ _ABILITIES: Final = (
 class Control:
     """The methods, by path."""
 
-    def __init__(self, builder: Builder, builds: Builds, version: str) -> None:
+    def __init__(
+        self, builder: Builder, builds: Builds, version: str, gateway: Callable[[], Awaitable[str]]
+    ) -> None:
+        """`gateway` is what host-gateway means to containers; empty where there is no default network."""
         self._builder = builder
         self._builds = builds
         self._version = version
+        self._gateway = gateway
         self._jobs: Arrivals[Job] = Arrivals("job", _KEPT)
-        control, gateway = "/moby.buildkit.v1.Control/", "/moby.buildkit.v1.frontend.LLBBridge/"
+        control, bridge = "/moby.buildkit.v1.Control/", "/moby.buildkit.v1.frontend.LLBBridge/"
         self.methods: dict[str, Callable[[Call], Awaitable[None]]] = {
             f"{control}Info": self._info,
             f"{control}ListWorkers": self._workers,
@@ -65,10 +69,10 @@ class Control:
             f"{control}Status": self._follow,
             f"{control}DiskUsage": self._usage,
             f"{control}Prune": self._prune,
-            f"{gateway}Ping": self._ping,
-            f"{gateway}Solve": self._gateway_solve,
-            f"{gateway}Return": self._return,
-            f"{gateway}Warn": self._nothing,
+            f"{bridge}Ping": self._ping,
+            f"{bridge}Solve": self._gateway_solve,
+            f"{bridge}Return": self._return,
+            f"{bridge}Warn": self._nothing,
             "/grpc.health.v1.Health/Check": self._healthy,
         }
 
@@ -88,18 +92,20 @@ class Control:
 
     async def _workers(self, call: Call) -> None:
         await call.message()
-        await _answer(call, messages.ListWorkersResponse(record=[self._worker()]))
+        await _answer(call, messages.ListWorkersResponse(record=[await self._worker()]))
 
     def _build_version(self) -> Any:
         return messages.BuildkitVersion(package="proa", version=f"v{self._version}")
 
-    def _worker(self) -> Any:
+    async def _worker(self) -> Any:
         here = host_platform()
         platform = messages.Platform(OS=here.os, Architecture=here.architecture, Variant=here.variant)
         # With a snapshotter, clients expect of the image store what containerd's can: images of several
         # platforms, caches and archives of a build.
         prefix = "org.mobyproject.buildkit.worker."
         labels = {f"{prefix}executor": "proa", f"{prefix}snapshotter": "overlayfs"}
+        if gateway := await self._gateway():
+            labels[f"{prefix}moby.host-gateway-ip"] = gateway
         return messages.WorkerRecord(
             ID="proa", Labels=labels, platforms=[platform], BuildkitVersion=self._build_version()
         )
@@ -160,7 +166,7 @@ class Control:
             [messages.APICap(ID=name, Enabled=True) for name in names]
             for names in (_CAPABILITIES, _ABILITIES)
         )
-        pong = messages.PongResponse(FrontendAPICaps=gateway, LLBCaps=built, Workers=[self._worker()])
+        pong = messages.PongResponse(FrontendAPICaps=gateway, LLBCaps=built, Workers=[await self._worker()])
         await _answer(call, pong)
 
     async def _gateway_solve(self, call: Call) -> None:

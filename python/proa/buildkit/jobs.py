@@ -246,6 +246,8 @@ class _ClientSide:
 
     async def fill(self, local: ProaBuild, text: str) -> ProaBuild:
         """The same with the secrets and agents that a Dockerfile may mount."""
+        if not text:
+            raise InvalidParameter("the Dockerfile cannot be empty")
         self.text = text
         await self.log_in([text])
         agents = forwarded(self._session, wishes.agents_in(text), self._scratch)

@@ -26,7 +26,7 @@ from proa.buildkit.filesync import DATA, FIN, REQ, STAT, go_mode
 from proa.buildkit.grpc import UNKNOWN, CallFailed, Calling
 from proa.buildkit.sessions import Session
 from proa.buildkit.wishes import Export
-from proa.errors import System
+from proa.errors import ProaError, System
 from proa.feeding import feed
 from proa.schema.container import ContainerCreateRequest
 from proa.schema.container_state import ContainerCreateResponse
@@ -103,10 +103,13 @@ class Outputs:
 
     async def _push(self, name: str, logins: Mapping[str, Credentials]) -> None:
         host = next((host for host in logins if name.startswith(f"{host}/")), "docker.io")
-        async for line in await self._images.push(name, "", "", logins.get(host)):
-            for event in line.splitlines():
-                if event and (error := msgspec.json.decode(event).get("error")):
-                    raise CallFailed(UNKNOWN, error)
+        try:
+            async for line in await self._images.push(name, "", "", logins.get(host)):
+                for event in line.splitlines():
+                    if event and (error := msgspec.json.decode(event).get("error")):
+                        raise System(error)
+        except ProaError as exc:
+            raise CallFailed(UNKNOWN, f"failed to push {name}: {exc}") from exc
 
     @asynccontextmanager
     async def _root(self, image: str) -> AsyncIterator[AsyncIterator[bytes]]:

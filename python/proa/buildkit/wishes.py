@@ -12,6 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from proa.build.words import go_quoted
 from proa.errors import InvalidParameter, NotImplemented_
 from proa.schema.build import BuildOptions, ProaBuild
 from proa.schema.container import Ulimit
@@ -57,9 +58,9 @@ def exports_of(asked: Any) -> list[Export]:
 
 def _export(kind: str, fields: dict[str, str]) -> Export:
     if kind not in _EXPORTERS:
-        raise NotImplemented_(f"exporter {kind!r} could not be found")
+        raise NotImplemented_(f"exporter {go_quoted(kind)} could not be found")
     if kind in ("oci", "docker") and fields.get("tar") in ("false", "0"):
-        raise NotImplemented_(f"exporter {kind!r} without a tar is not supported")
+        raise NotImplemented_(f"exporter {go_quoted(kind)} without a tar is not supported")
     return Export(
         kind=kind,
         names=tuple(name for name in fields.get("name", "").split(",") if name),

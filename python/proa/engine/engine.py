@@ -39,7 +39,7 @@ from proa.engine.stopping import Stopping
 from proa.engine.system import System
 from proa.engine.transfer import Transfers
 from proa.engine.usage import DiskUsage
-from proa.errors import ProaError
+from proa.errors import NotFound, ProaError
 from proa.schema.config import DaemonConfig
 from proa.schema.keeper import Exited, Welcome
 
@@ -330,6 +330,14 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
         )
 
     def _build_buildkit(self, rooms: Rooms[Any, Any, Any]) -> Door:
+        async def gateway() -> str:
+            try:
+                network = await rooms.networks.inspect("bridge")
+            except NotFound:
+                return ""
+            found: str = next((each.gateway for each in network.ipam.config or () if each.gateway), "")
+            return found
+
         def control(sessions: "Arrivals[Session]") -> "Control":
             from proa.buildkit.control import Control
             from proa.buildkit.jobs import Builder
@@ -345,7 +353,7 @@ class Engine(Generic[ImagesT, NetworksT, VolumesT]):
                 scratch=self._build_room.contexts,
                 executor=rooms.executor,
             )
-            return Control(builder, self.builds, rooms.version)
+            return Control(builder, self.builds, rooms.version, gateway)
 
         return Door(control)
 

@@ -18,7 +18,7 @@ from proa.engine.builds.importing import CacheImports, offers_of_image, read_off
 from proa.engine.builds.lines import Reporter
 from proa.engine.builds.places import Directory, Place, Repository
 from proa.engine.images import Images
-from proa.errors import InvalidParameter, ProaError
+from proa.errors import InvalidParameter, NotImplemented_, ProaError
 from proa.schema.build import BuildOptions
 from proa.schema.oci import Platform
 from proa.schema.reference import Reference, parse_reference
@@ -147,7 +147,7 @@ class Caches:
             if not directory.startswith("/"):
                 raise InvalidParameter(f"local cache {role} requires {'src' if role[0] == 'i' else 'dest'}")
             return Directory(directory, fields.get("tag", ""), fields.get("digest", ""), self._run)
-        raise InvalidParameter(f'unknown cache {role}: "{kind}"')
+        raise NotImplemented_(f'unknown cache {role}: "{kind}"')
 
     def _run(self, call: Any, *arguments: Any) -> Any:
         return asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
