@@ -290,6 +290,8 @@ class _Planner:
             return
         other = self._numbers.get(name.lower())
         if other is not None and other >= number and name.lower() not in self._request.contexts:
+            if other == number:
+                raise DockerfileError(f"circular dependency detected on stage: {name}", location)
             raise DockerfileError(
                 f'cannot copy from stage "{name}", it needs to be defined before current stage '
                 f'"{self._shown_name(number)}"',

@@ -10,7 +10,6 @@ import os
 import time
 
 from proa.cli.failure import Failure
-from proa.cli.jsontext import encode
 from proa.cli.streams import write_all
 
 TYPE_CHECKING = False
@@ -251,20 +250,6 @@ class Plain:
         self._write("".join(f"#{step.number} {line}\n" for line in lines))
 
 
-class Raw:
-    """Every event as it came, a line each."""
-
-    def __init__(self, write: "Callable[[str], None]") -> None:
-        self._write = write
-
-    def show(self, event: "dict[str, Any]") -> None:
-        """One event."""
-        self._write(encode(event).decode() + "\n")
-
-    def close(self, failed: bool) -> None:
-        """Nothing was kept."""
-
-
 class Silent:
     """Shows nothing but why a build failed."""
 
@@ -297,6 +282,8 @@ def display_of(mode: str, quiet: bool) -> "Display":
     if quiet or mode in ("none", "quiet"):
         return Silent(_to_stderr)
     if mode == "rawjson":
+        from proa.cli.build_rawjson import Raw
+
         return Raw(_to_stderr)
     if mode == "tty" and not os.isatty(2):
         raise Failure("ERROR: failed to get console: provided file is not a console")

@@ -356,6 +356,7 @@ async def test_cache_may_be_ignored_for_some_stages() -> None:
         ("FROM $nothing", 1, "base name ($nothing) should not be blank"),
         ("FROM A", 1, "invalid reference format: repository name (A) must be lowercase"),
         ("FROM --platform=$no a", 1, "empty platform value from expression $no"),
+        ("FROM a AS b\nCOPY --from=b / /", 2, "circular dependency detected on stage: b"),
         ("FROM a\nCOPY --from=later / /\nFROM b AS later\nFROM 0", 2, "cannot copy from stage"),
         ("FROM a\nEXPOSE 99999", 2, "invalid containerPort: 99999"),
         ("FROM a\nSTOPSIGNAL SIGNONE", 2, "invalid signal: SIGNONE"),

@@ -1,10 +1,12 @@
 """What a build's events look like, to the letter."""
 
+import json
 from typing import Any
 
 import pytest
 
-from proa.cli.build_progress import Plain, Raw, Silent, Steps
+from proa.cli.build_progress import Plain, Silent, Steps
+from proa.cli.build_rawjson import Raw
 from proa.cli.build_rows import Picture
 
 
@@ -134,10 +136,30 @@ def test_a_miss_and_a_pull(clock: Clock) -> None:
     )
 
 
-def test_raw_passes_events_through_and_silence_keeps_the_failure() -> None:
-    raw: list[str] = []
-    Raw(raw.append).show(vertex(0, title="x"))
-    assert raw == ['{"vertex":{"number":0,"title":"x"}}\n']
+def test_raw_lines_are_those_of_buildkits_client() -> None:
+    lines: list[str] = []
+    raw = Raw(lines.append, lambda: "now")
+    raw.show(vertex(0, title="x"))
+    raw.show({"output": {"number": 0, "stream": 2, "text": "hello\n"}})
+    raw.show(vertex(0, error="broken"))
+    raw.show({"status": {"number": 0, "text": "exporting layers done"}})
+    raw.show({"warning": "w", "description": "d", "url": "u"})
+    raw.show({"plan": {"vertices": 4}})
+    began, log, ended, status, warning = map(json.loads, lines)
+    (begun,) = began["vertexes"]
+    digest = begun["digest"]
+    assert digest.startswith("sha256:")
+    assert begun == {"digest": digest, "name": "x", "started": "now"}
+    assert log["logs"] == [{"vertex": digest, "stream": 2, "data": "aGVsbG8K", "timestamp": "now"}]
+    assert ended["vertexes"] == [{**begun, "completed": "now", "error": "broken"}]
+    assert status["statuses"][0]["id"] == "exporting layers"
+    assert status["statuses"][0]["vertex"] == digest
+    assert warning["warnings"] == [
+        {"vertex": "", "level": 1, "short": "dw==", "detail": ["ZA=="], "url": "u"}
+    ]
+
+
+def test_silence_keeps_the_failure() -> None:
     silent: list[str] = []
     display = Silent(silent.append)
     display.show(vertex(0, title="RUN x"))
