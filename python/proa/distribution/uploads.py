@@ -177,6 +177,8 @@ async def to_end(future: "asyncio.Future[T]") -> T:
     except asyncio.CancelledError:
         with suppress(BaseException):
             await asyncio.wait([future])
+        if future.done() and not future.cancelled():
+            future.exception()  # it is nobody's any more: asyncio would report it
         raise
 
 

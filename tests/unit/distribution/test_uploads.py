@@ -1,11 +1,15 @@
 """Blobs on their way in: every way of the specification, and every way in which it goes wrong."""
 
+import asyncio
+import gc
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from registry_thread import RegistryThread, digest_of
+
+from proa.distribution.uploads import to_end
 
 DATA = bytes(range(256)) * 4096
 DIGEST = digest_of(DATA)
@@ -185,3 +189,22 @@ def test_what_nobody_goes_on_with_is_removed(tmp_path: Path) -> None:
     with RegistryThread(tmp_path) as registry:
         assert registry.call("GET", stale).status == 404
         assert registry.call("GET", fresh).status == 204
+
+
+async def test_what_a_thread_failed_with_after_its_caller_went_is_not_reported() -> None:
+    """As of a blob whose client is gone: the write fails, and the request is cancelled already."""
+    loop = asyncio.get_running_loop()
+    told: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    future = loop.create_future()
+    caller = asyncio.ensure_future(to_end(future))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.sleep(0)
+    assert not caller.done()
+    future.set_exception(ConnectionResetError("the client is gone"))
+    await asyncio.wait({caller})
+    assert caller.cancelled()
+    del future, caller
+    gc.collect()
+    assert told == []
