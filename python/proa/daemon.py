@@ -89,6 +89,7 @@ async def _serve(called: Invocation) -> None:
         engine = await _build(called.config, stack)
         await engine.start()
         stack.push_async_callback(engine.close)
+        await engine.networks.resume()
         server = await serve(engine, called.config)
         stack.push_async_callback(server.close)
         stop = asyncio.Event()

@@ -5,6 +5,10 @@ What a container asks of its networks is in its record and holds for each start;
 Source: moby daemon/container_operations.go (ConnectToNetwork, DisconnectFromNetwork).
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from msgspec.structs import replace
 
 from proa.engine import state as states
@@ -16,6 +20,8 @@ from proa.engine.state import Status
 from proa.errors import Conflict, Forbidden, InvalidParameter, NotFound, ProaError, System
 from proa.network import EndpointWish, Networking, NetworkRecord, NetworkWish, Sandbox
 from proa.schema.network import NetworkConnectRequest, NetworkDisconnectRequest
+
+_log = logging.getLogger(__name__)
 
 
 class Connections:
@@ -62,11 +68,50 @@ class Connections:
                 changed = replace(wish, mode="none")
             else:
                 changed = replace(wish, endpoints=(*wish.endpoints, asked))
-            if container.state.alive:
-                sandbox = await self._attached(container, changed)
+            with self._begun(container, changed):
+                if container.state.alive:
+                    sandbox = await self._attached(container, changed)
+                    self._registry.set_state(container, states.connected(container.state, sandbox))
+                    self._notices.network("connect", container, sandbox, record.id)
+
+    async def resume(self) -> None:
+        """At daemon start: what the one before had begun when it died is undone (connect) or done."""
+        for container in tuple(self._registry):
+            sandbox, wish = container.state.sandbox, container.record.resolved.network
+            if not container.state.alive or sandbox is None or not sandbox.mode == wish.mode == "bridge":
+                continue
+            if len(sandbox.endpoints) == len(wish.endpoints):
+                continue
+            try:
+                async with container.exclusive():
+                    await self._resume(container, sandbox, wish)
+            except ProaError as exc:
+                _log.error("networks of container %s: %s", container.id, exc)
+
+    async def _resume(self, container: Container, sandbox: Sandbox, wish: NetworkWish) -> None:
+        on = {endpoint.network_id for endpoint in sandbox.endpoints}
+        for record in self._networking.networks:
+            index = self._index(wish, record)
+            if index is not None and record.id not in on:
+                await self._networking.undo_attach(container.id, wish.endpoints[index])
+                left = tuple(e for i, e in enumerate(wish.endpoints) if i != index)
+                wish = replace(wish, endpoints=left)
+                self._settle(container, wish)
+            elif index is None and record.id in on:
+                directory = f"{self._directory}/{container.id}"
+                sandbox = await self._networking.detach(container.id, directory, wish, record.id, again=True)
                 self._registry.set_state(container, states.connected(container.state, sandbox))
-                self._notices.network("connect", container, sandbox, record.id)
-            self._settle(container, changed)
+
+    @contextmanager
+    def _begun(self, container: Container, wish: NetworkWish) -> Iterator[None]:
+        """The wish is stored before its network is touched: what a daemon leaves that dies then is seen."""
+        before = container.record.resolved.network
+        self._settle(container, wish)
+        try:
+            yield
+        except BaseException:
+            self._settle(container, before)
+            raise
 
     async def _attached(self, container: Container, wish: NetworkWish) -> Sandbox:
         if wish.mode == "none":
@@ -99,15 +144,15 @@ class Connections:
             else:
                 left = tuple(e for i, e in enumerate(wish.endpoints) if i != index)
                 changed = replace(wish, endpoints=left)
-            if container.state.alive and on_it is not None:
-                before = container.state.sandbox
-                sandbox = await self._networking.detach(
-                    container.id, f"{self._directory}/{container.id}", changed, record.id
-                )
-                self._registry.set_state(container, states.connected(container.state, sandbox))
-                if before is not None:
-                    self._notices.network("disconnect", container, before, record.id)
-            self._settle(container, changed)
+            with self._begun(container, changed):
+                if container.state.alive and on_it is not None:
+                    before = container.state.sandbox
+                    sandbox = await self._networking.detach(
+                        container.id, f"{self._directory}/{container.id}", changed, record.id
+                    )
+                    self._registry.set_state(container, states.connected(container.state, sandbox))
+                    if before is not None:
+                        self._notices.network("disconnect", container, before, record.id)
 
     def _settle(self, container: Container, wish: NetworkWish) -> None:
         resolved = replace(container.record.resolved, network=wish)

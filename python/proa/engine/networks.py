@@ -118,6 +118,10 @@ class NetworkVerbs:
         """A container comes to be on a network, at once if it runs. Raises ProaError."""
         await self._connections.connect(self._networking.find(ref), body)
 
+    async def resume(self) -> None:
+        """At daemon start: what the one before was about when it died."""
+        await self._connections.resume()
+
     async def disconnect(self, ref: str, body: NetworkDisconnectRequest) -> None:
         """A container leaves a network. Raises ProaError."""
         await self._connections.disconnect(self._networking.find(ref), body)

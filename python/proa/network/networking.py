@@ -231,8 +231,23 @@ class Networking:
         self._sandboxes[container_id] = joined
         return joined
 
-    async def detach(self, container_id: str, directory: str, wish: NetworkWish, network_id: str) -> Sandbox:
-        """A running container leaves a network; `wish` is what is left. Raises ProaError."""
+    async def undo_attach(self, container_id: str, asked: EndpointWish) -> None:
+        """A daemon before this one may have died over an `attach`: then the interface is there, and goes."""
+        sandbox = self._sandboxes[container_id]
+        network = self._catalogue.network(asked.network)
+        interface = _interface(network, asked, sandbox.endpoints)
+        try:
+            await self._keeper.detach_network(container_id, interface, sandbox.routes())
+        except ProaError as exc:
+            _log.debug("interface %s of %s was not made: %s", interface, container_id, exc)
+
+    async def detach(
+        self, container_id: str, directory: str, wish: NetworkWish, network_id: str, *, again: bool = False
+    ) -> Sandbox:
+        """A running container leaves a network; `wish` is what is left. Raises ProaError.
+
+        `again`: it may have done so already.
+        """
         sandbox = self._sandboxes[container_id]
         if sandbox.mode == "none":
             left = self._sandboxes[container_id] = replace(sandbox, mode="bridge", endpoints=())
@@ -240,7 +255,11 @@ class Networking:
         gone = next(e for e in sandbox.endpoints if e.network_id == network_id)
         left = replace(sandbox, endpoints=tuple(e for e in sandbox.endpoints if e is not gone))
         left = await self._publishing.moved(container_id, wish, sandbox, left)
-        await self._keeper.detach_network(container_id, gone.interface, left.routes())
+        try:
+            await self._keeper.detach_network(container_id, gone.interface, left.routes())
+        except ProaError:
+            if not again:
+                raise
         self._sandboxes[container_id] = left
         network = self._catalogue.get(network_id)
         if network is not None:
@@ -433,14 +452,9 @@ class Networking:
     async def _new_endpoint(
         self, network: Network, asked: EndpointWish, beside: Sequence[Endpoint], called: naming.Called
     ) -> Endpoint:
-        taken = {endpoint.interface for endpoint in beside}
-        interface = asked.driver_options.get(drivers.INTERFACE_NAME, "")
-        if interface:
-            drivers.check_name(interface)
-        if interface in taken:
+        interface = _interface(network, asked, beside)
+        if any(endpoint.interface == interface for endpoint in beside):
             raise Forbidden(f"interface name {interface} is in use in the container already")
-        free = (f"{network.prefix}{number}" for number in range(len(taken) + 1))
-        interface = interface or next(candidate for candidate in free if candidate not in taken)
         endpoint = await network.new_endpoint(asked, interface)
         return _with_names(endpoint, network, called)
 
@@ -523,6 +537,16 @@ class Networking:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _interface(network: Network, asked: EndpointWish, beside: Sequence[Endpoint]) -> str:
+    """What an endpoint's interface is called inside. Raises InvalidParameter."""
+    named = asked.driver_options.get(drivers.INTERFACE_NAME, "")
+    if named:
+        return drivers.check_name(named)
+    taken = {endpoint.interface for endpoint in beside}
+    free = (f"{network.prefix}{number}" for number in range(len(taken) + 1))
+    return next(candidate for candidate in free if candidate not in taken)
 
 
 def _with_names(endpoint: Endpoint, network: Network, called: naming.Called) -> Endpoint:

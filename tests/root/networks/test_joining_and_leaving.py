@@ -1,5 +1,11 @@
 """Containers join networks and leave them, by docker's command line; what is told when they cannot."""
 
+import contextlib
+import random
+import threading
+import time
+
+import pytest
 from instance import Instance, eventually
 from machines import WEB, address, docker, fetch, refused
 from netns import Namespace
@@ -154,3 +160,37 @@ def test_an_interface_that_somebody_deletes(clean: Instance, host: Namespace) ->
     docker(clean, "rm", "-f", "web")
     docker(clean, "network", "rm", "n1")
     assert "mybr2" not in host.ip("-o", "link")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_daemon_that_is_killed_over_a_change_of_networks(
+    clean: Instance, host: Namespace, seed: int
+) -> None:
+    """What was begun is undone or done: inside there is what inspect tells of, and the networks can go."""
+    chance = random.Random(seed)
+    docker(clean, "run", "-d", "--name", "one", "busybox", "sleep", "600")
+    for number in range(4):
+        name = f"k{number}"
+        docker(clean, "network", "create", name)
+        thread = threading.Thread(target=_come_and_go, args=(clean, name))
+        thread.start()
+        time.sleep(chance.uniform(0, 0.05))  # a moment of the work, not a wait for anything
+        clean.kill_daemon()
+        thread.join()
+        host.run(clean.start)
+        shown = clean.api.call("GET", "/containers/one/json")["NetworkSettings"]["Networks"]
+        inside = docker(clean, "exec", "one", "busybox", "ip", "-o", "link").splitlines()
+        assert len([line for line in inside if ": eth" in line]) == len(shown), (shown, inside)
+        if name in shown:
+            docker(clean, "network", "disconnect", name, "one")
+        docker(clean, "network", "rm", name)
+
+
+def _come_and_go(daemon: Instance, network: str) -> None:
+    with contextlib.suppress(
+        OSError, RuntimeError, ValueError
+    ):  # whatever the killed daemon leaves of an answer
+        api = daemon.api
+        while True:
+            for verb in ("connect", "disconnect"):
+                api.call("POST", f"/networks/{network}/{verb}", {"Container": "one"})
