@@ -153,6 +153,17 @@ async def test_several_outputs_at_once(daemon: Instance, tmp_path: Path) -> None
         assert daemon.run("image", "inspect", name, cli="proa").returncode == 0
 
 
+async def test_files_of_several_platforms(daemon: Instance, tmp_path: Path) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /f\n"
+    context = write_files(tmp_path, {"Dockerfile": text, "amd64": "one", "arm64": "other"})
+    given = {"platform": "linux/amd64,linux/arm64"}
+    async with client(socket_of(daemon), context) as buildx:
+        await buildx.build(given, exporter="local")
+        assert buildx.received == {"linux_amd64/f": b"one", "linux_arm64/f": b"other"}
+        with pytest.raises(CallFailed, match="several platforms is not supported"):
+            await buildx.build(given, exporter="tar")
+
+
 async def test_a_cache_in_the_clients_directory(daemon: Instance, tmp_path: Path) -> None:
     context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nRUN echo cached > /f; date +%N > /t\n"})
 

@@ -140,7 +140,9 @@ class Builder:
             job.told |= _told_of(built, image.names)
             if named := next((store.named for store in stores.values() if store.named), ""):
                 job.told["cache.manifest"] = named
-            await self._outputs.deliver(exports, built["ID"], session, client.logins, scratch)
+            images = {each["Platform"]: each["ID"] for each in built.get("Images") or ()}
+            images = images or {"": built["ID"]}
+            await self._outputs.deliver(exports, images, session, client.logins, scratch)
         return {}
 
     async def _run(

@@ -26,7 +26,7 @@ from proa.buildkit.filesync import DATA, FIN, REQ, STAT, go_mode
 from proa.buildkit.grpc import UNKNOWN, CallFailed, Calling
 from proa.buildkit.sessions import Session
 from proa.buildkit.wishes import Export
-from proa.errors import ProaError, System
+from proa.errors import NotImplemented_, ProaError, System
 from proa.feeding import feed
 from proa.schema.container import ContainerCreateRequest
 from proa.schema.container_state import ContainerCreateResponse
@@ -78,12 +78,16 @@ class Outputs:
     async def deliver(
         self,
         exports: Sequence[Export],
-        image: str,
+        images: Mapping[str, str],
         session: Session,
         logins: Mapping[str, Credentials],
         scratch: Path,
     ) -> None:
-        """Everything that was asked for, one after the other. Raises classes of proa.errors."""
+        """Everything that was asked for, one after the other. Raises classes of proa.errors.
+
+        `images` are the platforms' by their names, the main one first.
+        """
+        image = next(iter(images.values()))
         for number, export in enumerate(exports):
             if export.push:
                 for name in export.names:
@@ -92,13 +96,17 @@ class Outputs:
             if export.kind in ("docker", "oci"):
                 await _send(sending, await self._images.save(list(export.names) or [image]))
             elif export.kind == "tar":
+                if len(images) > 1:
+                    raise NotImplemented_("a tar of the files of several platforms is not supported")
                 async with self._root(image) as files:
                     await _send(sending, files)
             elif export.kind == "local":
                 target = scratch / f"files-{number}"
-                os.mkdir(target, 0o700)
-                async with self._root(image) as files:
-                    await feed(files, self._executor, partial(_unpack, target=str(target)))
+                for platform, each in images.items():
+                    place = target / platform.replace("/", "_") if len(images) > 1 else target
+                    os.makedirs(place, 0o755)
+                    async with self._root(each) as files:
+                        await feed(files, self._executor, partial(_unpack, target=str(place)))
                 await _send_directory(sending, str(target), self._executor)
 
     async def _push(self, name: str, logins: Mapping[str, Credentials]) -> None:
