@@ -1,9 +1,11 @@
 //! A directory of a client's, received as fsutil sends it: what it has and what is wanted of it, and files as they come.
 //!
-//!     client  STAT  STAT  STAT ...  STAT (empty: that was all)      in the order of a walk, numbered from 0
-//!     here           REQ 1    REQ 2 ...                             of regular files that are to be sent
-//!     client               DATA 1  DATA 1 (empty: its end)  DATA 2 ...
-//!     here    FIN     client  FIN
+//! ```text
+//! client  STAT  STAT  STAT ...  STAT (empty: that was all)      in the order of a walk, numbered from 0
+//! here           REQ 1    REQ 2 ...                             of regular files that are to be sent
+//! client               DATA 1  DATA 1 (empty: its end)  DATA 2 ...
+//! here    FIN     client  FIN
+//! ```
 //!
 //! What the tree has already, from the last time, is not asked for again: what was told of it then is compared to what
 //! is told now, byte by byte. A name is only ever made in a directory that was told of before, and nothing is
