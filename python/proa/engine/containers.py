@@ -188,9 +188,9 @@ class Containers:
 
     async def remove(self, ref: str, *, volumes: bool, force: bool, link: bool) -> None:
         """Raises Conflict where it runs and `force` is not given."""
-        container = self._registry.lookup(ref)
         if link:
-            raise InvalidParameter(f"Cannot get parent / for name {ref}: links are not supported")
+            return await links.unlink(ref, self._registry)
+        container = self._registry.lookup(ref)
         await self._removal.remove(container, force=force, volumes=volumes)
 
     async def update(self, ref: str, body: ContainerUpdateRequest) -> ContainerUpdateResponse:

@@ -7,6 +7,7 @@ Settled anew at each start, since addresses change. On networks that have names 
 from collections.abc import Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from proa.engine.container import Container
 from proa.engine.registry import Registry
@@ -66,6 +67,28 @@ def shown(container: Container, registry: Registry) -> list[str] | None:
             continue  # its link went with it
         found.append(f"/{child}:/{container.record.name}/{alias or name.removeprefix('/')}")
     return found or None
+
+
+async def unlink(name: str, registry: Registry) -> None:
+    """Take away the link `/container/alias` from the next start on. Raises NotFound, Conflict."""
+    parent, _, alias = name.strip("/").rpartition("/")
+    container = registry.lookup(parent or alias)
+    if not parent:
+        raise Conflict("Conflict, cannot remove the default link name of the container")
+    async with container.exclusive():
+        resolved = container.record.resolved
+        links = resolved.host_config.links or []
+        left = [link for link in links if _alias(link) != alias]
+        if len(left) == len(links):
+            raise NotFound(f"No such container: {name.strip('/')}")
+        host_config = replace(resolved.host_config, links=left or None)
+        record = replace(container.record, resolved=replace(resolved, host_config=host_config))
+        registry.set_record(container, record)
+
+
+def _alias(link: str) -> str:
+    name, _, alias = link.partition(":")
+    return alias or name.removeprefix("/")
 
 
 def _address(child: Container) -> str:

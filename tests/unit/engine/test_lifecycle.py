@@ -1,6 +1,7 @@
 """Containers from create to removal, over fakes: states, events, waits, Docker's words."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -369,3 +370,15 @@ async def test_only_a_log_that_is_shipped_goes_with_the_start(world) -> None:
     (nothing, no_fd), (ship, _) = world.keeper.shipped
     assert (nothing, no_fd) == (None, 0)
     assert (ship.id, ship.format.tag) == (id_[:12], "renamed")
+
+
+async def test_a_link_is_taken_away_and_its_container_stays(world) -> None:
+    await world.run("db")
+    id_ = await world.create("app", host_config=HostConfig(links=["db:d", "db"]))
+    remove = partial(world.engine.containers.remove, volumes=False, force=False, link=True)
+    await remove("/app/d")
+    assert world.registry.lookup(id_).record.resolved.host_config.links == ["db"]
+    with pytest.raises(NotFound, match="No such container: app/d"):
+        await remove("/app/d")
+    with pytest.raises(Conflict, match="cannot remove the default link name of the container"):
+        await remove("app")
