@@ -78,23 +78,34 @@ def define(
         # Whoever takes it over settles what is left open.
         return replace(draft, driver="null", subnets=tuple(map(_as_asked, asked)))
     _check_options(draft, config, networks)
+    return _with_subnets(draft, _subnets(draft, asked, pools, networks, used))
+
+
+def _subnets(
+    draft: NetworkRecord,
+    asked: Sequence[IPAMConfig],
+    pools: Pools,
+    networks: Sequence[NetworkRecord],
+    used: Sequence[Subnet],
+) -> list[SubnetRecord]:
+    """What was asked for, and of the pools one for each family that nobody chose. Raises ProaError."""
     subnets = list(map(_configured, asked))
     taken = [subnet.range for network in networks if not network.config_only for subnet in network.subnets]
     for subnet in subnets:
         if any(subnet.range.overlaps(other) for other in taken):
             raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
         taken.append(subnet.range)
-    for bits, wanted in ((IPV4, ipv4), (IPV6, ipv6)):
+    for bits, wanted in ((IPV4, draft.ipv4), (IPV6, draft.ipv6)):
         if draft.ipam_driver == "null":
             continue
         if wanted and not any(subnet.range.bits == bits for subnet in subnets):
             chosen = choose_subnet(pools, [*taken, *used], bits)
             subnets.append(_with_gateway(SubnetRecord(subnet=str(chosen))))
-    if driver == "bridge" and not subnets:
+    if draft.driver == "bridge" and not subnets:
         raise InvalidParameter("ipv4 pool is empty")
-    if driver == "bridge" and len(subnets) > ipv4 + ipv6:
+    if draft.driver == "bridge" and len(subnets) > draft.ipv4 + draft.ipv6:
         raise InvalidParameter("bridge driver doesn't support multiple subnets")
-    return _with_subnets(draft, subnets)
+    return subnets
 
 
 def check_request(request: NetworkCreateRequest) -> str:
