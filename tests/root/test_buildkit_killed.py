@@ -46,6 +46,13 @@ class Silent(Client):
         await asyncio.get_running_loop().create_future()
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(daemon: Instance) -> None:
+    """Contexts that other tests' clients have at the daemon go."""
+    assert daemon.run("builder", "prune", "-af", cli="proa").returncode == 0
+    assert not [*(daemon.root / "lib/builds/kept").glob("*")]
+
+
 def address(daemon: Instance) -> str:
     assert daemon.engine is not None
     return daemon.engine.socket
