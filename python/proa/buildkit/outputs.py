@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -170,13 +171,29 @@ async def _send_directory(sending: Calling, root: str, executor: Executor | None
 async def _send_file(
     calling: Calling, number: int, path: str, loop: asyncio.AbstractEventLoop, executor: Executor | None
 ) -> None:
-    file = await loop.run_in_executor(executor, lambda: open(path, "rb", buffering=0))  # noqa: SIM115
+    file = await loop.run_in_executor(executor, _open_regular, path)
     try:
         while data := await loop.run_in_executor(executor, file.read, _FILE_PIECE):
             await calling.send(messages.Packet(type=DATA, ID=number, data=data).SerializeToString())
     finally:
         file.close()
     await calling.send(messages.Packet(type=DATA, ID=number).SerializeToString())
+
+
+def _open_regular(path: str) -> FileIO:
+    """A regular file, and nothing else that an image may have there. Raises CallFailed.
+
+    A link leads anywhere on this host, a fifo waits, and a device is the host's.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = FileIO(path, opener=lambda name, mode: os.open(name, mode | flags))
+    except OSError as exc:
+        raise CallFailed(UNKNOWN, f"not a regular file: {exc.strerror}") from exc
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CallFailed(UNKNOWN, "not a regular file")
+    return file
 
 
 def walk(root: str) -> list[tuple[str, Any]]:
