@@ -103,6 +103,8 @@ def _tarred(data: bytes) -> "Iterator[tuple[str, bytes]]":
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for entry in tar:
+                if entry.size > _LARGEST:
+                    raise Failure(_TOO_LARGE)
                 if entry.isreg():
                     file = tar.extractfile(entry)
                     yield entry.name, file.read() if file else b""
@@ -112,16 +114,19 @@ def _tarred(data: bytes) -> "Iterator[tuple[str, bytes]]":
 
 def _zipped(data: bytes) -> "Iterator[tuple[str, bytes]]":
     import zipfile
+    import zlib
 
     try:
+        left = _LARGEST
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for entry in archive.infolist():
                 if entry.is_dir():
                     continue
                 with archive.open(entry) as file:
-                    content = file.read(_LARGEST + 1)
-                if len(content) > _LARGEST:
+                    content = file.read(left + 1)
+                left -= len(content)
+                if left < 0:
                     raise Failure(_TOO_LARGE)
                 yield entry.filename, content
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as exc:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as exc:
         raise Failure(f"zip: {exc}") from None

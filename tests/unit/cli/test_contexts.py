@@ -255,6 +255,21 @@ def test_a_zip(options: Globals, tmp_path: Path) -> None:
     _run(options, "import", "nn", str(tmp_path / "archive"))
     found = ContextStore(options).load("nn")
     assert (found.host, found.tls) == ("tcp://h", {"docker": {"ca.pem": b"the ca"}})
+    for files in ({"meta.json": 11}, {"tls/docker/ca.pem": 6, "tls/docker/key.pem": 6}):
+        with zipfile.ZipFile(tmp_path / "archive", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, size in files.items():
+                archive.writestr(name, bytes(size << 20))
+        assert "read exceeds the defined limit" in _fails(options, "import", "n2", str(tmp_path / "archive"))
     with zipfile.ZipFile(tmp_path / "archive", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("meta.json", bytes(11 << 20))
-    assert "read exceeds the defined limit" in _fails(options, "import", "n2", str(tmp_path / "archive"))
+        archive.writestr("meta.json", META * 9)
+    broken = bytearray((tmp_path / "archive").read_bytes())
+    broken[40:60] = bytes(20)
+    (tmp_path / "archive").write_bytes(broken)
+    assert "zip: " in _fails(options, "import", "n2", str(tmp_path / "archive"))
+
+
+def test_a_file_that_claims_to_be_large(options: Globals, tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("meta.json")
+    entry.size = 1 << 40
+    (tmp_path / "archive").write_bytes(entry.tobuf() + bytes(1024))
+    assert "read exceeds the defined limit" in _fails(options, "import", "nn", str(tmp_path / "archive"))
