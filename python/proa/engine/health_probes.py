@@ -108,7 +108,7 @@ class ProbeMonitor:
         """The first probe comes an interval from now."""
         try:
             self._number = self._probes.watch(self)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             log.error("the health of %s is not probed: %s", self.course.container.id[:12], exc)
 
     def stop(self) -> None:

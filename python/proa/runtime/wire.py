@@ -197,10 +197,17 @@ class Wire:
                 pending.future.set_exception(pending.translate(reply.error))
             return
         self.welcomed = self.welcomed or isinstance(reply, Welcome)
-        if pending.arrived is not None:
-            pending.arrived(reply)
-        if not pending.future.done():
-            pending.future.set_result(reply)
+        try:
+            if pending.arrived is not None:
+                pending.arrived(reply)
+        except Exception as exc:
+            # Whoever asked is told, and does not wait for ever.
+            if pending.future.done():
+                raise
+            pending.future.set_exception(exc)
+        else:
+            if not pending.future.done():
+                pending.future.set_result(reply)
 
     def _lose(self) -> None:
         self.close()

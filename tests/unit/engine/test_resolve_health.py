@@ -89,6 +89,8 @@ def test_what_is_a_command(test: list[str]) -> None:
         (["TCP", "0"], "invalid port '0'"),
         (["TCP", "65536"], "invalid port '65536'"),
         (["TCP", "9" * 5000], "invalid port"),
+        (["TCP", "000080999"], "invalid port '000080999'"),
+        (["CMD", "HTTP", ":000080999"], "invalid port '000080999'"),
         (["TCP", "\u0664\u0662"], "a port is missing"),
         (["TCP", "db:5432"], "'db' is neither localhost nor an IP address"),
         (["TCP", "::1:80"], "invalid port ':1:80'"),

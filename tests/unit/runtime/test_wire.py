@@ -119,6 +119,17 @@ async def test_started_is_handled_before_the_exit_that_follows(
     assert order == ["started", "exited a 0"]
 
 
+async def test_who_fails_to_take_an_answer_waits_for_it_no_longer(wire: Wire, keeper: FakeKeeper) -> None:
+    def arrived(answer: object) -> None:
+        raise ValueError("not this one")
+
+    request = asyncio.ensure_future(wire.request(signal(1), failure, arrived))
+    keeper.say(Started(seq=(await keeper.read()).seq, pid=1, started_at_ns=1, warnings=()))
+    with pytest.raises(ValueError, match="not this one"):
+        await request
+    assert wire.open
+
+
 async def test_a_cancelled_request_still_handles_its_answer(wire: Wire, keeper: FakeKeeper, ear: Ear) -> None:
     arrived: list[object] = []
     request = asyncio.ensure_future(wire.request(signal(1), failure, arrived.append))

@@ -29,6 +29,8 @@ PROBES = ("TCP", "HTTP")
 _MILLISECOND = 1_000_000
 _LOCALHOST = ("127.0.0.1", "[::1]")
 _LONGEST = 4096
+_DIGITS = 5
+"""Of a port."""
 """Characters of a URL."""
 
 
@@ -107,7 +109,7 @@ def _http(text: str) -> Target:
 
 def _addresses(authority: str, default_port: str) -> tuple[str, ...]:
     host, port = _split(authority, default_port)
-    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 1 << 16):
+    if not (port.isascii() and port.isdigit() and len(port) <= _DIGITS and 0 < int(port) < 1 << 16):
         raise ValueError(f"invalid port '{port}'" if port else "a port is missing")
     hosts = _LOCALHOST if host in ("", "localhost") else (_literal(host),)
     return tuple(f"{host}:{int(port)}" for host in hosts)
