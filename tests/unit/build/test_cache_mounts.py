@@ -3,15 +3,21 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import proa_native
 import pytest
 
 from proa.build.dockerfile.mounts import MountType
 from proa.build.graph import StepMount
 from proa.build.ports import Mounted
 from proa.engine.builds.cache_mounts import CacheDirectories, Holds
+from proa.engine.builds.room import BuildRoom
+from proa.schema.config import DaemonConfig
 
 
 def cache(name: str, sharing: str = "shared", target: str = "/c", lower: tuple[str, ...] = ()) -> Mounted:
@@ -83,7 +89,7 @@ async def test_a_turn_that_is_cancelled_goes_to_the_next() -> None:
 
 @pytest.mark.parametrize("sharing", ["locked", "private", "shared"])
 async def test_a_cache_that_a_step_has_twice_is_one(tmp_path: Path, sharing: str) -> None:
-    directories = CacheDirectories(tmp_path / "caches")
+    directories = CacheDirectories(tmp_path / "caches", None)
     async with AsyncExitStack() as stack:
         mounts = [cache("a", sharing, "/one"), cache("b", sharing), cache("a", sharing, "/two")]
         found = await directories.use(mounts, no_seed, stack)
@@ -93,7 +99,7 @@ async def test_a_cache_that_a_step_has_twice_is_one(tmp_path: Path, sharing: str
 
 
 async def test_steps_with_the_same_caches_in_another_order_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    directories = CacheDirectories(tmp_path / "caches")
+    directories = CacheDirectories(tmp_path / "caches", None)
     done = []
 
     async def step(*names: str) -> None:
@@ -108,7 +114,7 @@ async def test_steps_with_the_same_caches_in_another_order_do_not_wait_for_each_
 
 
 async def test_what_begins_with_other_files_is_another_cache(tmp_path: Path) -> None:
-    directories = CacheDirectories(tmp_path / "caches")
+    directories = CacheDirectories(tmp_path / "caches", None)
     seeded = []
 
     async def seed(lower: Sequence[str], path: str, target: str) -> None:
@@ -124,7 +130,7 @@ async def test_what_begins_with_other_files_is_another_cache(tmp_path: Path) -> 
 
 
 async def test_one_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
-    directories = CacheDirectories(tmp_path / "caches")
+    directories = CacheDirectories(tmp_path / "caches", None)
 
     async def seed(lower: Sequence[str], path: str, target: str) -> None:
         raise asyncio.CancelledError
@@ -138,7 +144,7 @@ async def test_one_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_one_in_use_is_not_taken_away(tmp_path: Path) -> None:
-    directories = CacheDirectories(tmp_path / "caches")
+    directories = CacheDirectories(tmp_path / "caches", None)
     async with AsyncExitStack() as stack:
         ((_, path),) = (await directories.use([cache("a")], no_seed, stack)).items()
         assert directories.doom(path) is None
@@ -148,5 +154,43 @@ async def test_one_in_use_is_not_taken_away(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         assert os.listdir((await directories.use([cache("a")], no_seed, stack)).popitem()[1]) == []
     assert os.listdir(doomed) == ["kept"]
-    assert directories.doom(doomed) == doomed  # of a daemon that was killed in the middle
     assert directories.doom(f"{tmp_path}/caches/none") is None
+
+
+async def test_one_is_taken_away_while_its_forerunner_still_goes(tmp_path: Path) -> None:
+    directories = CacheDirectories(tmp_path / "caches", None)
+    doomed = []
+    for _ in range(2):
+        async with AsyncExitStack() as stack:
+            ((_, path),) = (await directories.use([cache("a")], no_seed, stack)).items()
+            Path(path, "kept").touch()
+        doomed.append(directories.doom(path))
+        assert directories.all() == []  # what goes is no cache
+    first, second = doomed
+    assert first != second
+    assert all(os.listdir(path) == ["kept"] for path in doomed if path)
+
+
+async def test_one_that_is_being_made_is_not_shown(tmp_path: Path) -> None:
+    directories = CacheDirectories(tmp_path / "caches", None)
+
+    async def seed(lower: Sequence[str], path: str, target: str) -> None:
+        assert os.path.isdir(target)
+        assert directories.all() == []
+
+    async with AsyncExitStack() as stack:
+        found = await directories.use([cache("a", lower=("/layer",))], seed, stack)
+        assert directories.all() == [(path, True) for path in found.values()]
+
+
+async def test_a_start_removes_what_is_none_yet_or_no_more(tmp_path: Path) -> None:
+    caches = tmp_path / "builds/caches"
+    for name in ("a", "a-1", "a.0123abcd.new", "a.0123abcd.pruned", "a.pruned"):
+        (caches / name / "deep").mkdir(parents=True)
+    with ThreadPoolExecutor() as executor:
+        images: Any = SimpleNamespace(store=SimpleNamespace(keep=lambda needed: None))
+        others: Any = dict.fromkeys(("host", "keeper", "networks", "events", "background", "seccomp"))
+        config = DaemonConfig(data_root=str(tmp_path), exec_root=str(tmp_path / "run"))
+        room = BuildRoom(config=config, images=images, native=proa_native, executor=executor, **others)
+        room.sweep()
+    assert sorted(os.listdir(caches)) == ["a", "a-1"]

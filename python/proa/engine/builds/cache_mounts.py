@@ -16,19 +16,23 @@ Source: the Dockerfile reference, "RUN --mount=type=cache".
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 import proa_native
 
+from proa.build.calls import to_its_end
 from proa.build.ports import Mounted
 from proa.errors import System
 
 Seed = Callable[[Sequence[str], str, str], Awaitable[None]]
 """Fills a directory with what layers (top first) have at a path."""
 
-_DOOMED = ".pruned"
+_DRAFT, _DOOMED = ".new", ".pruned"
+"""How the names of what is no cache yet, or no more, end; a cache's has no dot. A start removes them."""
 
 
 class Holds:
@@ -109,8 +113,9 @@ class Holds:
 class CacheDirectories:
     """The directories of cache mounts. One for the daemon."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, executor: Executor | None) -> None:
         self._root = root
+        self._executor = executor
         self._holds = Holds()
         self._seeding = asyncio.Lock()
 
@@ -136,9 +141,8 @@ class CacheDirectories:
         return path
 
     async def _make(self, path: str, each: Mounted, seed: Seed) -> None:
-        mount, draft = each.mount, f"{path}.new"
+        mount, draft = each.mount, _beside(path, _DRAFT)
         try:
-            proa_native.remove_tree(draft)  # of a daemon that was killed
             os.makedirs(draft, 0o700)
             if each.lower:
                 await seed(each.lower, mount.source, draft)
@@ -148,29 +152,30 @@ class CacheDirectories:
         except OSError as exc:
             raise System(f"cache mount {mount.id}: {(exc.strerror or '').lower()}") from exc
         finally:
-            proa_native.remove_tree(draft)
+            loop = asyncio.get_running_loop()
+            with suppress(OSError):
+                await to_its_end(loop.run_in_executor(self._executor, proa_native.remove_tree, draft))
 
     def all(self) -> list[tuple[str, bool]]:
-        """(directory, in use) of every one."""
+        """(directory, in use) of every one; not what is none yet, or no more."""
         try:
             names = sorted(os.listdir(self._root))
         except FileNotFoundError:
             return []
-        return [(f"{self._root}/{name}", self._holds.held(name)) for name in names]
+        return [(f"{self._root}/{name}", self._holds.held(name)) for name in names if "." not in name]
 
     def doom(self, path: str) -> str | None:
         """Take one away from steps to come: where it is now, for its removal; None where one has it."""
         if self._holds.held(os.path.basename(path)):
             return None
-        if path.endswith(_DOOMED):
-            return path
+        doomed = _beside(path, _DOOMED)
         try:
-            os.rename(path, path + _DOOMED)
+            os.rename(path, doomed)
         except FileNotFoundError:
             return None
         except OSError as exc:
             raise System(f"cache mount: {(exc.strerror or '').lower()}") from exc
-        return path + _DOOMED
+        return doomed
 
 
 def cache_name(each: Mounted) -> str:
@@ -178,6 +183,11 @@ def cache_name(each: Mounted) -> str:
     mount = each.mount
     identity = "\0".join((mount.id, *each.lower[:1], mount.source if each.lower else ""))
     return sha256(identity.rstrip("\0").encode()).hexdigest()[:32]
+
+
+def _beside(path: str, ending: str) -> str:
+    """A name that nothing else has: of a draft, or of what goes while another is made in its place."""
+    return f"{path}.{token_hex(4)}{ending}"
 
 
 def _is_there(path: str) -> bool:

@@ -157,10 +157,9 @@ class Pruner:
     async def _remove(self, doomed: Sequence[_Candidate]) -> None:
         self._cache.forget(each.record.id for each in doomed if each.record.type == "regular")
         loop = asyncio.get_running_loop()
-        gone = [self._caches.doom(each.directory) for each in doomed if each.directory]
-        for directory in filter(None, gone):
-            await loop.run_in_executor(self._executor, _remove_tree, directory)
         for each in doomed:
+            if each.directory and (gone := self._caches.doom(each.directory)) is not None:
+                await loop.run_in_executor(self._executor, _remove_tree, gone)
             if each.record.type == _CONTEXT:
                 await self._contexts.remove(each.record.id)
         self._collect()

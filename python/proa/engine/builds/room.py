@@ -74,12 +74,15 @@ class BuildRoom:
 
     def sweep(self) -> None:
         """Remove what a killed daemon's builds left; the trees go in their own time."""
-        for directory in (self._root / "steps", self._root / "kept", self.contexts, self._runtime):
+        caches = self._root / "caches"
+        for directory in (self._root / "steps", self._root / "kept", self.contexts, self._runtime, caches):
             try:
                 names = os.listdir(directory)
             except FileNotFoundError:
                 continue
             for name in names:
+                if directory == caches and "." not in name:
+                    continue  # a cache, and no draft of one, or one that was to go
                 asyncio.get_running_loop().run_in_executor(
                     self._executor, self._native.remove_tree, f"{directory}/{name}"
                 )
@@ -123,7 +126,7 @@ class BuildRoom:
         store = self._images.store
         cache = Cache(store.database)
         blobs = LayerBlobs(store, self._executor)
-        directories = CacheDirectories(self._root / "caches")
+        directories = CacheDirectories(self._root / "caches", self._executor)
         digests = self._native.FileDigests(str(self._root / "digests"))
         return Builds(
             images=self._images,
