@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::packet::Stat;
 use super::split;
 use crate::error::Result;
+use crate::layer::is_kept_xattr;
 use crate::layer::tree::{failed, open_beneath, open_root, remove_at, remove_tree};
 
 const DIRECTORY: u32 = 1 << 31;
@@ -199,7 +200,7 @@ fn finish_all(file: &OwnedFd, stat: &Stat<'_>, chown: bool) -> rustix::io::Resul
         rustix::fs::fchown(file, uid, gid)?;
     }
     rustix::fs::fchmod(file, permissions(stat.mode))?;
-    for (name, value) in &stat.attributes {
+    for (name, value) in stat.attributes.iter().filter(|(name, _)| is_kept_xattr(name)) {
         // What this file system has no room for is left out.
         let _ = rustix::fs::fsetxattr(file, *name, value, XattrFlags::empty());
     }
@@ -216,4 +217,23 @@ pub fn write(file: &OwnedFd, mut data: &[u8], path: &[u8]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_of_the_kernel_s_own_is_not_a_client_s_to_set() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let attributes: [(&[u8], &[u8]); 3] =
+            [(b"user.a", b"1"), (b"trusted.overlay.opaque", b"y"), (b"security.ima", b"x")];
+        let stat = Stat { path: b"a", mode: 0o644, attributes: attributes.to_vec(), ..Stat::default() };
+        let fd = OwnedFd::from(file.reopen().expect("opened"));
+        finish_file(&fd, &stat).expect("finished");
+        let mut names = [0; 256];
+        let length = rustix::fs::flistxattr(&fd, &mut names).expect("listed");
+        let names = String::from_utf8_lossy(&names[..length]).into_owned();
+        assert!(!names.contains("overlay") && !names.contains("ima"), "{names}");
+    }
 }

@@ -32,8 +32,9 @@ use crate::error::{Error, Result};
 
 /// Bytes of one message, as `BuildKit` has it.
 const MESSAGE: usize = 16 << 20;
-/// Bytes of everything that is told: some millions of files.
+/// Bytes of everything that is told, and how much that may be: what is known of each takes more than its packet.
 const TOLD: usize = 256 << 20;
+const ENTRIES: u32 = 4_000_000;
 /// Files that may be on their way at once; fsutil sends a few.
 const OPEN: usize = 128;
 /// Nanoseconds before a tree was asked for, within which a file's time does not tell whether it has changed.
@@ -165,7 +166,7 @@ impl Tree {
 
     /// Make what is not a file's content; whether that is wanted.
     fn entry(&mut self, message: &[u8]) -> Result<bool> {
-        if self.walked || self.told.len() + message.len() > TOLD {
+        if self.walked || self.count >= ENTRIES || self.told.len() + message.len() > TOLD {
             return Err(Error::Invalid("the build context has too many files".into()));
         }
         let stat = Stat::parse(message)?;

@@ -51,6 +51,7 @@ pub use pack::pack_layer;
 pub use source::Input;
 pub use stream::Digests;
 pub use tree::{disk_usage, inherit_directories, remove_tree, sync_file_system};
+pub(crate) use unpack::is_kept_xattr;
 
 use crate::error::{Error, Result};
 

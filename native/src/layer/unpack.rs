@@ -515,14 +515,18 @@ fn name_too_long(error: Error, path: &[u8]) -> Error {
     error
 }
 
-/// The xattrs a layer may set: file capabilities, users', and trusted ones but for overlayfs's own, with which a
-/// layer could show what other layers hide.
+/// Whether a layer or a client may set this xattr: file capabilities, users', and trusted ones but for overlayfs's
+/// own, with which a layer could show what other layers hide.
+pub(crate) fn is_kept_xattr(name: &[u8]) -> bool {
+    name == b"security.capability"
+        || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+        || (name.starts_with(b"trusted.") && !name.starts_with(b"trusted.overlay."))
+}
+
+/// The xattrs that an entry of a layer may set.
 pub(super) fn kept_xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
-    entry.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice())).filter(|(name, _)| {
-        *name == b"security.capability"
-            || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
-            || (name.starts_with(b"trusted.") && !name.starts_with(b"trusted.overlay."))
-    })
+    let all = entry.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+    all.filter(|(name, _)| is_kept_xattr(name))
 }
 
 /// File systems without xattrs, and user xattrs on what cannot carry them, are passed over as Docker does.
