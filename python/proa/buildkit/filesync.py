@@ -14,6 +14,7 @@ from urllib.parse import quote
 from msgspec import Struct
 from proa_native import ReceivedTree
 
+from proa.build.calls import to_its_end
 from proa.buildkit.grpc import UNKNOWN, CallFailed, Calling
 from proa.buildkit.sessions import Session
 from proa.buildkit.stream import Headers
@@ -53,16 +54,18 @@ async def receive(
 
     `exclude` are lines of an ignore file; with `follow` only these paths come, and what they lead to. Raises
     InvalidParameter, System, CallFailed, StreamReset; then what is there is not asked for the next time.
+    Cancelled, it ends when no thread writes to `place` any more.
     """
     loop = asyncio.get_running_loop()
     target = place / "tree"
     metadata = [("dir-name", name), *_listed("exclude-patterns", exclude), *_listed("followpaths", follow)]
     try:
-        tree = await loop.run_in_executor(executor, ReceivedTree, str(target), str(place / "records"))
+        opening = loop.run_in_executor(executor, ReceivedTree, str(target), str(place / "records"))
+        tree = await to_its_end(opening)
         async with Calling(session.connection, _DIFF_COPY, metadata) as calling:
             stream = calling.call.stream
             while data := await stream.read():
-                answer = await loop.run_in_executor(executor, tree.take, data)
+                answer = await to_its_end(loop.run_in_executor(executor, tree.take, data))
                 if tree.failure is not None:
                     raise CallFailed(UNKNOWN, tree.failure)
                 if answer:
@@ -72,7 +75,7 @@ async def receive(
             if not tree.whole:
                 calling.check()
                 raise InvalidParameter(f"the client has not sent all of {name}")
-        await loop.run_in_executor(executor, tree.finish)
+        await to_its_end(loop.run_in_executor(executor, tree.finish))
     except OSError as exc:
         if isinstance(exc, ConnectionError):
             raise

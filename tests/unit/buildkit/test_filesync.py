@@ -1,14 +1,19 @@
 """Directories as clients send them: whole trees, and what must not be made of hostile ones."""
 
+import asyncio
 import os
 import stat
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from proa_native import ReceivedTree
 
-from proa.buildkit import messages
+from proa.buildkit import filesync, messages
 from proa.buildkit.filesync import DATA, ERR, FIN, STAT, go_mode
 
 TIME = 1_700_000_000_123_456_789
@@ -163,3 +168,61 @@ def test_what_was_kept_is_not_asked_for_again(tree: Tree, tmp_path: Path) -> Non
     assert changed.take([told("a", size=2, modTime=TIME + 1), packets[1], packets[2], END]) == [0]
     dropped = Tree(tmp_path)  # the one before did not come to its end: nothing is known any more
     assert dropped.take(packets) == [0, 2]
+
+
+@pytest.mark.parametrize("blocked", ["open", "take", "finish"])
+async def test_a_cancelled_receipt_ends_when_nothing_writes_any_more(
+    blocked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    begun, goes_on, ended = asyncio.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        """A tree, one of whose calls lasts until it is told to go on."""
+
+        failure, whole, size = None, True, 0
+
+        def __init__(self, *places: str) -> None:
+            self.call("open")
+
+        def call(self, name: str) -> None:
+            if name == blocked:
+                loop.call_soon_threadsafe(begun.set)
+                goes_on.wait(10)
+                ended.set()
+
+        def take(self, data: bytes) -> bytes:
+            self.call("take")
+            return b""
+
+        def finish(self) -> None:
+            self.call("finish")
+
+    class Stream:
+        """Has one piece of data."""
+
+        closed_by_us = True
+
+        def __init__(self) -> None:
+            self.pieces = [b"x"]
+
+        async def read(self) -> bytes:
+            return self.pieces.pop() if self.pieces else b""
+
+    @asynccontextmanager
+    async def calling(*asked: object) -> AsyncIterator[Any]:
+        yield SimpleNamespace(call=SimpleNamespace(stream=Stream()))
+
+    monkeypatch.setattr(filesync, "ReceivedTree", Slow)
+    monkeypatch.setattr(filesync, "Calling", calling)
+    session: Any = SimpleNamespace(connection=None)
+    task = asyncio.create_task(filesync.receive(session, "context", tmp_path, None))
+    await begun.wait()
+    task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
