@@ -30,6 +30,8 @@ class Client:
         self._secrets = known
         self._connections: list[Connection] = []
         self.id = secrets.token_hex(8)
+        self.shared_key = ""
+        """What it keeps its directories at the daemon by; empty for a client without."""
         self.begun = asyncio.Event()
         """The daemon has asked for a directory."""
         self.asked: list[dict[str, list[str]]] = []
@@ -58,6 +60,7 @@ class Client:
     async def open(self) -> None:
         """Begin the session, then the calls' connection."""
         head = f"X-Docker-Expose-Session-Uuid: {self.id}\r\n"
+        head += f"X-Docker-Expose-Session-Sharedkey: {self.shared_key}\r\n" if self.shared_key else ""
         head += "".join(f"X-Docker-Expose-Session-Grpc-Method: {name}\r\n" for name in self._methods)
         await self._upgrade("/session", head, Connection(partial(grpc.serve, self._methods)))
         self.calls = Connection()
@@ -217,10 +220,16 @@ class Client:
 
 @asynccontextmanager
 async def client(
-    address: str, context: Path, known: Mapping[str, bytes] | None = None, **directories: Path
+    address: str,
+    context: Path,
+    known: Mapping[str, bytes] | None = None,
+    *,
+    shared_key: str = "key",
+    **directories: Path,
 ) -> AsyncIterator[Client]:
     """A client whose context and Dockerfile are in one directory."""
     made = Client(address, {"context": context, "dockerfile": context, **directories}, known or {})
+    made.shared_key = shared_key
     await made.open()
     try:
         yield made

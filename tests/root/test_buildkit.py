@@ -90,6 +90,17 @@ async def test_what_has_not_changed_does_not_come_again(daemon: Instance, tmp_pa
     assert list((daemon.root / "lib/builds/kept").iterdir()) == []
 
 
+async def test_what_nobody_has_a_key_for_is_not_kept(daemon: Instance, tmp_path: Path) -> None:
+    context = write_files(tmp_path, {"Dockerfile": "FROM busybox\nCOPY . /c\n"})
+    os.utime(context / "Dockerfile", (1, 1))
+    daemon.run("builder", "prune", "-af", cli="proa")
+    for _ in range(2):
+        async with client(socket_of(daemon), context, shared_key="") as buildx:
+            await buildx.build({})
+        assert [Path(path).name for path in buildx.sent] == ["Dockerfile", "Dockerfile"]
+        assert list((daemon.root / "lib/builds/kept").iterdir()) == []
+
+
 async def test_secrets_and_named_directories(daemon: Instance, tmp_path: Path) -> None:
     text = (
         "FROM busybox\nCOPY --from=other o /o\n"

@@ -223,11 +223,17 @@ class Builder:
     async def _kept(
         self, session: Session, name: str, stand: AsyncExitStack, exclude: Sequence[str] = ()
     ) -> Path:
-        """A whole directory, which is kept for the client's next build."""
-        place = await stand.enter_async_context(self._places.borrow(f"{name} {session.shared_key}", name))
+        """A whole directory, kept for the next build of a client with its key; of one without, it goes."""
+        key = _place_of(session.shared_key, name)
+        place = await stand.enter_async_context(self._places.borrow(key, name))
         received = await filesync.receive(session, name, place.path, self._executor, exclude=exclude)
-        place.size, place.whole = received.size, True
+        place.size, place.whole = received.size, bool(session.shared_key)
         return received.path
+
+
+def _place_of(shared_key: str, name: str) -> str:
+    """The key that a directory is kept by: nobody else's, however either is called."""
+    return f"{len(shared_key)} {shared_key} {name}" if shared_key else f"once {token_hex(16)}"
 
 
 class _ClientSide:
