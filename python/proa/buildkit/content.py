@@ -59,12 +59,13 @@ class ClientStore:
 
     async def small(self, descriptor: Descriptor) -> bytes:
         """A blob that is what its digest says. Raises CallFailed."""
-        data = b""
+        collected = bytearray()
         async with self.open(descriptor) as chunks:
             async for chunk in chunks:
-                data += chunk
-                if len(data) > _SMALL:
+                collected += chunk
+                if len(collected) > _SMALL:
                     raise CallFailed(UNKNOWN, f"{descriptor.digest}: is too large")
+        data = bytes(collected)
         if digest_of(data) != descriptor.digest:
             raise CallFailed(UNKNOWN, f"{descriptor.digest}: has another digest")
         return data

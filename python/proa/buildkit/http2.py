@@ -327,17 +327,26 @@ class Connection(asyncio.Protocol):
             return
         if len(payload) % 6:
             raise ProtocolError(FRAME_SIZE_ERROR, "settings of an odd size")
+        window = self._their_window
         for name, value in struct.iter_unpack(">HI", payload):
             if name == INITIAL_WINDOW:
                 if value > LARGEST_WINDOW:
                     raise ProtocolError(FLOW_CONTROL_ERROR, "a window is too large")
-                for stream in self._streams.values():
-                    stream.window += value - self._their_window
-                self._their_window = value
-                self._room.set()
+                window = value
             elif name == HEADER_TABLE_SIZE:
                 self._encoder.header_table_size = min(value, 4096)
+        self._set_window(window)
         self._answer(SETTINGS, ACK, 0)
+
+    def _set_window(self, window: int) -> None:
+        """What a stream of ours may send at first; once for a frame, which may name it thousands of times."""
+        more = window - self._their_window
+        if not more:
+            return
+        for stream in self._streams.values():
+            stream.window += more
+        self._their_window = window
+        self._room.set()
 
     def _take_ping(self, flags: int, number: int, payload: bytes) -> None:
         if not flags & ACK:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -263,6 +264,14 @@ class TestServer:
         await other.flush()
         assert (await ended(other, 1))["grpc-status"] == "0"  # h2 raises where the window is overrun
         assert len(other.data[1]) == 1_000_005
+
+    async def test_the_last_of_many_windows_is_set_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ours = http2.Connection()
+        windows: list[int] = []
+        monkeypatch.setattr(ours, "_set_window", windows.append)
+        settings = b"".join(struct.pack(">HI", http2.INITIAL_WINDOW, size) for size in range(2700))
+        ours.data_received(frame(http2.SETTINGS, 0, 0, settings))
+        assert windows == [2699]
 
     @pytest.mark.parametrize(
         "data",
