@@ -4,8 +4,8 @@ Source: grpc/doc/PROTOCOL-HTTP2.md.
 """
 
 import base64
-import binascii
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
@@ -20,6 +20,7 @@ RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 8, 12, 13, 14
 
 MESSAGE_BYTES: Final = 16 << 20
 """As BuildKit has it."""
+_STATUS: Final = re.compile("[0-9]{1,9}")
 _CONTENT_TYPE: Final = ("content-type", "application/grpc")
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ class Calling:
         said = dict(stream.trailers or stream.headers)
         code = said.get("grpc-status", str(UNKNOWN))
         if code != str(OK):
-            number = int(code) if code.isdigit() else UNKNOWN
+            number = int(code) if _STATUS.fullmatch(code) else UNKNOWN
             message = unquote(said.get("grpc-message", "")) or f"the call failed: {code}"
             raise CallFailed(number, message, _binary(said.get("grpc-status-details-bin", "")))
 
@@ -209,5 +210,5 @@ def _binary(value: str) -> bytes:
     """What metadata has as base64; empty where it is none."""
     try:
         return base64.b64decode(value + "=" * (-len(value) % 4))
-    except binascii.Error:
+    except ValueError:  # of base64 itself, or for letters that are not ASCII
         return b""

@@ -426,6 +426,18 @@ class TestClient:
             await asking
         assert caught.value.code == 5
 
+    @pytest.mark.parametrize("status", ["\u00b2", "\u0665", "-1", "", "x"])
+    async def test_a_status_that_is_no_number_is_unknown(self, pair: Pair, status: str) -> None:
+        other = await pair()
+        asking = asyncio.create_task(grpc.ask(other.ours, "/m", b""))
+        await other.of(h2.events.RequestReceived)
+        headers = [(":status", "200"), ("grpc-status", status), ("grpc-status-details-bin", "\u00e9")]
+        other.state.send_headers(1, headers, end_stream=True)
+        await other.flush()
+        with pytest.raises(CallFailed) as caught:
+            await asking
+        assert (caught.value.code, caught.value.details) == (grpc.UNKNOWN, b"")
+
     async def test_a_reset_after_the_answer_changes_nothing(self, pair: Pair) -> None:
         """gRPC servers end a stream that they did not read to its end so."""
         other = await pair()
