@@ -3,7 +3,8 @@
 //! | running  | pidfd readable: wait for the status, read what the pipes hold            |
 //! |----------|--------------------------------------------------------------------------|
 //! | draining | every output at its end, or [`DRAIN_NS`] later (a fd that lives on in    |
-//! |          | another process): finish the log, then ledger, then the event            |
+//! |          | another process): finish the log, then ledger, then the event; output    |
+//! |          | that is shipped is read in turns, for as long as [`END_NS`] more         |
 //! | over     | clients take the rest and close, within [`LINGER_NS`] of their end       |
 
 use std::os::fd::AsFd;
@@ -14,6 +15,7 @@ use super::ledger::Entry;
 use super::poll::{Flags, Part, Source};
 use super::protocol::{Exit, ExitReason, Reply};
 use super::record::{Confinement, Ended, Phase, Record, Running, Status};
+use super::ship::END_NS;
 use super::supervisor::{Cleanup, Ending, Keeper};
 use super::timers::{monotonic_ns, realtime_ns, Due};
 use crate::sys::supervise::send_signal;
@@ -61,8 +63,8 @@ impl Keeper {
             oom: kills > 0,
             drain_until_ns,
         }));
-        record.stdio.drain(realtime_ns(), &mut self.scratch);
-        self.timers.add(drain_until_ns, Due::Drain(number));
+        let more = record.stdio.drain(realtime_ns(), &mut self.scratch);
+        self.timers.add(if more { monotonic_ns() } else { drain_until_ns }, Due::Drain(number));
         if kills > oom_kills {
             let id = record.key.id.clone();
             self.tell(&Reply::Oom { id });
@@ -81,11 +83,28 @@ impl Keeper {
         }
     }
 
+    /// Read on where output is shipped; otherwise, its time is over.
+    pub(super) fn drain(&mut self, number: u32) {
+        let Some(record) = self.table.get_mut(number) else { return };
+        let Phase::Draining(ended) = &record.phase else { return };
+        let until_ns = ended.drain_until_ns;
+        let more = record.stdio.drain(realtime_ns(), &mut self.scratch);
+        let now_ns = monotonic_ns();
+        if more && now_ns >= until_ns + END_NS {
+            record.stdio.drain_unshipped(realtime_ns(), &mut self.scratch);
+        } else if more || now_ns < until_ns {
+            // Until then, where it is shipped to may keep up with it.
+            let waits = now_ns < until_ns && (!more || record.stdio.log_congested());
+            self.timers.add(if waits { until_ns } else { now_ns }, Due::Drain(number));
+            return self.after_output(number);
+        }
+        self.publish(number);
+    }
+
     /// The last byte is in the log: record the exit and tell of it.
-    pub(super) fn publish(&mut self, number: u32) {
+    fn publish(&mut self, number: u32) {
         let Some(record) = self.table.get_mut(number) else { return };
         let Phase::Draining(_) = &record.phase else { return };
-        record.stdio.drain(realtime_ns(), &mut self.scratch);
         record.stdio.finish(realtime_ns(), &mut self.scratch);
         let Phase::Draining(ended) = std::mem::replace(&mut record.phase, Phase::Over) else { return };
         self.timers.remove(ended.drain_until_ns, Due::Drain(number));

@@ -166,10 +166,17 @@ impl Log {
         self.file.as_ref().map(LogWriter::path)
     }
 
-    /// Each line is a message that is packed and sent.
+    /// How much to read at a time where each line is a message that is packed and sent.
     #[must_use]
-    pub fn is_shipped(&self) -> bool {
-        self.ship.is_some()
+    pub fn shipped_read_size(&self) -> Option<usize> {
+        self.ship.as_ref().map(|ship| ship.read_size())
+    }
+
+    /// What comes now is for the file alone.
+    pub fn end_shipping(&mut self) {
+        if let Some(ship) = &mut self.ship {
+            ship.end(monotonic_ns());
+        }
     }
 
     /// No further output can be taken before some was sent.

@@ -21,8 +21,6 @@ use crate::sys::supervise::adopt;
 pub const READ_SIZE: usize = 64 * 1024;
 /// Reads of one stream before other fds get their turn.
 const READS: usize = 4;
-/// Bytes read of one stream at a time where each of its lines is a message to be packed and sent.
-const SHIPPED_READ_SIZE: usize = 8 * 1024;
 /// Reads of one stream at a time once the process has ended: a pipe holds at most 1 MiB.
 const FINAL_READS: usize = 32;
 
@@ -235,23 +233,44 @@ impl Stdio {
             self.write_input();
         }
         if flags.intersects(Flags::IN | Flags::HUP | Flags::ERR) {
-            let shipped = self.log.as_ref().is_some_and(Log::is_shipped);
-            let turn = if shipped { (1, SHIPPED_READ_SIZE) } else { (READS, READ_SIZE) };
-            match part {
-                Part::Stdout | Part::Tty => self.read_output(Stream::Stdout, turn, now_ns, scratch),
-                Part::Stderr => self.read_output(Stream::Stderr, turn, now_ns, scratch),
-                _ => {}
+            let turn = self.shipped_turn().unwrap_or((READS, READ_SIZE));
+            let stream = match part {
+                Part::Stdout | Part::Tty => Some(Stream::Stdout),
+                Part::Stderr => Some(Stream::Stderr),
+                _ => None,
+            };
+            if let Some(stream) = stream {
+                self.read_output(stream, turn, now_ns, scratch);
             }
         }
         self.settle();
     }
 
-    /// The process has ended: read what its pipes still hold, whether clients keep up or not.
-    pub fn drain(&mut self, now_ns: u64, scratch: &mut Scratch) {
+    /// Reads of one stream and their size where each line is a message to be packed and sent.
+    fn shipped_turn(&self) -> Option<(usize, usize)> {
+        Some((1, self.log.as_ref()?.shipped_read_size()?))
+    }
+
+    /// The process has ended: read what its pipes still hold, whether clients keep up or not. Where it is shipped,
+    /// one turn's part of it; true while there is more.
+    pub fn drain(&mut self, now_ns: u64, scratch: &mut Scratch) -> bool {
+        let turn = self.shipped_turn();
+        let mut more = false;
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            more |= self.read_output(stream, turn.unwrap_or((FINAL_READS, READ_SIZE)), now_ns, scratch);
+        }
+        self.settle();
+        more && turn.is_some()
+    }
+
+    /// The turns of [`Stdio::drain`] have taken too long: read the rest, for the log's file alone.
+    pub fn drain_unshipped(&mut self, now_ns: u64, scratch: &mut Scratch) {
+        if let Some(log) = &mut self.log {
+            log.end_shipping();
+        }
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.read_output(stream, (FINAL_READS, READ_SIZE), now_ns, scratch);
         }
-        self.settle();
     }
 
     /// The last output is read: end the log and the clients, close everything.
@@ -278,27 +297,31 @@ impl Stdio {
         }
     }
 
+    /// False once there is nothing to read.
     fn read_output(
         &mut self,
         stream: Stream,
         (reads, size): (usize, usize),
         now_ns: u64,
         scratch: &mut Scratch,
-    ) {
+    ) -> bool {
         for _ in 0..reads {
-            let Some(fd) = self.output(stream) else { return };
+            let Some(fd) = self.output(stream) else { return false };
             match rustix::io::read(fd, &mut scratch.read[..size]) {
-                Ok(0) => return self.output_ended(stream, now_ns, scratch),
-                Ok(count) => self.pass_on(stream, count, now_ns, scratch),
+                Ok(count @ 1..) => self.pass_on(stream, count, now_ns, scratch),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => return false,
                 // A pty's EIO: no process has it open any more.
-                Err(_) => return self.output_ended(stream, now_ns, scratch),
+                Ok(0) | Err(_) => {
+                    self.output_ended(stream, now_ns, scratch);
+                    return false;
+                }
             }
             if reads != FINAL_READS && self.congested(stream) {
-                return;
+                return true;
             }
         }
+        true
     }
 
     fn pass_on(&mut self, stream: Stream, count: usize, now_ns: u64, scratch: &mut Scratch) {
@@ -322,9 +345,14 @@ impl Stdio {
         }
     }
 
-    fn congested(&self, stream: Stream) -> bool {
+    /// The log takes no more before some of it was sent.
+    #[must_use]
+    pub fn log_congested(&self) -> bool {
         self.log.as_ref().is_some_and(Log::congested)
-            || self.clients.iter().any(|client| client.congests(stream))
+    }
+
+    fn congested(&self, stream: Stream) -> bool {
+        self.log_congested() || self.clients.iter().any(|client| client.congests(stream))
     }
 
     /// Where the log is shipped to is ready; without flags, a time has come that [`Stdio::due`] has told of.

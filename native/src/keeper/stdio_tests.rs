@@ -4,18 +4,37 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::{ioctl_fionbio, read, write};
 use rustix::net::{shutdown, socketpair, AddressFamily, Shutdown, SocketFlags, SocketType};
-use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::pipe::{fcntl_setpipe_size, pipe_with, PipeFlags};
 use serde_bytes::ByteBuf;
 
 use super::*;
 use crate::keeper::client::CONGESTED;
 use crate::keeper::log_writer::LogWriter;
 use crate::keeper::protocol::Attach;
+use crate::keeper::ship::tests::shipping_to_journal;
+use crate::keeper::ship::Ship;
 use crate::plan;
 
 fn file_log(path: &str) -> Option<Log> {
     let log = plan::Log { path: path.to_owned(), max_size: 0, max_files: 1 };
     Log::new(LogWriter::open(log).ok(), None)
+}
+
+/// A process that has ended with so many lines in its pipe, and whose log is shipped to where nobody listens.
+fn flooding(path: &str, lines: usize) -> Fixture {
+    let mut process = Fixture::running(false);
+    let log = plan::Log { path: path.to_owned(), max_size: 0, max_files: 1 };
+    let registration = process.poll.registration(Source::Process(7, Part::Ship));
+    let ship = Ship::new(shipping_to_journal(), None, registration, 0);
+    process.stdio.set_log(Log::new(LogWriter::open(log).ok(), Some(ship)));
+    let (stdout, _) = (process.stdout.take().expect("stdout"), process.stderr.take());
+    fcntl_setpipe_size(&stdout, 2 * lines).expect("a larger pipe");
+    assert_eq!(write(&stdout, "a\n".repeat(lines).as_bytes()), Ok(2 * lines));
+    process
+}
+
+fn lines_of(path: &str) -> usize {
+    std::fs::read_to_string(path).unwrap_or_default().lines().count()
 }
 
 /// A process, seen from the other ends of its pipes.
@@ -310,4 +329,29 @@ fn a_process_that_closed_its_stdin_gets_no_more() {
     process.turn();
     process.print(b"still here");
     assert_eq!(received(&client), b"still here");
+}
+
+#[test]
+fn a_flood_at_the_end_is_shipped_in_turns_and_all_of_it_is_in_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("log").to_string_lossy().into_owned();
+    let mut process = flooding(&path, 1 << 15);
+    let mut turns = 1;
+    while process.stdio.drain(1, &mut process.scratch) {
+        assert_eq!(lines_of(&path), turns * 4096);
+        turns += 1;
+    }
+    assert_eq!((turns, lines_of(&path)), (9, 1 << 15));
+    assert!(process.stdio.outputs_ended());
+}
+
+#[test]
+fn a_flood_whose_time_is_over_is_in_the_file_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("log").to_string_lossy().into_owned();
+    let mut process = flooding(&path, 1 << 15);
+    assert!(process.stdio.drain(1, &mut process.scratch));
+    process.stdio.drain_unshipped(1, &mut process.scratch);
+    assert_eq!(lines_of(&path), 1 << 15);
+    assert!(process.stdio.outputs_ended());
 }

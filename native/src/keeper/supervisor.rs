@@ -276,7 +276,7 @@ impl Keeper {
         while let Some(due) = self.timers.pop(now_ns) {
             match due {
                 Due::Timeout(number) => self.time_out(number),
-                Due::Drain(number) => self.publish(number),
+                Due::Drain(number) => self.drain(number),
                 Due::Linger(number) => self.drop_lingering(number),
                 Due::Ship(number) => self.on_ship(number, None),
                 Due::Successor => self.give_up_successor(),

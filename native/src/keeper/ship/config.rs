@@ -81,6 +81,18 @@ pub enum Format {
 }
 
 impl Format {
+    /// Bytes of the attributes that each message has besides its line.
+    #[must_use]
+    pub fn attributes(&self) -> usize {
+        let all = |pairs: &[(String, String)]| pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+        match self {
+            Self::Syslog(syslog) => syslog.hostname.len() + 2 * syslog.tag.len(),
+            Self::Journald(journald) => all(&journald.fields),
+            Self::Fluentd(fluentd) => fluentd.tag.len() + all(&fluentd.record),
+            Self::Gelf(gelf) => gelf.extra.len(),
+        }
+    }
+
     /// Each message is answered.
     #[must_use]
     pub fn is_answered(&self) -> bool {

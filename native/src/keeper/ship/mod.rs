@@ -1,7 +1,8 @@
 //! Ships one process's log lines to where they are collected: a bounded queue, one connection, one encoder.
 //!
 //! Nothing here waits: what the socket does not take is kept. In blocking mode a full queue stops the reading of
-//! the process's output, as Docker's drivers stop it; otherwise what does not fit is dropped and counted. A
+//! the process's output, as Docker's drivers stop it; otherwise what does not fit is dropped and counted, as is what
+//! an ended process leaves in its pipes beyond [`FLOOD`]. A
 //! connection that is lost is made again when there is something to send; what was not sent whole is sent anew.
 //!
 //! | file       | decision it hides                                       |
@@ -35,7 +36,15 @@ pub use config::Shipping;
 use link::{Link, Sent};
 
 /// How long lines are waited for after the process has ended. Source: Docker's `loggerCloseTimeout`.
-const END_NS: u64 = 10_000_000_000;
+pub const END_NS: u64 = 10_000_000_000;
+/// Bytes that may wait beyond a full queue in blocking mode: more than one read comes to.
+const FLOOD: usize = 8 << 20;
+/// Bytes read of a process's output at a time, each of which may be a message to be packed and sent.
+const READ_SIZE: usize = 8 * 1024;
+/// Fewer where the messages of one read would come to more than this.
+const READ_WEIGHT: usize = 4 << 20;
+/// What a message has besides its line and its attributes, about.
+const HEAD: usize = 128;
 
 /// One line, or a piece of a long one.
 #[derive(Debug)]
@@ -91,6 +100,8 @@ pub struct Ship {
     queue: VecDeque<Vec<u8>>,
     /// Bytes in the queue.
     queued: usize,
+    /// The shortest line that did not fit since something was sent.
+    too_long: usize,
     /// Lines shipped so far, lost ones too.
     ordinal: u64,
     /// Messages that were lost and not told of yet.
@@ -117,12 +128,20 @@ impl Ship {
     pub fn new(config: Shipping, socket: Option<OwnedFd>, registration: Registration, now_ns: u64) -> Self {
         let link = Link::new(socket, registration, now_ns);
         let (queue, deadline_ns) = (VecDeque::new(), None);
-        Self { config, link, queue, queued: 0, ordinal: 0, dropped: 0, deadline_ns }
+        Self { config, link, queue, queued: 0, too_long: usize::MAX, ordinal: 0, dropped: 0, deadline_ns }
     }
 
     /// Take a line. [`Ship::send`] sends it.
     pub fn push(&mut self, entry: &Entry<'_>, now_ns: u64) {
         self.ordinal += 1;
+        // Asked first: encoding takes most of the time.
+        if self.deadline_ns.is_some() {
+            return self.drop_message(&"they come too late");
+        } else if !self.has_room(entry.text.len()) {
+            return self.drop_message(&"the buffer is full");
+        } else if self.link.gave_up(now_ns) {
+            return self.drop_message(&"there is no connection");
+        }
         let packets = match &self.config.format {
             Format::Syslog(format) => Some(format.encode(entry)),
             Format::Journald(format) => Some(vec![format.encode(entry, self.ordinal)]),
@@ -133,12 +152,19 @@ impl Ship {
         let size: usize = packets.iter().map(Vec::len).sum();
         let full = !self.config.blocking && !self.queue.is_empty() && self.queued + size > self.config.buffer;
         if full {
+            self.too_long = entry.text.len();
             self.drop_message(&"the buffer is full");
-        } else if self.link.gave_up(now_ns) {
-            self.drop_message(&"there is no connection");
         } else {
             self.queued += size;
             self.queue.extend(packets);
+        }
+    }
+
+    fn has_room(&self, length: usize) -> bool {
+        if self.config.blocking {
+            self.queued < self.config.buffer.saturating_add(FLOOD)
+        } else {
+            length < self.too_long
         }
     }
 
@@ -168,7 +194,7 @@ impl Ship {
                         self.drop_message(&error);
                     }
                     self.queue.clear();
-                    self.queued = 0;
+                    (self.queued, self.too_long) = (0, usize::MAX);
                 }
             }
         }
@@ -181,6 +207,7 @@ impl Ship {
     fn take_first(&mut self) {
         if let Some(first) = self.queue.pop_front() {
             self.queued -= first.len();
+            self.too_long = usize::MAX;
         }
     }
 
@@ -219,7 +246,13 @@ impl Ship {
         self.config.blocking && self.queued >= self.config.buffer
     }
 
-    /// The process has ended; what is queued has some time yet.
+    /// Bytes of the process's output to read before others get their turn.
+    #[must_use]
+    pub fn read_size(&self) -> usize {
+        (READ_WEIGHT / (HEAD + self.config.format.attributes())).clamp(1, READ_SIZE)
+    }
+
+    /// The process has ended; what is queued has some time yet, and nothing more is taken.
     pub fn end(&mut self, now_ns: u64) {
         self.deadline_ns = Some(now_ns + END_NS);
     }
@@ -258,7 +291,8 @@ impl Ship {
         let link = Link::restore(socket, sent, registration, now_ns);
         let queue: VecDeque<_> = queue.into_iter().map(ByteBuf::into_vec).collect();
         let queued = queue.iter().map(Vec::len).sum();
-        let mut ship = Self { config, link, queue, queued, ordinal, dropped, deadline_ns };
+        let too_long = usize::MAX;
+        let mut ship = Self { config, link, queue, queued, too_long, ordinal, dropped, deadline_ns };
         ship.send(now_ns);
         ship
     }

@@ -169,6 +169,45 @@ fn a_server_that_does_not_read_fills_the_queue_and_stops_the_output() {
 }
 
 #[test]
+fn a_flood_is_dropped_and_counted_with_blocking_too() {
+    let mut fixture = Fixture::new(|shipping| (shipping.buffer, shipping.attempts) = (1000, 99));
+    let line = "x".repeat(16 * 1024);
+    for _ in 0..1000 {
+        fixture.push(&line, 0);
+    }
+    assert!(fixture.ship.queued > FLOOD && fixture.ship.queued < FLOOD + 2 * line.len());
+    assert_eq!(fixture.ship.queue.len() as u64 + fixture.ship.dropped, 1000);
+}
+
+#[test]
+fn without_blocking_only_lines_as_long_as_one_that_did_not_fit_are_not_tried() {
+    let mut fixture =
+        Fixture::new(|shipping| (shipping.blocking, shipping.buffer, shipping.attempts) = (false, 1000, 9));
+    for length in [600, 600, 700, 100, 600] {
+        fixture.push(&"x".repeat(length), 0);
+    }
+    assert_eq!((fixture.ship.queue.len(), fixture.ship.dropped, fixture.ship.too_long), (2, 3, 600));
+    let listener = fixture.listen();
+    fixture.ship.wake(LATER);
+    fixture.push(&"x".repeat(600), LATER);
+    let (server, _) = listener.accept().expect("a connection");
+    assert_eq!(arrived(&server).matches('x').count(), 1300);
+}
+
+#[test]
+fn with_large_attributes_less_is_read_at_a_time() {
+    let with = |length: usize| {
+        Fixture::new(|shipping| {
+            shipping.format = Format::Journald(Journald { fields: vec![("A".into(), "v".repeat(length))] });
+        })
+    };
+    assert_eq!(with(0).ship.read_size(), READ_SIZE);
+    assert_eq!(with(READ_WEIGHT).ship.read_size(), 1);
+    let size = with(300_000).ship.read_size();
+    assert!(size > 1 && size * 300_000 <= READ_WEIGHT);
+}
+
+#[test]
 fn without_blocking_what_does_not_fit_is_dropped_and_counted() {
     let mut fixture =
         Fixture::new(|shipping| (shipping.blocking, shipping.buffer, shipping.attempts) = (false, 1000, 9));
@@ -242,6 +281,8 @@ fn what_an_ended_process_leaves_has_its_time() {
     fixture.ship.end(0);
     assert!(fixture.ship.is_busy() && !fixture.ship.is_late(END_NS - 1));
     assert!(fixture.ship.is_late(END_NS));
+    fixture.push("y", 0);
+    assert_eq!((fixture.ship.queue.len(), fixture.ship.dropped), (1, 1));
 }
 
 #[test]
