@@ -467,7 +467,7 @@ class ReceivedTree:
 
     @property
     def size(self) -> int:
-        """Of all files that there are, as the client tells it."""
+        """Of all regular files that there are, whatever the client tells of it."""
 
     @property
     def failure(self) -> str | None:

@@ -79,7 +79,7 @@ pub struct Tree {
     unsettled: HashSet<usize>,
     /// Of files that came.
     pub bytes: u64,
-    /// Of all files that there are, as told.
+    /// Of all regular files that there are: what came, and what had come before; whatever is told of it.
     pub size: u64,
     /// What the client says that went wrong at its end.
     pub failure: Option<String>,
@@ -188,8 +188,10 @@ impl Tree {
             self.links.push((place, same));
             return Ok(false);
         }
-        self.size = self.size.saturating_add(stat.size.unsigned_abs());
         if same {
+            if kind == Kind::Regular {
+                self.size = self.size.saturating_add(stat.size.unsigned_abs());
+            }
             return Ok(false);
         }
         if before.is_some() {
@@ -256,6 +258,7 @@ impl Tree {
         let Some(file) = &wanted.open else { return Ok(()) };
         if !data.is_empty() {
             self.bytes += data.len() as u64;
+            self.size = self.size.saturating_add(data.len() as u64);
             wanted.size += data.len() as u64;
             return disk::write(file, data, stat.path);
         }

@@ -260,3 +260,23 @@ fn modes_have_gos_bits() {
     let mode = fs::metadata(rig.root().join("d")).expect("stat").permissions().mode();
     assert_eq!(mode & 0o7777, 0o1711);
 }
+
+#[test]
+fn a_size_is_what_came_whatever_is_told() {
+    let rig = Rig::new();
+    let mut tree = rig.open();
+    for (path, size) in [("giant", u64::MAX >> 1), ("negative", u64::MAX), ("small", 1)] {
+        let mut told = vec![];
+        field(&mut told, 1, path.as_bytes());
+        varint(&mut told, 2, u64::from(FILE));
+        varint(&mut told, 5, size);
+        let mut packet = vec![];
+        field(&mut packet, 2, &told);
+        tree.take(&framed(&packet)).expect("taken");
+    }
+    for number in 0..3 {
+        tree.take(&data(number, b"content")).expect("taken");
+        tree.take(&data(number, b"")).expect("taken");
+    }
+    assert_eq!(tree.size, 21);
+}
