@@ -1,5 +1,6 @@
 """Sources of ADD that come from elsewhere: git repositories behind git's own server program, and archives."""
 
+import base64
 import bz2
 import gzip
 import http.server
@@ -27,6 +28,8 @@ _CONFIG = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_COUNT": str(len(_SETTIN
 for _number, (_name, _value) in enumerate(_SETTINGS.items()):
     _CONFIG |= {f"GIT_CONFIG_KEY_{_number}": _name, f"GIT_CONFIG_VALUE_{_number}": _value}
 
+_LOGIN = base64.b64encode(b"user:secret").decode()
+
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
@@ -35,11 +38,16 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 
 
 class GitServer(http.server.BaseHTTPRequestHandler):
-    """git-http-backend over the repositories of `root`."""
+    """git-http-backend over the repositories of `root`; a `closed` one is for user:secret."""
 
-    root = ""
+    root, closed = "", False
 
     def _serve(self) -> None:
+        if self.closed and self.headers.get("Authorization") != f"Basic {_LOGIN}":
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.end_headers()
+            return
         path, _, query = self.path.partition("?")
         length = int(self.headers.get("Content-Length") or 0)
         environment = {
@@ -153,6 +161,20 @@ def test_repositories(
     done = daemon.run("build", "-o", str(tmp_path / "files"), str(tmp_path), cli="proa")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "files/out").read_text().split() == output.split()
+
+
+def test_a_repository_and_its_submodule_behind_a_login(
+    daemon: Instance, repository: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = repository[0]
+    monkeypatch.setattr(GitServer, "closed", True)
+    dockerfile = "FROM busybox\nADD {} /r\nRUN cat /r/file /r/sub/inside\n"
+    done = built(daemon, tmp_path, dockerfile.format(url))
+    assert done.returncode == 1
+    assert "could not read Username" in done.stderr
+    done = built(daemon, tmp_path, dockerfile.format(url.replace("http://", "http://user:s%65cret@")))
+    assert done.returncode == 0, done.stderr
+    assert " part\n" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ class Contexts:
     ) -> None:
         """A directory of its own is made below `scratch`; `receiving` is for calls that wait for clients."""
         self.web = web
+        self.agent = ""
+        """The socket of the build's own ssh agent, for git."""
         self._scratch = scratch / secrets.token_hex(8)
         self._executor = executor
         self._receiving = receiving
@@ -135,11 +137,22 @@ class Contexts:
         """A git repository, or what an http(s) URL leads to. Raises InvalidParameter, NotFound."""
         if is_git(url):
             target = self.scratch()
-            self.add_directory(name, await fetch_git(url, target))
+            self.add_directory(name, await self.fetch_git(url, target))
         elif url.startswith(("http://", "https://")):
             await self._add_url(name, url)
         else:
             raise InvalidParameter(f"unable to prepare context: unsupported URL {url!r}")
+
+    async def fetch_git(self, url: str, target: str, *, commit: str = "", keep_git_dir: bool = False) -> str:
+        """git.fetch_git with what is this build's."""
+        return await fetch_git(
+            url,
+            target,
+            executor=self._executor,
+            agent=self.agent,
+            commit=commit,
+            keep_git_dir=keep_git_dir,
+        )
 
     async def _add_url(self, name: str, url: str) -> None:
         async with self.web.open_url(url) as remote:

@@ -23,7 +23,7 @@ from proa.build import graph
 from proa.build.archives import is_archive, unpack
 from proa.build.calls import to_its_end
 from proa.build.contexts import Context, Contexts
-from proa.build.git import fetch_git, resolve_git
+from proa.build.git import resolve_git
 from proa.build.owners import owner_of
 from proa.build.ports import Output
 from proa.errors import InvalidParameter, NotFound, System
@@ -345,7 +345,8 @@ class BuildFiles:
 
     async def _commit(self, source: graph.FromGit) -> str:
         if source.remote not in self._commits:
-            self._commits[source.remote] = self._contexts.task(resolve_git(source.remote))
+            resolving = resolve_git(source.remote, agent=self._contexts.agent)
+            self._commits[source.remote] = self._contexts.task(resolving)
         commit = await asyncio.shield(self._commits[source.remote])
         if source.checksum and not commit.startswith(source.checksum):
             raise InvalidParameter(f"expected checksum to match {source.checksum}, got {commit}")
@@ -353,7 +354,9 @@ class BuildFiles:
 
     async def _checkout(self, source: graph.FromGit) -> str:
         target, commit = self._contexts.scratch(), await self._commit(source)
-        return await fetch_git(source.remote, target, commit=commit, keep_git_dir=source.keep_git_dir)
+        return await self._contexts.fetch_git(
+            source.remote, target, commit=commit, keep_git_dir=source.keep_git_dir
+        )
 
     # ---- inside -----------------------------------------------------------------------------------
 

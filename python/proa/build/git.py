@@ -4,7 +4,9 @@
     https://host/repo.git?branch=b&subdir=d&checksum=c&submodules=false&keep-git-dir=true
 
 Submodules come with a repository. A repository is never trusted: no hook, no protocol that runs a program, no
-file of this host, and nothing that git could take for an option (CVE-2019-13139).
+file of this host, and nothing that git could take for an option (CVE-2019-13139). Of ssh it gets the build's
+agent and no key or configuration of this host; a submodule may be behind ssh only where the repository is.
+Credentials stand in git's environment: the command line of a process is anybody's to read.
 
 Source: docker build's reference, "Git repositories", "URL queries".
 """
@@ -12,18 +14,31 @@ Source: docker build's reference, "Git repositories", "URL queries".
 import asyncio
 import os
 import re
+import signal
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import proa_native
 from msgspec import Struct
 
+from proa.build.calls import to_its_end
 from proa.build.words import is_bare_git
 from proa.errors import InvalidParameter, NotFound
 
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+-]*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
+_SSH: Final = "ssh -F /dev/null -oBatchMode=yes -oIdentityFile=none"
+_HELPER: Final = (
+    """!f() { printf 'username=%s\\npassword=%s\\n' "$PROA_GIT_USERNAME" "$PROA_GIT_PASSWORD"; }; f"""
+)
+"""A credential helper for git's shell, whose own printf shows its arguments to nobody."""
+_OUTPUT: Final = 16 << 20
+_ERRORS: Final = 64 << 10
 _TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 
 
@@ -96,20 +111,72 @@ def _truth(name: str, value: str) -> bool:
     return value in _TRUE
 
 
-async def resolve_git(url: str) -> str:
-    """The commit that a URL's ref is at now. Raises InvalidParameter, NotFound."""
+class _Git:
+    """The host's git, with what it may have for one repository. Raises InvalidParameter."""
+
+    def __init__(self, remote: str, agent: str) -> None:
+        self.remote, self._options, secrets = _apart(remote)
+        ssh = "://" not in remote or remote.startswith("ssh://")
+        self._environment = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": "/nonexistent",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ALLOW_PROTOCOL": "http:https:git:ssh" if ssh else "http:https:git",
+            "GIT_SSH_COMMAND": _SSH if agent else f"{_SSH} -oIdentityAgent=none",
+            **({"SSH_AUTH_SOCK": agent} if agent else {}),
+            **secrets,
+        }
+
+    async def __call__(self, *arguments: str) -> str:
+        """Run git without hooks, prompts, the user's configuration, or protocols that run programs."""
+        # gc would leave the session, and so outlive it.
+        options = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=never", "-c", "gc.auto=0")
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "git",
+                *options,
+                *self._options,
+                *arguments,
+                env=self._environment,
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=PIPE,
+                start_new_session=True,
+            )
+        except FileNotFoundError as exc:
+            raise NotFound("git is not installed on this host: a git repository cannot be fetched") from exc
+        try:
+            output, errors = await _outputs(process)
+            await process.wait()
+        except BaseException:
+            await to_its_end(asyncio.ensure_future(_end(process)))
+            raise
+        if process.returncode:
+            raise InvalidParameter(
+                f"failed to fetch git repository: {errors.decode(errors='replace').strip()}"
+            )
+        return output.decode(errors="replace")
+
+
+async def resolve_git(url: str, *, agent: str = "") -> str:
+    """The commit that a URL's ref is at now; `agent` is an ssh agent's socket.
+
+    Raises InvalidParameter, NotFound.
+    """
     wanted = parse_git(url)
-    commit = await _resolve(wanted)
+    commit = await _resolve(wanted, _Git(wanted.remote, agent))
     if not commit.startswith(wanted.checksum):
         raise InvalidParameter(f"expected checksum to match {wanted.checksum}, got {commit}")
     return commit
 
 
-async def _resolve(wanted: GitUrl) -> str:
+async def _resolve(wanted: GitUrl, git: _Git) -> str:
     reference = wanted.reference
     if _COMMIT.fullmatch(reference):
         return reference
-    output = await _git("ls-remote", "--", wanted.remote, reference, f"{reference}^{{}}")
+    output = await git("ls-remote", "--", git.remote, reference, f"{reference}^{{}}")
     found = {name: commit for commit, _, name in (line.partition("\t") for line in output.splitlines())}
     for name in (reference, f"refs/tags/{reference}", f"refs/heads/{reference}", *found):
         # An annotated tag's commit is listed after the tag.
@@ -118,58 +185,75 @@ async def _resolve(wanted: GitUrl) -> str:
     raise InvalidParameter(f"repository does not contain ref {reference}")
 
 
-async def fetch_git(url: str, target: str, *, commit: str = "", keep_git_dir: bool = False) -> str:
+async def fetch_git(
+    url: str,
+    target: str,
+    *,
+    executor: Executor | None,
+    agent: str = "",
+    commit: str = "",
+    keep_git_dir: bool = False,
+) -> str:
     """Fetch a repository into the empty directory `target`; returns the directory asked for.
 
-    `commit` is what its ref was found at. Raises InvalidParameter, and NotFound where this host has no git.
+    `commit` is what its ref was found at, `agent` an ssh agent's socket. However this ends, nothing writes
+    to `target` any more. Raises InvalidParameter, and NotFound where this host has no git.
     """
     wanted = parse_git(url)
-    commit = commit or await resolve_git(url)
-    remote, options = _apart(wanted.remote)
-    await _git("init", "-q", "--", target)
-    there = (*options, "-C", target)
-    await _git(*there, "remote", "add", "--", "origin", remote)
-    await _fetch(there, wanted.reference, commit)
-    await _git(*there, "checkout", "-q", "--detach", commit)
+    commit = commit or await resolve_git(url, agent=agent)
+    git = _Git(wanted.remote, agent)
+    await git("init", "-q", "--", target)
+    there = ("-C", target)
+    await git(*there, "remote", "add", "--", "origin", git.remote)
+    await _fetch(git, there, wanted.reference, commit)
+    await git(*there, "checkout", "-q", "--detach", commit)
     if wanted.submodules and _has_submodules(target):
-        await _git(*there, "submodule", "update", "-q", "--init", "--recursive", "--depth=1")
+        await git(*there, "submodule", "update", "-q", "--init", "--recursive", "--depth=1")
     if not (keep_git_dir or wanted.keep_git_dir):
-        proa_native.remove_tree(f"{target}/.git")
+        loop = asyncio.get_running_loop()
+        await to_its_end(loop.run_in_executor(executor, proa_native.remove_tree, f"{target}/.git"))
     return _subdirectory(target, wanted.directory) if wanted.directory else target
 
 
-async def _fetch(there: Sequence[str], reference: str, commit: str) -> None:
+async def _fetch(git: _Git, there: Sequence[str], reference: str, commit: str) -> None:
     """Have the commit there: by its name, or by its ref, or among all that there is."""
     shallow = (*there, "fetch", "-q", "--depth", "1", "--no-tags", "--", "origin")
     try:
-        await _git(*shallow, commit)
+        await git(*shallow, commit)
     except InvalidParameter:
         # Not every server gives what no ref is at, nor does every one know shallow clones.
         if not _COMMIT.fullmatch(reference):
             try:
-                await _git(*shallow, reference)
-                if (await _git(*there, "rev-parse", "FETCH_HEAD^{commit}")).strip() == commit:
+                await git(*shallow, reference)
+                if (await git(*there, "rev-parse", "FETCH_HEAD^{commit}")).strip() == commit:
                     return
             except InvalidParameter:
                 pass
         every = ("refs/heads/*:refs/remotes/origin/*", "refs/tags/*:refs/tags/*")
-        await _git(*there, "fetch", "-q", "--", "origin", *every)
+        await git(*there, "fetch", "-q", "--", "origin", *every)
 
 
 def _has_submodules(target: str) -> bool:
     return os.path.lexists(f"{target}/.gitmodules")
 
 
-def _apart(remote: str) -> tuple[str, tuple[str, ...]]:
-    """A URL as it may stand in an image's .git, and options that give git its credentials."""
+def _apart(remote: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """A URL without its credentials, options to have git ask for them, and the environment they are in.
+
+    Raises InvalidParameter for what git's configuration or its helpers' protocol would misunderstand.
+    """
     scheme, _, rest = remote.partition("://")
     place, _, path = rest.partition("/")
     credentials, _, host = place.rpartition("@")
     if not credentials or scheme not in ("http", "https"):
-        return remote, ()
+        return remote, (), {}
+    username, _, password = (unquote(word) for word in credentials.partition(":"))
+    if not _HOST.fullmatch(host) or any(sign in username + password for sign in "\0\r\n"):
+        raise InvalidParameter("invalid git URL: its credentials or its host cannot be used")
     return (
         f"{scheme}://{host}/{path}",
-        ("-c", f"url.{scheme}://{credentials}@{host}/.insteadOf={scheme}://{host}/"),
+        ("-c", f"credential.{scheme}://{host}.helper={_HELPER}"),
+        {"PROA_GIT_USERNAME": username, "PROA_GIT_PASSWORD": password},
     )
 
 
@@ -183,36 +267,49 @@ def _subdirectory(root: str, directory: str) -> str:
     return path
 
 
-async def _git(*arguments: str) -> str:
-    """Run git without hooks, prompts, the user's configuration, or protocols that run programs."""
-    environment = {
-        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-        "HOME": "/nonexistent",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
-        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
-    }
-    options = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=never")
+async def _outputs(process: Process) -> tuple[bytes, bytes]:
+    """All that a process writes, and the end of what it complains of: the server may have it write on and on.
+
+    Raises InvalidParameter.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    readers = (
+        asyncio.create_task(_whole(process.stdout)),
+        asyncio.create_task(_last(process.stderr, _ERRORS)),
+    )
     try:
-        process = await asyncio.create_subprocess_exec(
-            "git",
-            *options,
-            *arguments,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError as exc:
-        raise NotFound("git is not installed on this host: a git repository cannot be fetched") from exc
-    try:
-        output, errors = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        raise InvalidParameter(f"failed to fetch git repository: {errors.decode(errors='replace').strip()}")
-    return output.decode(errors="replace")
+        output, errors = await asyncio.gather(*readers)
+        return output, errors
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
+
+
+async def _whole(stream: asyncio.StreamReader) -> bytes:
+    found = bytearray()
+    while chunk := await stream.read(1 << 16):
+        found += chunk
+        if len(found) > _OUTPUT:
+            raise InvalidParameter(
+                f"failed to fetch git repository: git's output exceeds {_OUTPUT >> 20} MiB"
+            )
+    return bytes(found)
+
+
+async def _last(stream: asyncio.StreamReader, count: int) -> bytes:
+    found = b""
+    while chunk := await stream.read(1 << 16):
+        found = (found + chunk)[-count:] if count else b""
+    return found
+
+
+async def _end(process: Process) -> None:
+    """Kill git and all that it has started; a pipe that is not read to its end may have wait() hang."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await asyncio.gather(_last(process.stdout, 0), _last(process.stderr, 0))
+    await process.wait()

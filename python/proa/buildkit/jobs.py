@@ -258,7 +258,9 @@ class _ClientSide:
             raise InvalidParameter("the Dockerfile cannot be empty")
         self.text = text
         await self.log_in([text])
-        agents = forwarded(self._session, wishes.agents_in(text), self._scratch)
+        # The default one is git's too.
+        ids = dict.fromkeys(("default", *wishes.agents_in(text)))
+        agents = forwarded(self._session, [*ids], self._scratch)
         return replace(
             local,
             ssh=await self._stack.enter_async_context(agents),

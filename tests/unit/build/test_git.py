@@ -62,6 +62,16 @@ def test_what_is_refused(url: str, error: str) -> None:
     ],
 )
 def test_credentials_stand_in_no_image(remote: str, shown: str) -> None:
-    bare, options = _apart(remote)
+    bare, options, secrets = _apart(remote)
     assert bare == shown
-    assert bool(options) == (bare != remote)
+    assert bool(options) == bool(secrets) == (bare != remote)
+    assert not [option for option in options if "secret" in option]
+
+
+@pytest.mark.parametrize(
+    "remote",
+    ["https://u:p@h.helper=!touch /x/.git", "https://u:p%0aquit=1@h/r.git"],
+)
+def test_credentials_that_git_would_misunderstand(remote: str) -> None:
+    with pytest.raises(InvalidParameter, match="invalid git URL"):
+        _apart(remote)

@@ -119,6 +119,7 @@ class Builds:
             contexts = await stack.enter_async_context(self._contexts())
             if lent is not None:
                 contexts.keep(lent.stand.pop_all())
+            contexts.agent = options.local.ssh.get("default", "")
             await _fill(contexts, options, body)
             asked = os.path.basename(options.local.dockerfile_path or options.dockerfile) or "Dockerfile"
             with reporter.task("definition", f"[internal] load build definition from {asked}") as tell:
@@ -126,6 +127,7 @@ class Builds:
                 tell(f"transferring dockerfile: {_bytes(len(text.encode()))} done")
             if lent is not None:
                 options = replace(options, local=await lent.fill(options.local, text))
+                contexts.agent = options.local.ssh.get("default", "")
             stores = lent.stores if lent is not None else {}
             try:
                 file = parse_dockerfile(text)
