@@ -133,8 +133,9 @@ class _Git:
         """Run git without hooks, prompts, the user's configuration, or protocols that run programs."""
         # gc would leave the session, and so outlive it.
         options = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=never", "-c", "gc.auto=0")
-        try:
-            process = await asyncio.create_subprocess_exec(
+        # Cancelled while it starts, asyncio would kill git alone, which may have children already.
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 "git",
                 *options,
                 *self._options,
@@ -145,13 +146,15 @@ class _Git:
                 stderr=PIPE,
                 start_new_session=True,
             )
-        except FileNotFoundError as exc:
-            raise NotFound("git is not installed on this host: a git repository cannot be fetched") from exc
+        )
         try:
+            process = await asyncio.shield(starting)
             output, errors = await _outputs(process)
             await process.wait()
+        except FileNotFoundError as exc:
+            raise NotFound("git is not installed on this host: a git repository cannot be fetched") from exc
         except BaseException:
-            await to_its_end(asyncio.ensure_future(_end(process)))
+            await to_its_end(asyncio.ensure_future(_end(starting)))
             raise
         if process.returncode:
             raise InvalidParameter(
@@ -305,8 +308,12 @@ async def _last(stream: asyncio.StreamReader, count: int) -> bytes:
     return found
 
 
-async def _end(process: Process) -> None:
+async def _end(starting: "asyncio.Future[Process]") -> None:
     """Kill git and all that it has started; a pipe that is not read to its end may have wait() hang."""
+    try:
+        process = await starting
+    except OSError:
+        return
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     assert process.stdout is not None

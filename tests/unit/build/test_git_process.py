@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,28 @@ async def test_a_cancelled_fetch_leaves_no_process(host: Host) -> None:
         assert await asyncio.wait_for(reader.read(), 20) == b""
     finally:
         transport.close()
+
+
+async def test_a_fetch_cancelled_while_git_starts_leaves_no_process(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.git("exec sleep 1000")
+    start, started = asyncio.create_subprocess_exec, asyncio.Event()
+    processes = []
+
+    async def slowly(*words: object, **options: object) -> asyncio.subprocess.Process:
+        processes.append(await start(*words, **options))
+        started.set()
+        await asyncio.sleep(0)
+        return processes[0]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
+    task = asyncio.create_task(resolve_git("https://h/r.git"))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert processes[0].returncode == -signal.SIGKILL
 
 
 async def test_the_git_directory_is_removed_by_the_executor(
